@@ -1,0 +1,175 @@
+"""The diffusion head: a small adaptive-norm MLP that draws a token's latent from its condition (Eq. 5; MAR's DiffLoss).
+
+Symbols: z condition [R, D], x latents [R, C], t timestep [R] int64, h hidden [R, W], s SiLU of the time and condition
+embedding [R, W]; R rows (any positions of any images), D width of the transformer, C channels, W width of the head.
+Parameter names are those of MAR's `diffloss`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixar.model.diffusion import Diffusion
+
+NORM_EPS = 1e-6
+NUM_FREQUENCIES = 128  # of the sinusoidal time embedding
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps to vectors [R, W]: a sinusoid (cosines, then sines) and a two-layer MLP."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        steps = torch.arange(NUM_FREQUENCIES, dtype=torch.float32, device=t.device)
+        angles = t[:, None].float() * torch.exp(-math.log(10000) * steps / NUM_FREQUENCIES)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+
+
+class ResBlock(nn.Module):
+    """A residual MLP whose input is shifted and scaled, and whose output is gated, by s."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(self, h: Tensor, s: Tensor) -> Tensor:
+        # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already.
+        shift, scale, gate = self.adaLN_modulation[1](s).chunk(3, dim=1)
+        return torch.addcmul(h, gate, self.mlp(torch.addcmul(shift, self.in_ln(h), 1 + scale)))
+
+
+class FinalLayer(nn.Module):
+    """The last hidden state to the output [R, 2C], shifted and scaled by s."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, h: Tensor, s: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation[1](s).chunk(2, dim=1)
+        return self.linear(torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=NORM_EPS), 1 + scale))
+
+
+class HeadNetwork(nn.Module):
+    """Predicted noise and variance place [R, 2C] of noised latents."""
+
+    def __init__(self, channels: int, cond_width: int, width: int, depth: int):
+        super().__init__()
+        self.time_embed = TimeEmbedding(width)
+        self.cond_embed = nn.Linear(cond_width, width)
+        self.input_proj = nn.Linear(channels, width)
+        self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """MAR's initialisation: Xavier-uniform, small time MLP, and zeros where a block or the output starts."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        modulated = [*self.res_blocks, self.final_layer]
+        for layer in [block.adaLN_modulation[1] for block in modulated] + [self.final_layer.linear]:
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """The plain evaluation, row by row."""
+        return self.denoise(x, self.time_embed(t) + self.cond_embed(z))
+
+    def denoise(self, x: Tensor, y: Tensor) -> Tensor:
+        """The output [R, 2C] for latents x and the summed time and condition embedding y [R, W]."""
+        h, s = self.input_proj(x), F.silu(y)
+        for block in self.res_blocks:
+            h = block(h, s)
+        return self.final_layer(h, s)
+
+
+class DiffusionHead(nn.Module):
+    """Learns and draws p(x given z) for single tokens. channels C, cond_width D, width W, depth in residual blocks."""
+
+    def __init__(self, channels: int, cond_width: int, width: int, depth: int):
+        super().__init__()
+        self.channels = channels
+        self.diffusion = Diffusion()
+        self.net = HeadNetwork(channels, cond_width, width, depth)
+
+    def loss(
+        self,
+        z: Tensor,
+        x: Tensor,
+        rng: torch.Generator | None = None,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        repeats: int = 1,
+    ) -> Tensor:
+        """The loss (noise error + variational bound) of `repeats` draws of t and noise per row: [repeats * R].
+
+        The draw r of row i stands at r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
+        """
+        x = x.repeat(repeats, 1)
+        if t is None:
+            t = torch.randint(self.diffusion.num_steps, x.shape[:1], generator=rng, device=x.device)
+        if noise is None:
+            noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        y = self._embed_times(t) + self.net.cond_embed(z).repeat(repeats, 1)
+        output = self.net.denoise(self.diffusion.add_noise(x, t, noise), y)
+        mse, bound = self.diffusion.loss_terms(output, x, t, noise)
+        return mse + bound
+
+    def _embed_times(self, t: Tensor) -> Tensor:
+        """Time embeddings [R, W]; with more rows than timesteps each timestep is embedded once."""
+        if len(t) <= self.diffusion.num_steps:
+            return self.net.time_embed(t)
+        return F.embedding(t, self.net.time_embed(torch.arange(self.diffusion.num_steps, device=t.device)))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        z: Tensor,
+        steps: int,
+        rng: torch.Generator | None = None,
+        cfg: float = 1.0,
+        temperature: float = 1.0,
+        draws: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Latents x [R, C] drawn with `steps` reverse steps, each step's noise scaled by temperature.
+
+        With cfg != 1, z holds the R conditional rows, then their R unconditional ones, and the predicted noise is
+        guided: unconditional + cfg * (conditional - unconditional). draws: noise to replay instead of rng's, the
+        initial [R, C] and that of each step in order of execution [steps, at least R, C].
+        """
+        diffusion = self.diffusion.respaced(steps)
+        rows = len(z) if cfg == 1 else len(z) // 2
+        initial, noises = draws or (None, None)
+        x = self._noise(rows, z, rng) if initial is None else initial
+        times = self.net.time_embed(torch.tensor(diffusion.timesteps, device=z.device))
+        condition = self.net.cond_embed(z)
+        for index in reversed(range(steps)):
+            output = self._guided(x, times[index] + condition, cfg)
+            noise = self._noise(rows, z, rng) if noises is None else noises[steps - 1 - index, :rows]
+            x = diffusion.step(output, x, index, noise, temperature)
+        return x
+
+    def _noise(self, rows: int, z: Tensor, rng: torch.Generator | None) -> Tensor:
+        return torch.randn(rows, self.channels, generator=rng, device=z.device, dtype=self.net.cond_embed.weight.dtype)
+
+    def _guided(self, x: Tensor, y: Tensor, cfg: float) -> Tensor:
+        """The output [R, 2C] under guidance of the predicted noise; the variance stays the conditional one's."""
+        if cfg == 1:
+            return self.net.denoise(x, y)
+        conditional, unconditional = self.net.denoise(x.repeat(2, 1), y).chunk(2)
+        noise, v = conditional.chunk(2, dim=1)
+        return torch.cat([torch.lerp(unconditional[:, : self.channels], noise, cfg), v], dim=1)

@@ -1,0 +1,69 @@
+"""Training-Inference Mixture: ground-truth tokens give way to generated ones during a run (Eq. 10-12).
+
+Symbols: q tokens [B, L] int64, q_hat the same with generated tokens at missing positions, m mask [B, L] bool, True
+where a token is missing, c class [B] int64; B batch, L positions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mixar.spec import TiMix
+
+
+def guidance_rate(ti_mix: TiMix, progress: float) -> float:
+    """λ, the probability that a missing position keeps its ground-truth token, at `progress` in [0, 1] of the run."""
+    if not 0 <= progress <= 1:
+        raise ValueError(f"ti_mix: progress {progress} is outside [0, 1]; give the finished share of the run")
+    left = SCHEDULES[ti_mix.schedule](progress, ti_mix)
+    return left * ti_mix.start + (1 - left) * ti_mix.end
+
+
+@torch.no_grad()
+def draw_tokens(
+    generator: nn.Module, q: Tensor, m: Tensor, c: Tensor, temperature: float, rng: torch.Generator
+) -> Tensor:
+    """q_hat [B, L]: missing positions drawn from the generator, which sees the visible tokens. Eq. 10-11.
+
+    One forward pass, and each missing position is drawn on its own. generator: a frozen tokens.generator.BitTransformer
+    in eval mode. temperature divides its logits.
+    """
+    t = generator.split(q)
+    t = torch.where(m[..., None], generator.mask_value, t)
+    logits = generator(t, c)[m]
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=rng)
+    t[m] = drawn.view(logits.shape[:-1]).to(t.dtype)
+    return generator.join(t)
+
+
+def mix_tokens(q: Tensor, q_hat: Tensor, m: Tensor, rate: float, rng: torch.Generator) -> Tensor:
+    """Each missing position keeps q with probability `rate` and takes q_hat otherwise; visible ones keep q. Eq. 12.
+
+    Differs from the paper: its first case repeats the symbol being defined; the text makes it the ground-truth token.
+    """
+    rho = torch.rand(q.shape, generator=rng, device=q.device)
+    return torch.where(m & (rho >= rate), q_hat, q)
+
+
+def _constant(progress: float, ti_mix: TiMix) -> float:
+    return 1.0
+
+
+def _linear(progress: float, ti_mix: TiMix) -> float:
+    return 1.0 - progress
+
+
+def _cosine(progress: float, ti_mix: TiMix) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _step(progress: float, ti_mix: TiMix) -> float:
+    return 1.0 if progress < ti_mix.step_at else 0.0
+
+
+# Share of the way from `end` to `start` that is left at a progress.
+SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "step": _step}

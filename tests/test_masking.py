@@ -1,0 +1,104 @@
+"""Generation orders, mask rates and the sampling loop's schedule."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from mixar.model.masking import mask_first, mask_rate_at, masked_counts, sample_mask_rate, sample_orders
+
+SCHEDULE = Path(__file__).parent / "vectors" / "mar_schedule.safetensors"
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_order_is_a_permutation_and_depends_only_on_the_generator():
+    orders = sample_orders(50, 12, generator())
+
+    assert orders.dtype == torch.int64
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(12).expand(50, 12))
+    assert torch.equal(orders, sample_orders(50, 12, generator()))
+    assert not torch.equal(orders, sample_orders(50, 12, generator(1)))
+
+
+def test_every_position_comes_first_equally_often():
+    first = sample_orders(8000, 4, generator())[:, 0]
+
+    shares = first.bincount(minlength=4) / len(first)
+
+    assert (shares - 0.25).abs().max() < 0.02
+
+
+def test_the_mask_hides_exactly_the_first_entries_of_each_order():
+    orders = sample_orders(6, 9, generator())
+
+    for count in range(10):
+        m = mask_first(orders, count)
+        assert m.dtype == torch.bool and m.sum(dim=1).tolist() == [count] * 6
+        assert m.gather(1, orders[:, :count]).all()
+
+
+def test_a_longer_mask_contains_a_shorter_one():
+    orders = sample_orders(6, 9, generator())
+
+    masks = [mask_first(orders, count) for count in range(10)]
+
+    assert all((shorter <= longer).all() for shorter, longer in zip(masks, masks[1:], strict=False))
+
+
+def test_mask_rate_quantiles_equal_the_stored_ones():
+    stored = load_file(SCHEDULE)
+    with safe_open(SCHEDULE, "pt") as file:
+        rate_min = json.loads(file.metadata()["config"])["mask_ratio_min"]
+    assert rate_min == stored["mask_ratio/min"].item()
+
+    rates = [mask_rate_at(u, rate_min) for u in stored["mask_ratio/quantile"].tolist()]
+
+    assert rates == pytest.approx(stored["mask_ratio/value"].tolist(), rel=1e-9)
+
+
+def test_drawn_mask_rates_have_the_moments_of_the_truncated_normal():
+    rng = generator()
+
+    rates = torch.tensor([sample_mask_rate(0.7, rng) for _ in range(4000)])
+
+    assert rates.min() >= 0.7 and rates.max() <= 1
+    assert rates.mean().item() == pytest.approx(0.86702, abs=0.005)  # MAR
+    assert rates.std().item() == pytest.approx(0.08355, abs=0.003)
+
+
+@pytest.mark.parametrize("rate_min", [0.0, 0.3, 0.7, 1.0])
+def test_mask_rates_never_leave_their_range_and_rise_with_the_quantile(rate_min):
+    rates = [mask_rate_at(u, rate_min) for u in torch.linspace(0, 1, 101).tolist()]
+
+    assert rates == sorted(rates)
+    assert (rates[0], rates[-1]) == (pytest.approx(rate_min), 1.0)
+    assert math.ceil(256 * max(rates)) <= 256
+
+
+def drawn(length, num_iterations):
+    counts = [length, *masked_counts(length, num_iterations)]
+    return [before - after for before, after in zip(counts, counts[1:], strict=False)]
+
+
+def test_tokens_drawn_per_iteration_equal_those_of_mar():
+    assert drawn(256, 8) == [5, 15, 24, 31, 39, 45, 48, 49]
+    assert drawn(256, 16)[:4] == [2, 3, 7, 8] and drawn(256, 16)[-2:] == [24, 25]
+    assert drawn(256, 64)[:4] == [1, 1, 1, 1] and drawn(256, 64)[-4:] == [7, 6, 6, 6]
+    assert max(drawn(256, 32)) == 13 and max(drawn(256, 64)) == 7
+    assert drawn(256, 256) == [1] * 256
+
+
+@pytest.mark.parametrize(("length", "num_iterations"), [(1, 1), (16, 1), (16, 5), (16, 16), (4, 9), (256, 100)])
+def test_every_token_is_drawn_once_whatever_the_number_of_iterations(length, num_iterations):
+    tokens = drawn(length, num_iterations)
+
+    assert len(tokens) == num_iterations
+    assert sum(tokens) == length and min(tokens) >= 0
+    assert num_iterations > length or min(tokens) >= 1
