@@ -1,0 +1,208 @@
+"""MaskBit tokenizer: images to bit tokens and back (Eq. 7, right).
+
+Layer structure and parameter names are those of MaskBit's ConvVQModel with the lookup-free quantiser, so released
+weights load as they are.
+
+q discrete tokens [B, L]; z values before quantisation [B, K, h, w]; images [B, 3, H, W] in [0, 1]; K bits.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixar import spec
+from mixar.tokens.weights import load_module
+
+
+def norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, width, eps=1e-6)
+
+
+class SameConv(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding: the smaller half goes to the top and left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        totals = [max((math.ceil(n / s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
+        (top, bottom), (left, right) = ((t // 2, t - t // 2) for t in totals)
+        if top == bottom == left == right:  # symmetric: let the kernel pad
+            return F.conv2d(x, self.weight, self.bias, self.stride, top)
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions. Where the width changes, the 1x1 shortcut acts on the result, not on the input."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__()
+        self.norm1 = norm(width_in)
+        self.conv1 = SameConv(width_in, width_out, 3, bias=False)
+        self.norm2 = norm(width_out)
+        self.conv2 = SameConv(width_out, width_out, 3, bias=False)
+        if width_in != width_out:
+            self.nin_shortcut = SameConv(width_out, width_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.nin_shortcut(h) if hasattr(self, "nin_shortcut") else x)
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution."""
+
+    def __init__(self, width_in: int, width_out: int, num_blocks: int):
+        super().__init__()
+        self.res_blocks = nn.ModuleList(
+            ResBlock(width_in if i == 0 else width_out, width_out) for i in range(num_blocks)
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.res_blocks:
+            h = block(h)
+        return h
+
+
+class Encoder(nn.Module):
+    """Images [B, 3, H, W] to z [B, K, h, w]."""
+
+    def __init__(self, s: spec.MaskBit):
+        super().__init__()
+        widths = [s.channels * m for m in s.multipliers]
+        self.conv_in = SameConv(3, s.channels, 3, bias=False)
+        self.down = nn.ModuleList()
+        width = s.channels
+        for level, out in enumerate(widths):
+            stage = Level(width, out, s.num_res_blocks)
+            if level < len(widths) - 1:
+                stage.down_conv = SameConv(out, out, 3, stride=2)
+            self.down.append(stage)
+            width = out
+        self.mid = Level(width, width, s.num_res_blocks)
+        self.norm_out = norm(width)
+        self.conv_out = SameConv(width, s.bits, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.conv_in(images)
+        for stage in self.down:
+            h = stage(h)
+            if hasattr(stage, "down_conv"):
+                h = stage.down_conv(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Module):
+    """Bits ±1 [B, K, h, w] to images; `up` is stored from coarse to fine."""
+
+    def __init__(self, s: spec.MaskBit):
+        super().__init__()
+        widths = [s.channels * m for m in reversed(s.multipliers)]
+        width = widths[0]
+        self.conv_in = SameConv(s.bits, width, 3)
+        self.mid = Level(width, width, s.num_res_blocks)
+        self.up = nn.ModuleList()
+        for level, out in enumerate(widths):
+            stage = Level(width, out, s.num_res_blocks)
+            if level < len(widths) - 1:
+                stage.upsample_conv = SameConv(out, out, 3)
+            self.up.append(stage)
+            width = out
+        self.norm_out = norm(width)
+        self.conv_out = SameConv(width, 3, 3)
+
+    def forward(self, bits: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(bits))
+        for stage in self.up:
+            h = stage(h)
+            if hasattr(stage, "upsample_conv"):
+                h = stage.upsample_conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class Quantizer(nn.Module):
+    """Lookup-free quantiser: each channel becomes the bit of its sign; channel 0 is the least significant bit."""
+
+    def __init__(self, bits: int):
+        super().__init__()
+        powers = 2 ** torch.arange(bits)
+        self.register_buffer("bits_to_indices", powers.to(torch.int32))
+        self.register_buffer("codebook", self.bits_of(torch.arange(2**bits)))
+
+    def tokens(self, z: Tensor) -> Tensor:
+        """z [B, K, ...] to q [B, ...]; zero counts as -1."""
+        powers = self.bits_to_indices.long().view(1, -1, *[1] * (z.dim() - 2))
+        return ((z > 0).long() * powers).sum(1)
+
+    def bits_of(self, q: Tensor) -> Tensor:
+        """q [...] to ±1 [..., K]."""
+        powers = self.bits_to_indices.long()
+        return ((q.unsqueeze(-1) & powers) != 0).float() * 2.0 - 1.0
+
+
+def straight_through(z: Tensor) -> Tensor:
+    """±1 in the forward pass, the identity in the backward pass."""
+    q = torch.where(z > 0, 1.0, -1.0)
+    return z + (q - z).detach()
+
+
+class MaskBit(nn.Module):
+    """The whole tokenizer."""
+
+    def __init__(self, s: spec.MaskBit):
+        super().__init__()
+        self.encoder = Encoder(s)
+        self.decoder = Decoder(s)
+        self.quantize = Quantizer(s.bits)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """q [B, L], row-major, of images in [0, 1]."""
+        return self.quantize.tokens(self.encoder(images)).flatten(1)
+
+    def decode_tokens(self, q: Tensor) -> Tensor:
+        """Images in [0, 1] of q [B, L]. Raises ValueError unless L is a square."""
+        side = math.isqrt(q.shape[1])
+        if side**2 != q.shape[1]:
+            raise ValueError(f"tokens: {q.shape[1]} positions are no square grid")
+        bits = self.quantize.bits_of(q).view(len(q), side, side, -1).permute(0, 3, 1, 2)
+        return self.decoder(bits.contiguous()).clamp(0.0, 1.0)
+
+
+def entropy_terms(z: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Mean entropy of each position's code distribution, and the entropy of their mean (MaskBit, lookup-free).
+
+    z [R, K] rows, codebook [V, K]. Both in nats. The distribution is a softmax of 2 z·code / temperature.
+    """
+    p = (2.0 * z @ codebook.T / temperature).softmax(-1)
+    per_sample = -(p * p.clamp_min(1e-5).log()).sum(-1).mean()
+    mean = p.mean(0)
+    return per_sample, -(mean * mean.clamp_min(1e-5).log()).sum()
+
+
+def quantizer_losses(z: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> tuple[Tensor, Tensor]:
+    """Commitment and entropy losses of z [B, K, h, w], weighted."""
+    z = z.float()
+    quantized = torch.where(z > 0, 1.0, -1.0)
+    commitment = s.commitment_weight * (quantized - z).square().mean()
+    rows = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+    with torch.autocast(z.device.type, enabled=False):  # the small temperature magnifies every rounding error
+        per_sample, batch = entropy_terms(rows, codebook, s.entropy_temperature)
+    return commitment, s.entropy_weight * (per_sample - s.entropy_gamma * batch)
+
+
+def training_loss(model: MaskBit, images: Tensor, s: spec.TokenizerTraining, rng: torch.Generator) -> dict[str, Tensor]:
+    """`loss` (pixel error, commitment and entropy) and `mse`, for images [B, 3, H, W] in [0, 1]. rng is not used."""
+    z = model.encoder(images)
+    error = model.decoder(straight_through(z)) - images
+    mse = error.square().mean()
+    commitment, entropy = quantizer_losses(z, model.quantize.codebook, s)
+    return {"loss": 4.0 * mse + 2.0 * s.l1_weight * error.abs().mean() + commitment + entropy, "mse": mse}
+
+
+def load(s: spec.MaskBit, path: Path) -> MaskBit:
+    """The network with the weights of a file, in evaluation mode. Raises ValueError for a file that does not fit."""
+    return load_module(MaskBit(s), path)

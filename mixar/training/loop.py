@@ -1,0 +1,183 @@
+"""One training loop for every network of a study.
+
+A step's randomness is a function of (seed, step, part, rank) and nothing else, so a resumed run needs no random state
+and equals an uninterrupted one bit for bit on the same machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from mixar import spec
+from mixar.spec import seed_of
+from mixar.training import checkpoints
+from mixar.training.distributed import Context
+from mixar.training.optim import build_optimizer, learning_rate
+
+# (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
+Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Tensor]]
+
+
+@dataclass
+class Curve:
+    """Loss-curve rows, each the mean over the steps since the last row; at most about a thousand a run."""
+
+    every: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+    pending: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], run: str) -> None:
+        self.pending.append(row)
+        if len(self.pending) >= self.every:
+            self.flush(run)
+
+    def check(self, run: str) -> None:
+        """Fetch the open row's numbers. Raises FloatingPointError naming run and step if one is not finite."""
+        self.pending = [{k: float(v) for k, v in row.items()} for row in self.pending]
+        for row in self.pending:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise FloatingPointError(
+                    f"{run}: loss {row['loss']} and gradient norm {row['grad_norm']} at step {int(row['step'])}; "
+                    "the run stops at its last checkpoint. Lower learning_rate, or use precision: float32"
+                )
+
+    def flush(self, run: str) -> None:
+        """Close the open row."""
+        self.check(run)
+        if self.pending:
+            first, last = self.pending[0], self.pending[-1]
+            means = {k: sum(r[k] for r in self.pending) / len(self.pending) for k in first}
+            self.rows.append({**means, "step": last["step"], "epoch": last["epoch"]})
+            self.pending.clear()
+
+
+@dataclass
+class Fit:
+    """What a finished training leaves: averaged weights, the loss curve, seconds of all attempts."""
+
+    weights: dict[str, Tensor]
+    curve: list[dict[str, float]]
+    steps: int
+    seconds: float
+
+
+def total_steps(s: spec.Training, num_items: int) -> int:
+    """Optimizer steps of a training; the last incomplete batch of an epoch is left out."""
+    if num_items < s.batch_size:
+        raise ValueError(f"batch_size: {s.batch_size} exceeds the {num_items} training images; lower it")
+    return s.epochs * (num_items // s.batch_size)
+
+
+def fit(
+    model: nn.Module,
+    step: Step,
+    s: spec.Training,
+    *,
+    name: str,
+    num_items: int,
+    seed: int,
+    folder: Path,
+    context: Context,
+    checkpoint_minutes: float,
+    micro_batch: int | None = None,
+    announce: Callable[[int, int, str], None],
+) -> Fit:
+    """Train `model` for s.epochs over `num_items` items and return the averaged weights.
+
+    folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress.
+    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite.
+    """
+    steps = total_steps(s, num_items)
+    share = context.split(s.batch_size)
+    optimizer = build_optimizer(model, s)
+    ema = ModelEmaV3(model, decay=s.ema_decay)
+    wrapped = context.wrap(model.train())
+    curve = Curve(every=min(50, max(1, steps // 1000)))
+    done, seconds = _resume(folder, context, model, ema, optimizer, curve)
+    per_epoch = num_items // s.batch_size
+    saved = began = time.monotonic()
+    order, order_epoch = None, -1
+    for index in range(done, steps):
+        epoch, batch = divmod(index, per_epoch)
+        if epoch != order_epoch:
+            order, order_epoch = _order(seed, epoch, num_items), epoch
+        rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
+        lr = learning_rate(s, index / per_epoch)
+        start = time.monotonic()
+        scalars = _step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps, micro_batch)
+        ema.update(model)
+        row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
+        curve.add({**row, "seconds": time.monotonic() - start}, name)
+        last = curve.rows[-1]["loss"] if curve.rows else float("nan")
+        announce(index + 1, steps, f"loss {last:.4f}")
+        if time.monotonic() - saved > 60 * checkpoint_minutes and index + 1 < steps:
+            curve.check(name)
+            saved = time.monotonic()
+            _save(folder, context, model, ema, optimizer, curve, index + 1, seconds + saved - began)
+    curve.flush(name)
+    seconds += time.monotonic() - began
+    _save(folder, context, model, ema, optimizer, curve, steps, seconds)
+    return Fit(ema.module.state_dict(), curve.rows, steps, seconds)
+
+
+def _order(seed: int, epoch: int, num_items: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
+    return torch.randperm(num_items, generator=rng)
+
+
+def _step(wrapped, step: Step, rows, optimizer, s, lr, key, progress, micro_batch) -> dict[str, Tensor]:
+    """One optimizer step over `rows`, in parts of `micro_batch` items; returns detached scalars."""
+    device = next(wrapped.parameters()).device
+    parts = rows.split(micro_batch or len(rows))
+    totals: dict[str, Tensor] = {}
+    for number, part in enumerate(parts):
+        part_seed = seed_of(*key, number)
+        torch.manual_seed(part_seed)  # dropout draws from the global state
+        rng = torch.Generator(device).manual_seed(part_seed)
+        with torch.autocast(device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            scalars = step(wrapped, part, rng, progress)
+        weight = len(part) / len(rows)
+        (scalars["loss"] * weight).backward()
+        for k, v in scalars.items():
+            totals[k] = totals.get(k, 0.0) + torch.as_tensor(v).detach() * weight
+    totals["grad_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), s.clip_norm).detach()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return totals
+
+
+def _save(folder, context, model, ema, optimizer, curve, done, seconds) -> None:
+    if context.is_main:
+        state = {
+            "model": model.state_dict(),
+            "ema": ema.module.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "curve": curve.rows,
+            "pending": curve.pending,
+            "done": done,
+            "seconds": seconds,
+        }
+        checkpoints.save_state(folder, state)
+    context.barrier()
+
+
+def _resume(folder, context, model, ema, optimizer, curve) -> tuple[int, float]:
+    state = checkpoints.load_state(folder, context.device)
+    if state is None:
+        return 0, 0.0
+    model.load_state_dict(state["model"])
+    ema.module.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    curve.rows, curve.pending = state["curve"], state["pending"]
+    return state["done"], state["seconds"]

@@ -1,0 +1,35 @@
+"""Optimizer groups, learning-rate schedule and the moving average of weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mixar import spec
+
+
+def learning_rate(s: spec.Training, epoch: float) -> float:
+    """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (MAR, released code)."""
+    peak = s.learning_rate * s.batch_size / 256
+    if epoch < s.warmup_epochs:
+        return peak * epoch / s.warmup_epochs
+    if s.schedule == "constant":
+        return peak
+    progress = min((epoch - s.warmup_epochs) / max(s.epochs - s.warmup_epochs, 1e-12), 1.0)
+    return peak * (s.final_rate + (1.0 - s.final_rate) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: without weight decay (vectors, biases and the whole diffusion head) and with (MAR, released code)."""
+    plain, decayed = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (plain if p.ndim == 1 or name.endswith(".bias") or "diffloss" in name else decayed).append(p)
+    return [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+
+
+def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.AdamW:
+    """AdamW over `parameter_groups`; the loop sets the learning rate before every step."""
+    return torch.optim.AdamW(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, fused=True)

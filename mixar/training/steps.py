@@ -1,0 +1,61 @@
+"""One training step of a MAR run: what is masked, which class labels are dropped, which tokens guide, and the loss.
+
+Everything around it (optimizer, average, checkpoints) is in loop.py and does not know which network it trains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mixar.model.masking import mask_first, sample_mask_rate, sample_orders
+from mixar.model.ti_mix import draw_tokens, guidance_rate, mix_tokens
+from mixar.spec import MarTraining, TiMix
+
+
+def training_step(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    settings: MarTraining,
+    rng: torch.Generator,
+    guide: Guide | None = None,
+) -> Tensor:
+    """The loss of one batch (Eq. 3, 5, 8–12), a scalar with gradient.
+
+    batch: x [B, L, C] latents, q [B, L] tokens, c [B] classes. guide: TI-Mix at this point of the run, or None.
+    One mask rate serves the whole batch, as in MAR: rows keep equal lengths.
+    """
+    x, q, c = batch["x"], batch["q"], batch["c"]
+    rate = sample_mask_rate(settings.mask_rate_min, rng)
+    m = mask_first(sample_orders(*q.shape, rng), math.ceil(rate * q.shape[1]))
+    drop = torch.rand(len(c), generator=rng, device=rng.device) < settings.label_drop_rate
+    if guide is not None:
+        q = guide(q, m, c, rng)
+    return model(x, q, m, c, drop, rng, settings.head_batch_multiplier)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """TI-Mix for one step: mixes tokens drawn by the frozen generator into the masked ones (Eq. 10–12)."""
+
+    generator: nn.Module  # tokens.generator.BitTransformer in eval mode
+    ti_mix: TiMix
+    progress: float  # share of this run that is done, in [0, 1]
+
+    @property
+    def rate(self) -> float:
+        """λ now: the share of masked positions that keep their ground-truth token."""
+        return guidance_rate(self.ti_mix, self.progress)
+
+    def __call__(self, q: Tensor, m: Tensor, c: Tensor, rng: torch.Generator) -> Tensor:
+        """Tokens [B, L] that guide the step; visible positions keep theirs.
+
+        While λ = 1 the generator is not asked and `rng` not used: such a step equals one without TI-Mix bit for bit.
+        """
+        if self.rate == 1:
+            return q
+        drawn = draw_tokens(self.generator, q, m, c, self.ti_mix.temperature, rng)
+        return mix_tokens(q, drawn, m, self.rate, rng)

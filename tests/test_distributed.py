@@ -1,0 +1,142 @@
+"""Two processes train as one: shares, averaged gradients, and the errors of a wrong launch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mixar import spec
+from mixar.tokens.generator import BitTransformer, training_loss
+from mixar.training import distributed
+from mixar.training.distributed import VARIABLES, Context, start
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """A function that sets torchrun's variables to what it is given and removes the others."""
+
+    def launch(**variables):
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return launch
+
+
+def linear_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of a linear model on this context's share of a fixed batch of eight; each rank starts differently."""
+    batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(context.rank)
+    wrapped = context.wrap(nn.Linear(3, 2))
+    loss = wrapped(batch[context.split(8)]).square().mean()
+    loss.backward()
+    weight, bias = wrapped.parameters()
+    return {"weight": weight.grad, "bias": bias.grad, "loss": context.mean(loss)}
+
+
+def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of the bit transformer's loss, with each rank's own random numbers."""
+    settings = spec.Generator(width=8, depth=1, heads=2, mlp_width=8, dropout=0.0)
+    training = spec.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
+    wrapped = context.wrap(BitTransformer(settings, bits=4, num_tokens=4, num_classes=2))
+    q, c = torch.arange(16).view(4, 4)[context.split(4)], torch.tensor([0, 1, 0, 1])[context.split(4)]
+    training_loss(wrapped, q, c, torch.Generator().manual_seed(context.rank), training).backward()
+    return {name.replace("module", "generator"): p.grad for name, p in wrapped.named_parameters()}
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    """One of the two processes: writes what it found."""
+    torch.set_num_threads(1)
+    places = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ.update(places, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    context = start(CPU)
+    found = linear_gradients(context) | generator_gradients(context)
+    context.barrier()
+    save_file(found, folder / f"{rank}.safetensors")
+    context.stop()
+
+
+def run_two_processes(folder: Path) -> list[dict[str, torch.Tensor]]:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch._dynamo"])  # DDP imports it: seconds, spent once for both processes
+    workers = [server.Process(target=worker, args=(rank, port, folder), daemon=True) for rank in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(timeout=90)
+    assert [w.exitcode for w in workers] == [0, 0]
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path):
+    alone = linear_gradients(Context(0, 1, CPU))
+    first, second = run_two_processes(tmp_path)
+    for name, expected in alone.items():
+        torch.testing.assert_close(first[name], expected)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    assert any(name.startswith("generator.") for name in first)
+
+
+def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
+    launched()
+    context, model, value = start(CPU), nn.Linear(1, 1), torch.tensor(3.0)
+    assert context == Context(0, 1, CPU) and context.is_main
+    assert context.wrap(model) is model
+    assert context.mean(value) == value
+    context.barrier()
+    context.stop()
+    assert not torch.distributed.is_initialized()
+
+
+def test_torchrun_with_one_process_opens_no_group(launched):
+    launched(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    assert start(CPU).world_size == 1
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_shares_are_equal_and_together_the_whole_batch(world_size):
+    batch = torch.arange(8)
+    shares = [batch[Context(rank, world_size, CPU).split(8)] for rank in range(world_size)]
+    assert {len(share) for share in shares} == {8 // world_size}
+    assert torch.equal(torch.cat(shares), batch)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch_size: 10 images do not divide over 4 processes.*multiple of 4"):
+        Context(0, 4, CPU).split(10)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "RANK, WORLD_SIZE, LOCAL_RANK: expected a number each"),
+        ({"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0"}, "found .*two"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK: 2 must be below WORLD_SIZE 2"),
+    ],
+)
+def test_contradicting_variables_are_refused(launched, variables, message):
+    launched(**variables)
+    with pytest.raises(ValueError, match=message):
+        start(CPU)
+
+
+def test_more_processes_than_gpus_are_refused(launched, monkeypatch):
+    launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"):
+        start(torch.device("cuda"))
