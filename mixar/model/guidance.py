@@ -1,0 +1,196 @@
+"""How discrete tokens guide the continuous model: one class a strategy, four hooks, and nothing else knows them.
+
+To write one: subclass `Guidance`, take (width, num_tokens, bits, **options) in the constructor, and override
+  fill   what stands at masked positions of the decoder's input (always needed);
+  block  which transformer block a half is made of;
+  enter  what joins the sequence before a half's blocks, and the memory handed to each of them;
+  leave  drops again what `enter` added.
+A strategy initialises what it owns and owns only what it uses: a parameter without a gradient stops distributed
+training and falsifies the parameter count. `prefix_tokens` and `memory_tokens` declare what it adds to each half, for
+FLOPs and token counts. Then name it in a study: `strategies: {mine: "my_module:MyClass"}`.
+
+Symbols: q discrete tokens [B, L] int64 in [0, 2**K), or DROPPED; h hidden [B, n, D]; stage "encoder" or "decoder".
+B batch, L positions, D width, K bits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixar.model.layers import Block, CrossBlock, Memory, initialise, learned, normalised
+from mixar.spec import Model, Study
+
+STAGES = ("encoder", "decoder")
+DROPPED = -1  # stands for every token of an image whose tokens are dropped together with its class
+
+
+class Guidance(nn.Module):
+    """A strategy that adds nothing; `fill` is left to subclasses.
+
+    drop_tokens_in_null: where the class is dropped (training and the null branch of classifier-free guidance), the
+    discrete tokens are dropped too: the hooks then see q = DROPPED. By default both branches see the tokens.
+    """
+
+    def __init__(self, drop_tokens_in_null: bool = False):
+        super().__init__()
+        self.drop_tokens_in_null = drop_tokens_in_null
+
+    def fill(self, q: Tensor) -> Tensor:
+        """What stands at masked positions, [B, L, D] or [1, 1, D]."""
+        raise NotImplementedError(f"{type(self).__name__} must define fill(q)")
+
+    def block(self, model: Model, stage: str) -> nn.Module:
+        """A new block of a half, called with h, or with (h, memory) where `enter` hands one over."""
+        return Block(model)
+
+    def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
+        """The sequence that a half's blocks work on, and their memory or None.
+
+        h: class tokens, then the encoder's visible tokens or all L positions. positions [1, L, D]: the position
+        embeddings of this half. cache lives as long as q (every decoding step of the same images): keep there what
+        depends on q alone.
+        """
+        return h, None
+
+    def leave(self, h: Tensor, stage: str) -> Tensor:
+        """h without what `enter` added."""
+        return h
+
+    def prefix_tokens(self, stage: str) -> int:
+        """How many tokens `enter` adds to the sequence; for cost accounting."""
+        return 0
+
+    def memory_tokens(self, stage: str) -> int:
+        """How many memory tokens every block cross-attends to; for cost accounting."""
+        return 0
+
+
+class Unguided(Guidance):
+    """MAR: one learned mask token. The discrete tokens are ignored."""
+
+    def __init__(self, width: int, num_tokens: int, bits: int):
+        super().__init__()
+        self.mask_token = learned(1, 1, width)
+
+    def fill(self, q: Tensor) -> Tensor:
+        return self.mask_token
+
+
+class DCMix(Guidance):
+    """DC-Mix: a masked position holds its own discrete token instead of the mask token. Eq. (9).
+
+    A token enters as its K bits through one linear map shared by all positions. Dropped tokens are zero bits: only
+    the bias stands there, which then plays the mask token's part.
+    """
+
+    def __init__(self, width: int, num_tokens: int, bits: int, **common: bool):
+        super().__init__(**common)
+        self.embed = initialise(nn.Linear(bits, width))
+
+    def fill(self, q: Tensor) -> Tensor:
+        return self.embed(token_bits(q, self.embed.in_features).to(self.embed.weight.dtype))
+
+
+class DCSelfAttention(Guidance):
+    """DC-SA: all discrete tokens are a prefix of the sequence, with their own embeddings and positions (Section 3.3).
+
+    stage: the half whose sequence is lengthened, "decoder" (default), "encoder" or "both". With "both" the prefix
+    enters each half afresh, with a position table for each.
+    """
+
+    def __init__(self, width: int, num_tokens: int, bits: int, stage: str = "decoder", **common: bool):
+        super().__init__(**common)
+        if stage not in (*STAGES, "both"):
+            raise ValueError(f"guidance.options.stage: {stage!r} is unknown; choose from encoder, decoder, both")
+        self.num_tokens = num_tokens
+        self.mask_token = learned(1, 1, width)
+        self.table = initialise(nn.Embedding(2**bits, width))
+        stages = STAGES if stage == "both" else (stage,)
+        self.positions = nn.ParameterDict({s: learned(1, num_tokens, width) for s in stages})
+
+    def fill(self, q: Tensor) -> Tensor:
+        return self.mask_token
+
+    def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
+        if stage not in self.positions:
+            return h, None
+        if stage not in cache:
+            cache[stage] = embed(self.table, q) + self.positions[stage]
+        return torch.cat([cache[stage], h], dim=1), None
+
+    def leave(self, h: Tensor, stage: str) -> Tensor:
+        return h[:, self.prefix_tokens(stage) :]
+
+    def prefix_tokens(self, stage: str) -> int:
+        return self.num_tokens if stage in self.positions else 0
+
+
+class DCCrossAttention(Guidance):
+    """DC-CA: after each block of both halves, h attends to all discrete tokens as a memory (Section 3.3).
+
+    The memory has its own embedding table and borrows the half's position table: with Table 2's parameter count there
+    is no room for one of its own, and without positions a token could not be told from its neighbours.
+    """
+
+    def __init__(self, width: int, num_tokens: int, bits: int, **common: bool):
+        super().__init__(**common)
+        self.num_tokens = num_tokens
+        self.mask_token = learned(1, 1, width)
+        self.table = initialise(nn.Embedding(2**bits, width))
+
+    def fill(self, q: Tensor) -> Tensor:
+        return self.mask_token
+
+    def block(self, model: Model, stage: str) -> nn.Module:
+        return CrossBlock(model)
+
+    def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
+        if stage not in cache:
+            cache[stage] = Memory(normalised(embed(self.table, q) + positions))
+        return h, cache[stage]
+
+    def memory_tokens(self, stage: str) -> int:
+        return self.num_tokens
+
+
+def token_bits(q: Tensor, bits: int) -> Tensor:
+    """The bits of tokens [B, L] as -1 and 1, the lowest first, int64 [B, L, K]; zeros where dropped."""
+    places = torch.arange(bits, device=q.device)
+    return ((q[..., None] >> places & 1) * 2 - 1) * (q != DROPPED)[..., None]
+
+
+def embed(table: nn.Embedding, q: Tensor) -> Tensor:
+    """Rows of the table [B, L, D]; zeros where dropped."""
+    return table(q.clamp(min=0)) * (q != DROPPED)[..., None]
+
+
+def load_strategy(where: str) -> type[Guidance]:
+    """The class at "module:Class". Raises ValueError if there is none or it is no Guidance."""
+    module, _, name = where.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name) if module and name else None
+    except ModuleNotFoundError as error:
+        raise ValueError(f"strategy {where!r}: {error}; it must be importable from where mixar runs") from error
+    except AttributeError:
+        raise ValueError(f"strategy {where!r}: {module} has no {name}") from None
+    if not (inspect.isclass(found) and issubclass(found, Guidance)):
+        raise ValueError(f"strategy {where!r}: expected 'module:Class', a subclass of mixar.model.guidance.Guidance")
+    return found
+
+
+def build_guidance(study: Study, run: str) -> Guidance:
+    """The strategy of a run with its options. Raises ValueError naming options it does not take."""
+    settings = study.runs[run].guidance
+    where = study.guidance_table[settings.strategy]
+    strategy = load_strategy(where)
+    sizes = (study.models[study.runs[run].model].width, study.num_tokens, study.discrete.bits)
+    try:
+        inspect.signature(strategy).bind(*sizes, **settings.options)
+    except TypeError as error:
+        raise ValueError(f"runs.{run}.guidance.options: {where} {error}") from None
+    return strategy(*sizes, **settings.options)

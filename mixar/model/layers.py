@@ -1,0 +1,125 @@
+"""Layers of the masked autoregressive transformer: blocks, cross-attention, rows in and out of a sequence.
+
+Symbols: h hidden [B, n, D]; memory tokens [B, N, D]; rows positions [B, n] int64. B batch, n tokens, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block as VisionBlock
+from torch import Tensor, nn
+
+from mixar.spec import Model
+
+NORM_EPS = 1e-6  # MAR, released code: every LayerNorm
+
+layer_norm = partial(nn.LayerNorm, eps=NORM_EPS)
+
+
+def initialise(module: nn.Module) -> nn.Module:
+    """`module` with MAR's initial weights: Xavier-uniform linear layers, zero biases, N(0, 0.02) embeddings.
+
+    Like every torch initialiser it draws from the global random state; callers seed that.
+    """
+
+    def start(layer: nn.Module) -> None:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Embedding):
+            nn.init.normal_(layer.weight, std=0.02)
+
+    return module.apply(start)
+
+
+def learned(*shape: int) -> nn.Parameter:
+    """A free parameter from N(0, 0.02), as MAR's mask token and position tables."""
+    return nn.Parameter(torch.empty(shape).normal_(std=0.02))
+
+
+class Block(VisionBlock):
+    """timm's pre-norm block with MAR's settings: h [B, n, D] to the same shape."""
+
+    def __init__(self, model: Model):
+        super().__init__(
+            model.width,
+            model.heads,
+            mlp_ratio=model.mlp_ratio,
+            qkv_bias=True,
+            proj_drop=model.dropout,
+            attn_drop=model.dropout,
+            norm_layer=layer_norm,
+        )
+        initialise(self)
+
+
+class CrossBlock(Block):
+    """A block followed by cross-attention to a memory: (h [B, n, D], memory) to [B, n, D]."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.cross = initialise(CrossAttention(model.width, model.heads, model.dropout))
+
+    def forward(self, h: Tensor, memory: Memory) -> Tensor:
+        h = super().forward(h)
+        return h + self.cross(h, memory)
+
+
+class CrossAttention(nn.Module):
+    """Bias-free attention from h to a memory. The query is normalised without parameters of its own."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def forward(self, h: Tensor, memory: Memory) -> Tensor:
+        query = self._split(self.q(normalised(h)))
+        rate = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, *memory.keys_and_values(self), dropout_p=rate)
+        return F.dropout(self.o(out.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the memory's tokens, [B, heads, N, D / heads] each."""
+        return self._split(self.k(tokens)), self._split(self.v(tokens))
+
+    def _split(self, h: Tensor) -> Tensor:
+        return h.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Memory:
+    """Tokens [B, N, D] to attend to. Each layer's keys and values of them are computed once and kept."""
+
+    def __init__(self, tokens: Tensor):
+        self.tokens = tokens
+        self._projected: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
+
+    def keys_and_values(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+        if attention not in self._projected:
+            self._projected[attention] = attention.project(self.tokens)
+        return self._projected[attention]
+
+
+def normalised(h: Tensor) -> Tensor:
+    """LayerNorm without parameters over the last axis."""
+    return F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
+
+
+def take(h: Tensor, rows: Tensor) -> Tensor:
+    """h [B, L, D] at positions rows [B, n]: [B, n, D]."""
+    return h.flatten(0, 1).index_select(0, _flat(rows, h.shape[1])).unflatten(0, rows.shape)
+
+
+def put(h: Tensor, rows: Tensor, new: Tensor) -> Tensor:
+    """A copy of h [B, L, D] with new [B, n, D] at positions rows [B, n]."""
+    flat = h.flatten(0, 1).index_copy(0, _flat(rows, h.shape[1]), new.flatten(0, 1))
+    return flat.unflatten(0, h.shape[:2])
+
+
+def _flat(rows: Tensor, length: int) -> Tensor:
+    # index_select on flattened rows: `gather` with an expanded index is several times slower
+    return (rows + torch.arange(len(rows), device=rows.device)[:, None] * length).flatten()

@@ -1,0 +1,124 @@
+"""The masked autoregressive transformer over continuous tokens, its loss and its released state-dict names (MAR).
+
+It calls the hooks of a guidance strategy and knows none by name. Eq. (3), (5) and (6).
+
+Symbols: x latents [B, L, C]; q discrete tokens [B, L] int64; m mask [B, L] bool, True = missing; c class [B] int64;
+drop [B] bool, True = the class is replaced by `fake_latent`; h hidden [B, n, D]; z head condition [B, L, D].
+B batch, L positions (row-major), C channels, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixar.model.guidance import DROPPED, Guidance, build_guidance
+from mixar.model.head import DiffusionHead
+from mixar.model.layers import initialise, layer_norm, learned, put, take
+from mixar.spec import Model, Study
+
+
+class MAR(nn.Module):
+    """Encoder over visible tokens, decoder over all positions, diffusion head on the masked ones.
+
+    The mask token, where a strategy has one, is `guidance.mask_token`; every other name is MAR's.
+    """
+
+    def __init__(self, model: Model, guidance: Guidance, num_tokens: int, channels: int, num_classes: int):
+        super().__init__()
+        width, length = model.width, model.buffer_size + num_tokens
+        self.buffer_size, self.num_tokens, self.channels = model.buffer_size, num_tokens, channels
+        self.class_emb = initialise(nn.Embedding(num_classes, width))
+        self.fake_latent = learned(1, width)
+        self.z_proj = initialise(nn.Linear(channels, width))
+        self.z_proj_ln = layer_norm(width)
+        self.encoder_pos_embed_learned = learned(1, length, width)
+        self.encoder_blocks = nn.ModuleList(guidance.block(model, "encoder") for _ in range(model.encoder_depth))
+        self.encoder_norm = layer_norm(width)
+        self.decoder_embed = initialise(nn.Linear(width, width))
+        self.decoder_pos_embed_learned = learned(1, length, width)
+        self.decoder_blocks = nn.ModuleList(guidance.block(model, "decoder") for _ in range(model.decoder_depth))
+        self.decoder_norm = layer_norm(width)
+        self.diffusion_pos_embed_learned = learned(1, num_tokens, width)
+        self.guidance = guidance
+        self.diffloss = DiffusionHead(channels, width, model.head_width, model.head_depth)
+
+    @classmethod
+    def from_study(cls, study: Study, run: str) -> MAR:
+        """The untrained model of a run. Raises ValueError for guidance options that do not fit."""
+        model = study.models[study.runs[run].model]
+        channels = study.continuous.latent_channels
+        return cls(model, build_guidance(study, run), study.num_tokens, channels, study.data.num_classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        q: Tensor,
+        m: Tensor,
+        c: Tensor,
+        drop: Tensor,
+        rng: torch.Generator | None = None,
+        head_batch_multiplier: int = 1,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """The diffusion loss (Eq. 5) averaged over masked positions (Eq. 3) and noise draws: a scalar.
+
+        Every row of m must miss equally many tokens. Each masked position meets head_batch_multiplier noise draws;
+        its rows lie image by image in position order, that whole list repeated. t and noise for those rows are drawn
+        from rng unless given. Only masked positions reach the head: MAR evaluates all of them and then discards.
+        """
+        z = self.condition(x, q, m, c, drop)
+        _, masked = split_positions(m)
+        z, target = take(z, masked).flatten(0, 1), take(x, masked).flatten(0, 1)
+        return self.diffloss.loss(z, target, rng, t=t, noise=noise, repeats=head_batch_multiplier).mean()
+
+    def condition(
+        self, x: Tensor, q: Tensor, m: Tensor, c: Tensor, drop: Tensor, cache: dict[str, Any] | None = None
+    ) -> Tensor:
+        """z [B, L, D], what the head is conditioned on at each position (Eq. 6).
+
+        x may hold anything at masked positions. cache: one dict for all calls with the same q and drop lets a strategy
+        keep what depends on these alone.
+        """
+        cache = {} if cache is None else cache
+        if self.guidance.drop_tokens_in_null:
+            q = q.masked_fill(drop[:, None], DROPPED)
+        visible, _ = split_positions(m)
+        return self.decode(self.encode(x, q, c, drop, visible, cache), q, visible, cache)
+
+    def encode(self, x: Tensor, q: Tensor, c: Tensor, drop: Tensor, visible: Tensor, cache: dict[str, Any]) -> Tensor:
+        """Encoder output [B, buffer + V, D]: class tokens, then the visible tokens in position order."""
+        label = torch.where(drop[:, None], self.fake_latent, self.class_emb(c))
+        buffer, positions = self.encoder_pos_embed_learned.split([self.buffer_size, self.num_tokens], dim=1)
+        tokens = self.z_proj(take(x, visible)) + F.embedding(visible, positions[0])
+        h = self.z_proj_ln(torch.cat([label[:, None] + buffer, tokens], dim=1))
+        return self.encoder_norm(self._run(self.encoder_blocks, h, q, positions, "encoder", cache))
+
+    def decode(self, h: Tensor, q: Tensor, visible: Tensor, cache: dict[str, Any]) -> Tensor:
+        """z [B, L, D] from the encoder's output; masked positions hold what the strategy fills in (Eq. 9)."""
+        buffer, seen = self.decoder_embed(h).split([self.buffer_size, visible.shape[1]], dim=1)
+        fill = self.guidance.fill(q).expand(len(h), self.num_tokens, -1)
+        h = torch.cat([buffer, put(fill, visible, seen.to(fill.dtype))], dim=1) + self.decoder_pos_embed_learned
+        positions = self.decoder_pos_embed_learned[:, self.buffer_size :]
+        h = self._run(self.decoder_blocks, h, q, positions, "decoder", cache)
+        return self.decoder_norm(h[:, self.buffer_size :]) + self.diffusion_pos_embed_learned
+
+    def _run(
+        self, blocks: nn.ModuleList, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]
+    ) -> Tensor:
+        h, memory = self.guidance.enter(h, q, positions, stage, cache)
+        for block in blocks:
+            h = block(h) if memory is None else block(h, memory)
+        return self.guidance.leave(h, stage)
+
+
+def split_positions(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of visible [B, V] and of masked tokens [B, L - V], ascending. Rows must miss equally many."""
+    fewest, most = torch.stack(m.sum(dim=1).aminmax()).tolist()  # one wait for the device, not two
+    assert fewest == most, f"rows miss between {fewest} and {most} tokens; all must miss equally many"
+    order = m.to(torch.uint8).argsort(dim=1, stable=True)
+    return order.split([m.shape[1] - most, most], dim=1)
