@@ -1,0 +1,189 @@
+"""Token shards: safetensors files read through one memory map each, sliced by row.
+
+Latents are stored already normalised; nothing here knows how they were made. The header is parsed once per file, and
+a batch costs one sorted gather per shard, which is many times faster than opening files or slices per item.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+TOKEN_KEYS = {  # key: (dtype, number of dimensions)
+    "latents": (np.float16, 3),
+    "latents_flip": (np.float16, 3),
+    "tokens": (np.uint16, 2),
+    "tokens_flip": (np.uint16, 2),
+    "labels": (np.int32, 1),
+    "index": (np.int64, 1),
+    "held_out": (np.uint8, 1),
+}
+GENERATED_KEYS = {"tokens": (np.uint16, 2), "labels": (np.int32, 1), "index": (np.int64, 1)}
+
+DTYPES = {  # safetensors' names
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+}
+
+
+def write_shard(path: Path, arrays: dict[str, torch.Tensor | np.ndarray], metadata: dict) -> None:
+    """Write arrays and JSON metadata as safetensors, under a temporary name first.
+
+    Arrays whose key has a fixed type (TOKEN_KEYS) are converted. Raises ValueError where a value does not fit it.
+    """
+    plain = {key: a.cpu().numpy() if isinstance(a, torch.Tensor) else np.asarray(a) for key, a in arrays.items()}
+    converted = {key: _fitting(key, a, path) for key, a in plain.items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(converted, temporary, metadata={"mixar": json.dumps(metadata, sort_keys=True)})
+    os.replace(temporary, path)
+
+
+def _fitting(key: str, array: np.ndarray, path: Path) -> np.ndarray:
+    if key not in TOKEN_KEYS:
+        return np.ascontiguousarray(array)
+    dtype = np.dtype(TOKEN_KEYS[key][0])
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    # not (a and b): catches NaN too
+    if array.size and not (array.min() >= limits.min and array.max() <= limits.max):
+        raise ValueError(f"{path}: {key} from {array.min()} to {array.max()} do not fit {dtype.name}")
+    return np.ascontiguousarray(array.astype(dtype))
+
+
+def open_shard(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Memory-mapped arrays by key, and the metadata, of a shard. Raises ValueError for a truncated or foreign file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such shard; run the stage that writes it")
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length + 8 <= size else None
+        metadata = json.loads(header.pop("__metadata__")["mixar"])
+        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        arrays = {key: _mapped(path, 8 + length, entry, size) for key, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a shard of this project, or cut off within its header ({error!r})") from None
+    if end != size:
+        raise ValueError(f"{path}: {size} bytes where its header promises {end}; it is truncated, so write it again")
+    return arrays, metadata
+
+
+def _mapped(path: Path, start: int, entry: dict, size: int) -> np.ndarray:
+    dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    if end - begin != dtype.itemsize * math.prod(shape):
+        raise ValueError(f"shape {shape} of {entry['dtype']} does not fill bytes {begin} to {end}")
+    if end == begin or start + end > size:  # nothing to map, or a truncated file: reported by the caller
+        return np.empty(shape if end == begin else 0, dtype)
+    return np.memmap(path, dtype, "r", start + begin, shape)
+
+
+def _checked(path: Path, expected: dict[str, tuple]) -> tuple[dict[str, np.ndarray], dict]:
+    arrays, metadata = open_shard(path)
+    missing = [key for key in expected if key not in arrays]
+    if missing:
+        raise ValueError(f"{path}: keys {missing} are missing; found {sorted(arrays)}")
+    rows = len(arrays["labels"])
+    for key, (dtype, ndim) in expected.items():
+        a = arrays[key]
+        if a.dtype != dtype or a.ndim != ndim or len(a) != rows:
+            wanted = f"{np.dtype(dtype).name} with {ndim} dimensions and {rows} rows"
+            raise ValueError(f"{path}: {key} is {a.dtype.name} {list(a.shape)}; expected {wanted}")
+    return arrays, metadata
+
+
+def _same_tokens(path: Path, arrays: dict[str, np.ndarray], first: dict[str, np.ndarray], keys: Sequence[str]) -> None:
+    for key in keys:
+        if arrays[key].shape[1:] != first[key].shape[1:]:
+            found, wanted = list(arrays[key].shape[1:]), list(first[key].shape[1:])
+            raise ValueError(f"{path}: {key} has {found} per image, the first shard {wanted}; tokenize again")
+
+
+class TokenStore:
+    """All token shards as one list of images.
+
+    labels: int64 [len], held_out: bool [len], index (of the manifest): int64 [len], all NumPy.
+    num_tokens, channels: of every image. metadata: of the first shard (all shards carry the same settings).
+    Raises ValueError where a shard is damaged, lacks a key or disagrees with the first one.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        if not paths:
+            raise ValueError("TokenStore: no shards given")
+        self.shards = []
+        for path in paths:
+            arrays, metadata = _checked(path, TOKEN_KEYS)
+            if not self.shards:
+                self.metadata, first = metadata, arrays
+            _same_tokens(path, arrays, first, ("latents", "latents_flip", "tokens", "tokens_flip"))
+            if metadata.get("digest") != self.metadata.get("digest"):
+                raise ValueError(f"{path}: made with other settings than {paths[0]}; tokenize again")
+            self.shards.append(arrays)
+        self.num_tokens, self.channels = first["latents"].shape[1:]
+        if first["tokens"].shape[1] != self.num_tokens:
+            raise ValueError(f"{paths[0]}: {self.num_tokens} latents but {first['tokens'].shape[1]} tokens per image")
+        self.starts = np.concatenate([[0], np.cumsum([len(s["labels"]) for s in self.shards])])
+        self.labels = self._joined("labels").astype(np.int64)
+        self.index = self._joined("index")
+        self.held_out = self._joined("held_out").astype(bool)
+
+    def _joined(self, key: str) -> np.ndarray:
+        return np.concatenate([s[key] for s in self.shards])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def rows(self, split: str) -> torch.Tensor:
+        """Positions, int64, of the images of a split ('train' or 'held_out')."""
+        return torch.from_numpy(np.flatnonzero(self.held_out == (split == "held_out")))
+
+    def batch(self, indices, flip) -> dict[str, torch.Tensor]:
+        """x float32 [n, L, C], q int64 [n, L] and c int64 [n] at positions `indices` [n].
+
+        flip: bool [n], True takes the mirrored image.
+        """
+        indices, flip = np.asarray(indices, np.int64), np.asarray(flip, bool)
+        x = torch.empty(len(indices), self.num_tokens, self.channels)
+        q = torch.empty(len(indices), self.num_tokens, dtype=torch.int64)
+        order = np.argsort(indices, kind="stable")
+        for arrays, members, rows in self._by_shard(indices, order):
+            for suffix, chosen in (("", ~flip[members]), ("_flip", flip[members])):
+                x.numpy()[members[chosen]] = arrays["latents" + suffix][rows[chosen]]
+                q.numpy()[members[chosen]] = arrays["tokens" + suffix][rows[chosen]]
+        return {"x": x, "q": q, "c": torch.from_numpy(self.labels[indices])}
+
+    def _by_shard(self, indices: np.ndarray, order: np.ndarray):
+        """Yield (arrays, positions in the batch, rows in the shard) with rows ascending: disks read ahead."""
+        cuts = np.searchsorted(indices[order], self.starts)
+        if cuts[0] != 0 or cuts[-1] != len(indices):
+            raise IndexError(f"positions {indices.min()} to {indices.max()} of a store with {len(self)} images")
+        for arrays, start, a, b in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
+            if b > a:
+                yield arrays, order[a:b], indices[order[a:b]] - start
+
+
+def read_generated(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Generated tokens int64 [n, L], labels int64 [n] and evaluation index int64 [n] of shards, joined in order."""
+    shards = [_checked(path, GENERATED_KEYS)[0] for path in paths]
+    for path, arrays in zip(paths, shards, strict=True):
+        _same_tokens(path, arrays, shards[0], ("tokens",))
+
+    def joined(key):
+        return torch.from_numpy(np.concatenate([s[key] for s in shards]).astype(np.int64))
+
+    return joined("tokens"), joined("labels"), joined("index")

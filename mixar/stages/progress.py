@@ -1,0 +1,39 @@
+"""Progress of a long stage: one line every few seconds with an estimate of what is left."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Call with (done, total, note); prints at most every few seconds, and once at the end."""
+
+    def __init__(self, name: str, unit: str = "steps"):
+        self.name, self.unit = name, unit
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.began = self.printed = time.monotonic()
+        self.first: int | None = None  # items that were done before this process began
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done - 1
+        if done < total and now - self.printed < SECONDS_BETWEEN_LINES:
+            return
+        self.printed = now
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        left = f"{duration((total - done) / rate)} left" if done < total else f"took {duration(now - self.began)}"
+        parts = [f"{done}/{total} {self.unit}", note, f"{rate:.2f} {self.unit}/s", left]
+        self.console.print(f"{self.name}: " + ", ".join(p for p in parts if p))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words a person reads at a glance: 42 s, 3.5 min, 2.1 h, 4.0 days."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,238 @@
+"""`ingest`, `tokenize`, `generate`, `reconstruct`: from images to the tokens that training and sampling read.
+
+The networks and file formats live in tokens/ and data/; here are devices, seeds, batches, paths and progress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from rich import print
+from torch import Tensor, nn
+
+from mixar.data.images import (
+    count_smaller,
+    images_to_unit,
+    ingest_manifest,
+    iter_images,
+    load_images,
+    unit_to_uint8,
+    write_images,
+    write_table,
+)
+from mixar.data.shards import write_shard
+from mixar.layout import Digests, Layout
+from mixar.spec import SpecError, Study, seed_of
+from mixar.stages.device import device_of
+from mixar.stages.progress import Progress
+from mixar.stages.sample import latent_statistics
+from mixar.tokens import generator as bit_generator
+from mixar.tokens import maskbit, vavae
+
+ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers: posterior noise is drawn per batch
+MEMORY_LIMIT_GIB = 16  # of images held as one tensor
+
+
+def ingest(study: Study, layout: Layout) -> None:
+    """Write the manifest of all images: layout.manifest."""
+    manifest = ingest_manifest(study.data)
+    held_out = pc.sum(pc.equal(manifest["split"], "held_out")).as_py()
+    print(f"ingest: {len(manifest) - held_out} training and {held_out} held-out images")
+    if smaller := count_smaller(manifest, study.data.image_size):
+        size = study.data.image_size
+        print(f"ingest: {smaller} images are smaller than {size} pixels; the ADM crop enlarges them to {size}")
+    write_table(layout.manifest, manifest)
+
+
+def read_manifest(layout: Layout, split: str | None = None) -> pa.Table:
+    """The manifest's rows, of one split ('train' or 'held_out') or of both. Raises ValueError where it is missing."""
+    if not layout.manifest.is_file():
+        raise ValueError(f"{layout.manifest}: no manifest yet; run `ingest` first")
+    table = pq.read_table(layout.manifest)
+    return table if split is None else table.filter(pc.equal(table["split"], split))
+
+
+def training_images(study: Study, layout: Layout, split: str = "train") -> Tensor:
+    """All images of a split as one uint8 tensor [n, H, W, 3], in manifest order, for training small networks.
+
+    Raises ValueError where they would not fit in memory.
+    """
+    rows, size = read_manifest(layout, split), study.data.image_size
+    gib = len(rows) * size**2 * 3 / 2**30
+    if gib > MEMORY_LIMIT_GIB:
+        raise ValueError(f"data.image_size: {len(rows)} images of {size} pixels need {gib:.0f} GiB; give `weights`")
+    return load_images(rows, size)
+
+
+def tokenize(study: Study, layout: Layout, shard: int) -> None:
+    """Write layout.token_shard(shard): latents and tokens of its manifest rows, and of their mirror images.
+
+    Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
+    """
+    if study.discrete.bits > 16:
+        raise SpecError(f"discrete.bits: {study.discrete.bits}, but a token shard stores 16 bits a token at most")
+    rows = _part(read_manifest(layout), shard, study.data.num_shards, "images")
+    device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
+    continuous = vavae.load(study.continuous, paths["continuous"]).to(device)
+    discrete = maskbit.load(study.discrete, paths["discrete"]).to(device)
+    mean, std = latent_statistics(study, layout)
+    rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
+    parts: dict[str, list[Tensor]] = {key: [] for key in ("latents", "tokens", "latents_flip", "tokens_flip")}
+    for images in _batches(study, rows, f"tokenize shard {shard}", device):
+        for suffix, view in (("", images), ("_flip", images.flip(-1))):
+            z = _draw_latents(continuous, view, rng).flatten(2).transpose(1, 2).cpu()
+            parts["latents" + suffix].append((z - mean) / std)
+            parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
+    arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
+    metadata = {
+        "digest": Digests(study).tokenize(),
+        "shard": shard,
+        "num_shards": study.data.num_shards,
+        "crop": f"ADM centre crop to {study.data.image_size} pixels",
+        "tokenizers": {kind: _file_hash(path) for kind, path in paths.items()},
+        "statistics": {"mean": mean.tolist(), "std": std.tolist()},
+    }
+    write_shard(layout.token_shard(shard), arrays, metadata)
+
+
+def generate(study: Study, layout: Layout, shard: int) -> None:
+    """Write layout.generated_shard(shard): the discrete tokens of its evaluation labels, drawn once for every run."""
+    if not 0 <= shard < study.evaluation.num_shards:
+        raise ValueError(f"shard {shard} is none of the study's {study.evaluation.num_shards} (0 is the first)")
+    labels = evaluation_labels(study, layout)
+    index = np.arange(len(labels))[shard * study.evaluation.shard_size :][: study.evaluation.shard_size]
+    device = device_of(study)
+    model = bit_generator.load(study, layout.generator).to(device)
+    sampler, size, tokens = study.generator.sampler, study.evaluation.batch_size, []
+    batches = [torch.from_numpy(labels[index[i : i + size]]).to(device) for i in range(0, len(index), size)]
+    announce, steps = Progress(f"generate shard {shard}"), sampler.num_steps
+    for number, c in enumerate(batches):
+        rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, "generate", shard, number))
+
+        def progress(step, _total, before=number * steps):
+            announce(before + step, len(batches) * steps)
+
+        tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
+    arrays = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
+    metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": _file_hash(layout.generator)}
+    write_shard(layout.generated_shard(shard), arrays, metadata)
+
+
+def evaluation_labels(study: Study, layout: Layout) -> np.ndarray:
+    """The class of every evaluation image, int64 [num_images], sorted: equal counts, or the training proportions."""
+    if study.evaluation.labels == "balanced":
+        weights = np.ones(study.data.num_classes)
+    else:
+        labels = read_manifest(layout, "train")["label"].to_numpy()
+        weights = np.bincount(labels, minlength=study.data.num_classes).astype(float)
+    return np.repeat(np.arange(len(weights)), proportional_counts(weights, study.evaluation.num_images))
+
+
+def proportional_counts(weights: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to weights that add up to total (largest remainder; ties go to the first)."""
+    exact = weights / weights.sum() * total
+    counts = np.floor(exact).astype(np.int64)
+    largest = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
+    counts[largest] += 1
+    return counts
+
+
+def reconstruct(study: Study, layout: Layout, kind: str, shard: int) -> None:
+    """Write layout.reconstruction(kind, shard): held-out images after one tokenizer (kind: continuous or discrete).
+
+    Shard i of data.num_shards covers an equal part of the held-out images. Column `psnr` is in dB against the cropped
+    original, both as uint8.
+    """
+    if kind not in RECONSTRUCTIONS:
+        raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(RECONSTRUCTIONS)}")
+    rows = _part(read_manifest(layout, "held_out"), shard, study.data.num_shards, "held-out images")
+    device = device_of(study)
+    roundtrip = RECONSTRUCTIONS[kind](study, layout, shard, device)
+    images, psnrs = [], []
+    for unit in _batches(study, rows, f"reconstruct {kind} shard {shard}", device):
+        made = unit_to_uint8(roundtrip(unit)).cpu()
+        psnrs.append(psnr_db(made, unit_to_uint8(unit).cpu()))
+        images.append(made)
+    columns = {"psnr": torch.cat(psnrs)}
+    write_images(layout.reconstruction(kind, shard), rows["index"], rows["label"], torch.cat(images), columns)
+
+
+def psnr_db(images: Tensor, originals: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each uint8 image [n, H, W, 3], in dB. Equal images count as one level off once."""
+    squared = (images.double() - originals.double()).square().flatten(1)
+    mse = squared.mean(1).clamp_min(1 / squared.shape[1])
+    return 10 * torch.log10(255**2 / mse)
+
+
+def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
+    model = vavae.load(study.continuous, layout.tokenizer("continuous")).to(device)
+    rng = torch.Generator().manual_seed(seed_of("reconstruct", shard))
+
+    @torch.inference_mode()
+    def roundtrip(images: Tensor) -> Tensor:
+        return (model.decode(_draw_latents(model, images, rng)) + 1) / 2
+
+    return roundtrip
+
+
+def _discrete_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
+    model = maskbit.load(study.discrete, layout.tokenizer("discrete")).to(device)
+
+    @torch.inference_mode()
+    def roundtrip(images: Tensor) -> Tensor:
+        return model.decode_tokens(model.tokens(images))
+
+    return roundtrip
+
+
+RECONSTRUCTIONS = {"continuous": _continuous_roundtrip, "discrete": _discrete_roundtrip}
+
+
+@torch.inference_mode()
+def _draw_latents(model: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same."""
+    mean, logvar = model.encode(images * 2 - 1)
+    noise = torch.randn(mean.shape, generator=rng).to(mean.device)
+    return vavae.sample_posterior(mean, logvar, noise)
+
+
+@torch.inference_mode()
+def _encode_tokens(model: nn.Module, images: Tensor) -> Tensor:
+    return model.tokens(images)
+
+
+def _part(rows: pa.Table, shard: int, num_shards: int, what: str) -> pa.Table:
+    """Rows shard * n // num_shards up to (shard + 1) * n // num_shards of n rows."""
+    if not 0 <= shard < num_shards:
+        raise ValueError(f"shard {shard} is none of the study's {num_shards} (0 is the first)")
+    if len(rows) < num_shards:
+        raise ValueError(f"data.num_shards: {num_shards} shards for {len(rows)} {what}; ask for fewer shards")
+    start, end = shard * len(rows) // num_shards, (shard + 1) * len(rows) // num_shards
+    return rows.slice(start, end - start)
+
+
+def _batches(study: Study, rows: pa.Table, task: str, device: torch.device) -> Iterator[Tensor]:
+    """Yield images in [0, 1], [b, 3, H, W], and announce progress."""
+    images, announce = iter_images(rows, study.data.image_size), Progress(task, "images")
+    for start in range(0, len(rows), ENCODE_BATCH):
+        announce(start, len(rows))
+        count = min(ENCODE_BATCH, len(rows) - start)
+        yield images_to_unit(np.stack([next(images) for _ in range(count)])).to(device)
+    announce(len(rows), len(rows))
+
+
+def _keys_of(rows: pa.Table) -> dict[str, np.ndarray]:
+    held_out = pc.equal(rows["split"], "held_out").to_numpy()
+    return {"labels": rows["label"].to_numpy(), "index": rows["index"].to_numpy(), "held_out": held_out}
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
