@@ -57,7 +57,9 @@ def load_module(module: nn.Module, path: Path) -> nn.Module:
     return module.eval()
 
 
-def save_weights(path: Path, tensors: dict[str, torch.Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:
+def save_weights(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict, dtype: torch.dtype | None = None
+) -> None:
     """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cast = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}

@@ -11,7 +11,7 @@ from mixar import spec
 
 
 def learning_rate(s: spec.Training, epoch: float) -> float:
-    """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (MAR, released code)."""
+    """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (as in MAR)."""
     peak = s.learning_rate * s.batch_size / 256
     if epoch < s.warmup_epochs:
         return peak * epoch / s.warmup_epochs

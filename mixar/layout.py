@@ -1,0 +1,171 @@
+"""Where each file of a study lies, and what each stage's result depends on.
+
+The Snakefile and the stages take every path from here; nothing else builds one, and none is ever parsed for meaning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixar.spec import Study, digest
+
+
+class Layout:
+    """Paths below results/<study>/. Methods take names and return Path; `"{shard}"` may stand for a number."""
+
+    def __init__(self, study: Study, root: str | Path | None = None):
+        self.study = study
+        self.root = Path(root or study.hardware.results) / study.study
+
+    @property
+    def study_file(self) -> Path:
+        """The validated study as the jobs read it."""
+        return self.root / "study.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "ingest" / "manifest.parquet"
+
+    def tokenizer(self, kind: str) -> Path:
+        """kind: continuous or discrete."""
+        return self.root / "tokenizer" / f"{kind}.safetensors"
+
+    @property
+    def statistics(self) -> Path:
+        """Mean and std of the training latents, float32 [C] each."""
+        return self.root / "tokenizer" / "latent_statistics.safetensors"
+
+    def token_shard(self, shard) -> Path:
+        """Latents and tokens of the training and held-out images, cut by manifest row."""
+        return self.root / "tokenize" / f"shard-{_number(shard)}.safetensors"
+
+    def token_shards(self) -> list[Path]:
+        return [self.token_shard(i) for i in range(self.study.data.num_shards)]
+
+    @property
+    def generator(self) -> Path:
+        return self.root / "generator" / "generator.safetensors"
+
+    def generated_shard(self, shard) -> Path:
+        """MaskBit's tokens for the evaluation labels: tokens [n, N], labels [n], index [n]."""
+        return self.root / "generate" / f"shard-{_number(shard)}.safetensors"
+
+    def weights(self, run: str, seed) -> Path:
+        """EMA weights of a finished run."""
+        return self.root / "train" / run / f"seed{seed}" / "weights.safetensors"
+
+    def losses(self, run: str, seed) -> Path:
+        return self.root / "train" / run / f"seed{seed}" / "losses.parquet"
+
+    def checkpoints(self, stage: str, name: str, settings: str) -> Path:
+        """In-flight state, never declared to Snakemake (which deletes declared outputs before a rerun)."""
+        return self.root / "checkpoints" / f"{stage}-{name}-{settings}"
+
+    def samples(self, run: str, seed, sampler: str, shard) -> Path:
+        """Images as Parquet: index, label, image.bytes (PNG)."""
+        return self.root / "sample" / run / f"seed{seed}" / sampler / f"shard-{_number(shard)}.parquet"
+
+    def reconstruction(self, kind: str, shard) -> Path:
+        return self.root / "reconstruct" / kind / f"shard-{_number(shard)}.parquet"
+
+    def extractor(self) -> Path:
+        return self.root / "extractor" / "extractor.safetensors"
+
+    def features(self, images: Path) -> Path:
+        """Features of one Parquet file of images, beside the scores and with the same folders below."""
+        return self.root / "score" / "features" / images.relative_to(self.root)
+
+    def reference_features(self, split: str) -> Path:
+        """split: train or held_out."""
+        return self.root / "score" / "reference" / f"{split}.parquet"
+
+    def scores(self, source: str, name: str, seed="-", sampler: str = "-") -> Path:
+        """source: sample or reconstruct; name: the run or the tokenizer."""
+        return self.root / "score" / source / name / f"{seed}-{sampler}.parquet"
+
+    def measures(self, run: str) -> Path:
+        return self.root / "measure" / f"{run}.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def figure2_run(self) -> str | None:
+        """The run beside MaskBit's own images: the claims' final or guided run, else the first guided one."""
+        claims, runs = self.study.report.claims, self.study.runs
+        guided = [name for name, run in runs.items() if run.guidance.strategy != "none"]
+        return (claims and (claims.final or claims.guided)) or next(iter(guided), None)
+
+    def report_files(self) -> dict[str, Path]:
+        """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
+        names = [f"{table}.{ending}" for table in ("table1", "table2") for ending in ("md", "csv", "tex", "html")]
+        figures = ["figure6", "figure7", "losses", "reconstructions"]
+        figures += ["figure2"] if self.figure2_run else []
+        figures += ["figure8"] if self.study.report.figure8 else []
+        names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
+        names += ["literature.md", "claims.md", "report.html", "results.parquet", "summary.txt"]
+        return {name: self.report / name for name in names}
+
+    def log(self, rule: str, *names) -> Path:
+        return self.root / "logs" / rule / ("-".join(str(n) for n in names) + ".log" if names else "log.log")
+
+
+def _number(shard) -> str:
+    return shard if isinstance(shard, str) else f"{shard:05d}"
+
+
+class Digests:
+    """What identifies each stage's result: its own settings and the digests of what it reads."""
+
+    def __init__(self, study: Study):
+        self.study = study
+
+    def ingest(self) -> str:
+        return digest("ingest", self.study.data.model_dump(exclude={"num_shards"}))
+
+    def tokenizer(self, kind: str) -> str:
+        return digest("tokenizer", kind, self.ingest(), getattr(self.study, kind))
+
+    def tokenize(self) -> str:
+        return digest("tokenize", self.study.data, self.tokenizer("continuous"), self.tokenizer("discrete"))
+
+    def generator(self) -> str:
+        return digest("generator", self.tokenize(), self.study.generator.model_dump(exclude={"sampler"}))
+
+    def generate(self) -> str:
+        return digest("generate", self.generator(), self.study.generator.sampler, self.study.evaluation)
+
+    def train(self, run: str, seed: int) -> str:
+        s, r = self.study, self.study.runs[run]
+        parts = [
+            "train",
+            self.tokenize(),
+            s.models[r.model],
+            s.training_of(run),
+            r.guidance,
+            s.guidance_table[r.guidance.strategy],
+            r.ti_mix,
+            r.start,
+            seed,
+        ]
+        if r.ti_mix:
+            parts.append(self.generator())
+        if r.parent:
+            parts.append(self.train(r.parent, seed))
+        return digest(*parts)
+
+    def sample(self, run: str, seed: int, sampler: str) -> str:
+        return digest("sample", self.train(run, seed), self.generate(), self.study.samplers[sampler])
+
+    def extractor(self) -> str:
+        return digest("extractor", self.ingest(), self.study.scoring.extractor)
+
+    def score(self) -> str:
+        return digest("score", self.extractor(), self.study.scoring, self.study.evaluation)
+
+    def measure(self, run: str) -> str:
+        s, r = self.study, self.study.runs[run]
+        samplers = [s.samplers[name].model_dump(mode="json") for name in r.samplers]
+        sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model]]
+        return digest("measure", s.measure, *sizes, s.training_of(run), r.guidance, r.ti_mix, s.generator, samplers)

@@ -1,0 +1,287 @@
+"""Feature networks behind every score: a small one trained on the emoji subgroups, and torch-fidelity's Inception.
+
+Symbols: B images in a batch, F features, V fine classes. What is done with features lives in metrics.py; which network
+a study must use, in protocols.py. Nothing here downloads anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, register_feature_extractor
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from mixar.spec import Extractor as Settings
+from mixar.spec import ExtractorTraining
+
+GROUPS = 8  # of every GroupNorm
+SHIFT_PIXELS = 2
+BRIGHTNESS = 0.1  # augmentation: pixel values times 1 ± this
+SUBGROUP_NAME = "emoji-subgroups"
+INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
+INCEPTION_LAYERS = ("2048", "logits_unbiased")
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity; pytorch-fid's has the same bytes
+INCEPTION_BYTES = 95_628_359
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+class SubgroupCNN(nn.Module):
+    """Classifies images into fine classes; the pooled last stage is the feature vector, F = 4 * channels.
+
+    Three stages of `channels`, 2 and 4 times as many maps, each halving the image but the first. Input float
+    [B, 3, H, W] in [0, 1]; returns features [B, F] and logits [B, V].
+    Raises ValueError unless channels is a multiple of 8 and image_size of 4.
+    """
+
+    def __init__(self, channels: int, num_classes: int, image_size: int):
+        super().__init__()
+        if channels % GROUPS or image_size % 4:
+            raise ValueError(
+                f"scoring.extractor.channels: {channels} must be a multiple of {GROUPS}, and the image size "
+                f"{image_size} one of 4"
+            )
+        self.channels = channels
+        self.register_buffer("image_size", torch.tensor(image_size))  # a weights file alone says what it takes
+        widths = (channels, 2 * channels, 4 * channels)
+        self.stages = nn.ModuleList(
+            _Stage(before, after, stride)
+            for before, after, stride in zip((3, *widths[:2]), widths, (1, 2, 2), strict=True)
+        )
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h = images * 2 - 1
+        for stage in self.stages:
+            h = stage(h)
+        features = h.mean(dim=(2, 3))
+        return features, self.head(features)
+
+
+class _Stage(nn.Module):
+    """A convolution that changes width and resolution, then a residual one.
+
+    The trunk has no norm: it would take away colour and contrast, which the scores must see.
+    """
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.enter = nn.Conv2d(before, after, 3, stride, 1)
+        self.inner = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.inner_norm = nn.GroupNorm(GROUPS, after)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = F.relu(self.enter(h))
+        return F.relu(h + self.inner_norm(self.inner(h)))
+
+
+def augment(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Mirrored, shifted by up to 2 pixels over white, and made a little brighter or darker; [B, 3, H, W] in [0, 1]."""
+    count, _, height, width = images.shape
+
+    def uniform(*shape):
+        return torch.rand(shape, generator=rng, device=images.device)
+
+    images = torch.where(uniform(count, 1, 1, 1) < 0.5, images.flip(3), images)
+    padded = F.pad(images, (SHIFT_PIXELS,) * 4, value=1.0)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, 3, shifts down, shifts right, H, W]
+    down, right = (uniform(2, count) * (2 * SHIFT_PIXELS + 1)).long()
+    shifted = windows[torch.arange(count, device=images.device), :, down, right]
+    gain = 1 + BRIGHTNESS * (2 * uniform(count, 1, 1, 1) - 1)
+    return (shifted * gain).clamp(0, 1)
+
+
+def training_loss(
+    model: nn.Module, images: Tensor, fine_labels: Tensor, settings: ExtractorTraining, rng: torch.Generator
+) -> Tensor:
+    """Cross-entropy of the fine labels on augmented images, a scalar with gradient.
+
+    images: uint8 [B, H, W, 3]. fine_labels: int64 [B] below V.
+    """
+    assert images.dtype == torch.uint8 and images.shape[-1] == 3, (images.dtype, images.shape)
+    unit = images.movedim(-1, 1).to(torch.float32) / 255
+    _, logits = model(augment(unit, rng))
+    return F.cross_entropy(logits, fine_labels, label_smoothing=settings.label_smoothing)
+
+
+# Files
+
+
+def build_network(settings: Settings, num_classes: int, image_size: int) -> SubgroupCNN:
+    """An untrained network of the study's size. Raises ValueError for sizes it cannot have."""
+    return SubgroupCNN(settings.channels, num_classes, image_size)
+
+
+def load_network(settings: Settings, path: Path) -> nn.Module:
+    """The study's feature network with the weights of a file, float32, in evaluation mode.
+
+    Raises ValueError for a missing, damaged or foreign file, naming what does not fit; never downloads.
+    """
+    return NETWORKS[settings.network](settings, Path(path))
+
+
+def save_network(path: Path, network: nn.Module, metadata: dict, dtype: torch.dtype = torch.float32) -> None:
+    """Write a network's weights as safetensors, atomically. `dtype` float16 halves the file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, str(temporary), metadata={"mixar": json.dumps(metadata)})
+    os.replace(temporary, path)
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 of names, shapes and float32 values: the same for every file that holds these weights."""
+    content = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        content.update(f"{key} {list(value.shape)} ".encode())
+        content.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _load_subgroup_cnn(settings: Settings, path: Path) -> SubgroupCNN:
+    tensors, _ = _read_safetensors(path)
+    sizes = ("head.weight", "image_size")
+    if any(key not in tensors for key in sizes):
+        raise ValueError(f"{path}: no feature network of this project: {' or '.join(sizes)} is missing")
+    model = build_network(settings, len(tensors["head.weight"]), int(tensors["image_size"]))
+    if bad := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise ValueError(f"{path}: values that are not finite in {', '.join(bad)}")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit scoring.extractor.channels {settings.channels}: {error}") from None
+    return model.eval()
+
+
+def _load_inception(_settings: Settings, path: Path) -> FeatureExtractorInceptionV3:
+    """torch-fidelity's network, from its released file or from the safetensors file that `extractor` made of it."""
+    wanted = f"{INCEPTION_FILE}, {INCEPTION_BYTES} bytes, sha256 {INCEPTION_SHA256}"
+    if not path.is_file():
+        raise ValueError(f"{path}: Inception weights are missing; put {wanted} there, or set scoring.extractor.weights")
+    if path.suffix == ".safetensors":
+        tensors, header = _read_safetensors(path)
+        found = header.get("sha256")
+    else:
+        found = sha256_of(path)
+        tensors = torch.load(path, weights_only=True, map_location="cpu") if found == INCEPTION_SHA256 else None
+    if found != INCEPTION_SHA256:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, made from sha256 {found}; expected {wanted}")
+    # The library unpickles whatever it is given, so it gets these checked tensors, and no path of a user's file.
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    buffer.seek(0)
+    return FeatureExtractorInceptionV3(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=buffer)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such feature network; run `extractor`, or set scoring.extractor.weights")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            header = json.loads((f.metadata() or {}).get("mixar", "{}"))
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, header
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+NETWORKS = {"subgroup-cnn": _load_subgroup_cnn, "inception-v3": _load_inception}
+
+
+# Extractors
+
+
+class SubgroupExtractor(FeatureExtractorBase):
+    """SubgroupCNN as torch-fidelity sees it: uint8 [B, 3, H, W] in, layers `pool` and `logits` out."""
+
+    def __init__(self, name: str, features_list: list[str], network: SubgroupCNN):
+        super().__init__(name, list(features_list))
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        size = int(self.network.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"{self.name} takes uint8 images of {size} x {size} pixels, found {images.dtype} {list(images.shape)}"
+            )
+        features, logits = self.network(images.to(torch.float32) / 255)
+        layers = {"pool": features, "logits": logits}
+        return tuple(layers[layer] for layer in self.features_list)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "pool", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "pool"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network with the name and hash that every score made with it carries."""
+
+    name: str
+    sha256: str  # of the weights
+    module: FeatureExtractorBase  # uint8 [B, 3, H, W] -> (features, logits)
+
+
+def register_network(network: SubgroupCNN) -> str:
+    """Make a network known to torch-fidelity; returns its name, which ends in the hash of its weights."""
+    name = f"{SUBGROUP_NAME}-c{network.channels}-{weights_sha256(network)[:8]}"
+
+    class Registered(SubgroupExtractor):
+        def __init__(self, name, features_list, **_):
+            super().__init__(name, features_list, network)
+
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(name, Registered)
+    return name
+
+
+def load_extractor(settings: Settings, path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """The study's feature network from a file, ready for `extract`. Raises ValueError as `load_network` does."""
+    network = load_network(settings, path)
+    if isinstance(network, FeatureExtractorInceptionV3):
+        return Extractor(INCEPTION_NAME, INCEPTION_SHA256, network.to(device))
+    name = register_network(network)
+    module = SubgroupExtractor(name, ["pool", "logits"], network).to(device).requires_grad_(False)
+    return Extractor(name, weights_sha256(network), module)
+
+
+@torch.inference_mode()
+def extract(extractor: Extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features [n, F] and logits [n, V], float32 on the CPU, of uint8 batches [B, H, W, 3], in order.
+
+    Raises ValueError for no images, another image size than the network's, and features that are not finite.
+    """
+    device = next(extractor.module.parameters()).device
+    outputs = [extractor.module(images.movedim(-1, 1).contiguous().to(device)) for images in batches]
+    if not outputs:
+        raise ValueError(f"{extractor.name}: no images to extract features from")
+    features, logits = (torch.cat([o.float().cpu() for o in layer]) for layer in zip(*outputs, strict=True))
+    if not (features.isfinite().all() and logits.isfinite().all()):
+        raise ValueError(f"{extractor.name}: features that are not finite; its weights or the images are damaged")
+    return features, logits

@@ -1,0 +1,378 @@
+"""The study: every setting that changes numbers, validated before any job exists.
+
+A study is one YAML file. `load_study` turns it into a frozen `Study` or raises `SpecError` naming the key, what was
+found and what would do. No torch here: every cluster job parses the Snakefile, and so this file, again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mixar.spec_problems import explain, problems
+
+# Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
+GUIDANCE = {
+    "none": "mixar.model.guidance:Unguided",
+    "dc_mix": "mixar.model.guidance:DCMix",
+    "dc_sa": "mixar.model.guidance:DCSelfAttention",
+    "dc_ca": "mixar.model.guidance:DCCrossAttention",
+}
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]  # becomes a folder name and a Snakemake wildcard
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class SpecError(ValueError):
+    """A study that cannot run, with the key, what was found and what would do."""
+
+
+class Section(BaseModel):
+    """A part of the study: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Images, their crop and the split."""
+
+    source: Literal["emoji", "folder", "parquet"]
+    path: str  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file or a folder of files
+    held_out_path: str | None = None  # validation images of the same kind; null: split by a hash of each image's name
+    held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
+    image_size: Count  # pixels, square
+    num_classes: Count
+    num_shards: Count = 1  # token shards, one job each
+    limit: Count | None = None  # keep this many images, all classes alike (smoke studies)
+
+
+class Training(Section):
+    """Optimisation of any network of the study."""
+
+    epochs: Count
+    batch_size: Count  # images per step over all devices
+    learning_rate: Annotated[float, Field(gt=0)]  # per 256 images: the step uses learning_rate * batch_size / 256
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Rate, Rate] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    clip_norm: Annotated[float, Field(gt=0)] = 3.0
+    ema_decay: Rate = 0.9999
+    precision: Literal["float32", "bfloat16"] = "float32"  # autocast; weights and optimizer stay in float32
+
+
+class TokenizerTraining(Training):
+    """Losses of the small tokenizers: squared and absolute reconstruction error, and each family's own terms."""
+
+    kl_weight: float = 1.0e-6  # VA-VAE: KL divergence, summed over a latent map and averaged over images
+    l1_weight: float = 0.0  # absolute pixel error beside the squared one
+    commitment_weight: float = 0.25  # MaskBit (spec: ConvVQModel, commitment cost)
+    entropy_weight: float = 0.02  # MaskBit entropy term
+    entropy_temperature: float = 0.01
+    entropy_gamma: float = 1.0  # weight of the batch entropy against the mean per-sample entropy
+
+
+class Autoencoder(Section):
+    """Convolutional encoder and decoder; the grid is image_size / 2**(levels - 1)."""
+
+    weights: str | None = None  # path, or asset:NAME; null: trained by this study
+    channels: Count = 128
+    multipliers: Widths = (1, 1, 2, 2, 4)
+    num_res_blocks: Count = 2
+    train: TokenizerTraining | None = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+class VaVae(Autoencoder):
+    """Continuous tokenizer (VA-VAE f16d32 by default; MAR's KL-16 is latent_channels 16 without decoder attention)."""
+
+    latent_channels: Count = 32
+    attention_levels: tuple[int, ...] = (4,)
+    decoder_attention: bool = True
+    statistics: str | None = None  # file with the latents' mean and std; null: computed from the training images
+    scale: float | None = None  # one factor instead of statistics (KL-16: 0.2325)
+
+
+class MaskBit(Autoencoder):
+    """Discrete tokenizer: lookup-free quantisation to `bits` bits a token."""
+
+    bits: Annotated[int, Field(ge=2, le=20)] = 14
+
+
+class GeneratorTraining(Training):
+    """MaskBit stage-two training."""
+
+    label_drop_rate: Rate = 0.1
+    label_smoothing: Rate = 0.1
+
+
+class GeneratorSampler(Section):
+    """How MaskBit draws the evaluation tokens."""
+
+    num_steps: Count = 128
+    guidance_scale: float = 7.1
+    guidance_annealing: Literal["none", "linear", "cosine"] = "cosine"
+    scale_pow: float = 3.0
+    randomize_temperature: float = 9.0
+    softmax_temperature: float = 1.0
+    mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = "arccos"
+
+
+class Generator(Section):
+    """MaskBit's bit transformer (LFQBert)."""
+
+    weights: str | None = None
+    width: Count = 1024
+    depth: Count = 24
+    heads: Count = 16
+    mlp_width: Count = 4096
+    splits: Count = 2
+    dropout: Rate = 0.1
+    train: GeneratorTraining | None = None
+    sampler: GeneratorSampler = GeneratorSampler()
+
+
+class Model(Section):
+    """Size of the masked autoregressive transformer and its diffusion head."""
+
+    width: Count
+    encoder_depth: Count
+    decoder_depth: Count
+    heads: Count
+    mlp_ratio: float = 4.0
+    buffer_size: Count = 64  # class tokens
+    dropout: Rate = 0.1  # attention and projection
+    head_depth: Count
+    head_width: Count
+
+
+class MarTraining(Training):
+    """MAR's recipe on top of the shared optimisation."""
+
+    mask_rate_min: Rate = 0.7
+    label_drop_rate: Rate = 0.1
+    head_batch_multiplier: Count = 4
+
+
+class Guidance(Section):
+    """Which strategy injects the discrete tokens; `options` go to its constructor."""
+
+    strategy: str = "none"
+    options: dict[str, Any] = {}
+
+
+class TiMix(Section):
+    """λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
+
+    schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
+    start: Rate = 1.0
+    end: Rate = 0.0
+    step_at: Rate = 0.5  # schedule `step`: share of the run after which λ jumps to `end`
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the generator's softmax
+
+
+class Run(Section):
+    """One trained method."""
+
+    label: str  # as tables and figures print it
+    model: Name
+    guidance: Guidance = Guidance()
+    ti_mix: TiMix | None = None
+    parent: Name | None = None  # continue this run's final weights, seed by seed
+    start: str | None = None  # continue weights from a file; {seed} is filled in
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
+    training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run
+
+
+class Sampler(Section):
+    """How images are drawn from a trained run (spec of MAR's loop)."""
+
+    num_iterations: Count = 64
+    head_steps: Annotated[int, Field(ge=2, le=1000)] = 100
+    cfg: Annotated[float, Field(ge=0)] = 3.0
+    cfg_schedule: Literal["linear", "constant"] = "linear"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Evaluation(Section):
+    """The images that every method draws."""
+
+    num_images: Count = 50_000
+    labels: Literal["balanced", "training"] = "balanced"  # equal counts, or the training set's proportions
+    shard_size: Count = 1000  # images per job
+    batch_size: Count = 256  # images per forward pass; part of the numbers: noise is drawn per batch
+    seed: int = 0
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.shard_size)
+
+
+class ExtractorTraining(Training):
+    """Training of the small feature network."""
+
+    label_smoothing: Rate = 0.1
+
+
+class Extractor(Section):
+    """Feature network behind every score."""
+
+    network: Literal["inception-v3", "subgroup-cnn"]
+    weights: str | None = None
+    channels: Count = 32  # subgroup-cnn: width of its first stage; features are 4 times that
+    train: ExtractorTraining | None = None
+
+
+class Scoring(Section):
+    """Metrics and the protocol that names them."""
+
+    protocol: str
+    extractor: Extractor
+    metrics: tuple[Literal["fd", "is", "kid", "precision", "recall"], ...] = ("fd", "is", "kid", "precision", "recall")
+    kid_subsets: Count = 100
+    kid_subset_size: Count = 1000
+    is_splits: Count = 10
+    neighbours: Count = 3  # k of precision and recall
+    jackknife_groups: Annotated[int, Field(ge=2)] = 10
+
+
+class Measure(Section):
+    """What `measure` times."""
+
+    batch_size: Count = 256
+    train_steps: Count = 10
+    repeats: Count = 3
+
+
+class TiMixFigure(Section):
+    """Figure 8: one parent, continued with and without TI-Mix."""
+
+    parent: Name
+    plain: Name
+    ti_mix: Name
+
+
+class Claims(Section):
+    """Which runs stand for the two sides of the paper's claims."""
+
+    baseline: Name  # MAR
+    guided: Name  # DC-Mix
+    self_attention: Name | None = None  # DC-SA
+    final: Name | None = None  # MixAR: the best run against MaskBit's own images; null: the guided one
+
+
+class Report(Section):
+    """Which runs appear where; null means every run."""
+
+    table2: tuple[Name, ...] | None = None
+    figure7: tuple[Name, ...] | None = None
+    figure8: TiMixFigure | None = None
+    claims: Claims | None = None
+    grid: tuple[Count, Count] = (4, 8)  # rows and columns of the sample grids
+    sampler: Name = "default"  # the sampler behind the headline tables
+
+
+class Hardware(Section):
+    """How the study runs here. These values do not change the numbers and are left out of every digest."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    micro_batch: Count | None = None  # images per forward pass and device in training; null: all at once
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    gpus: Annotated[int, Field(ge=0)] = 0  # per training job, over all nodes; 0: CPU
+    nodes: Count = 1
+    results: str = "results"
+
+
+class Study(Section):
+    """A whole study."""
+
+    study: Name
+    title: str
+    data: Data
+    continuous: VaVae
+    discrete: MaskBit
+    generator: Generator
+    models: dict[Name, Model]
+    training: MarTraining
+    samplers: dict[Name, Sampler]
+    runs: dict[Name, Run]
+    strategies: dict[Name, str] = {}
+    evaluation: Evaluation
+    scoring: Scoring
+    measure: Measure = Measure()
+    report: Report = Report()
+    hardware: Hardware = Hardware()
+
+    @property
+    def grid(self) -> int:
+        """Tokens per image side."""
+        return self.data.image_size // self.continuous.stride
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid**2
+
+    @property
+    def guidance_table(self) -> dict[str, str]:
+        """Every strategy this study may name, with where its class lives."""
+        return {**GUIDANCE, **self.strategies}
+
+    def training_of(self, run: str) -> MarTraining:
+        """The study's training with this run's differences applied."""
+        return MarTraining.model_validate({**self.training.model_dump(), **self.runs[run].training})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        for problem in problems(self):
+            raise ValueError(problem)
+        return self
+
+
+def parse_study(content: dict, source: str = "study") -> Study:
+    """A validated study from a mapping, or SpecError listing every problem found."""
+    if not isinstance(content, dict):
+        raise SpecError(f"{source}: expected a mapping of settings, found {type(content).__name__}")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise SpecError(f"{source}:\n{explain(error, Study)}") from None
+
+
+def load_study(path: str | Path) -> Study:
+    """The study in a YAML or JSON file. Raises SpecError."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such study file") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not readable as YAML: {error}") from None
+    return parse_study(content, str(path))
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hex characters that identify settings: sections, plain values, or other digests."""
+
+    def plain(part):
+        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+    text = json.dumps([plain(p) for p in parts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def seed_of(*parts: Any) -> int:
+    """A 63-bit seed that depends on every part: the one way randomness is derived from the spec."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest(), "big") >> 1
