@@ -67,6 +67,7 @@ class Training(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 3.0
     ema_decay: Rate = 0.9999
     precision: Literal["float32", "bfloat16"] = "float32"  # autocast; weights and optimizer stay in float32
+    micro_batch: Count | None = None  # images per forward pass and device, each part with draws of its own; null: all
 
 
 class TokenizerTraining(Training):
@@ -286,10 +287,12 @@ class Report(Section):
 
 
 class Hardware(Section):
-    """How the study runs here. These values do not change the numbers and are left out of every digest."""
+    """How the study runs here, left out of every digest: no value changes what is computed.
+
+    (The number of processes of a training changes which random numbers each image meets, not their distribution.)
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    micro_batch: Count | None = None  # images per forward pass and device in training; null: all at once
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     gpus: Annotated[int, Field(ge=0)] = 0  # per training job, over all nodes; 0: CPU
     nodes: Count = 1

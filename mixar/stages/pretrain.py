@@ -140,7 +140,6 @@ def _train(
             folder=folder,
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
-            micro_batch=study.hardware.micro_batch,
             announce=Progress(name),
         )
         metadata = {
@@ -173,7 +172,7 @@ def _write_statistics(study: Study, layout: Layout) -> None:
         save_weights(layout.statistics, {k: found[k].flatten() for k in ("mean", "std")}, {"source": s.statistics})
         return
     manifest = read_manifest(layout, "train")
-    rng = torch.Generator().manual_seed(seed_of(study.study, "statistics"))
+    rng = torch.Generator().manual_seed(seed_of("statistics"))
     chosen = torch.randperm(len(manifest), generator=rng)[:STATISTICS_IMAGES].sort().values
     device = device_of(study)
     network = vavae.load(s, layout.tokenizer("continuous")).to(device)
@@ -189,7 +188,8 @@ def _write_statistics(study: Study, layout: Layout) -> None:
 def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
     """Copy what this study trained into `folder` as float16, with each file's metadata; the paths written.
 
-    Networks: continuous, discrete, generator, extractor, where the study trains them. Runs: <run>-seed<seed>.
+    Networks: continuous, discrete, generator, extractor, where the study trains them. Runs: <run>-seed<seed>, of those
+    that begin from nothing.
     Raises ValueError, before anything is written, where one of them is not trained yet.
     """
     found = [layout.tokenizer(kind) for kind in TOKENIZERS if getattr(study, kind).train]
@@ -197,7 +197,8 @@ def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
     found += [layout.extractor()] if study.scoring.extractor.train else []
     named = {path: path.name for path in found}
     for run, settings in study.runs.items():
-        named |= {layout.weights(run, seed): f"{run}-seed{seed}.safetensors" for seed in settings.seeds}
+        if not settings.parent and not settings.start:
+            named |= {layout.weights(run, seed): f"{run}-seed{seed}.safetensors" for seed in settings.seeds}
     if absent := [str(path) for path in named if not path.is_file()]:
         raise ValueError(f"publish: not trained yet: {', '.join(absent)}; run the study first")
     for path, name in named.items():

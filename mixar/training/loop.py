@@ -88,7 +88,6 @@ def fit(
     folder: Path,
     context: Context,
     checkpoint_minutes: float,
-    micro_batch: int | None = None,
     announce: Callable[[int, int, str], None],
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
@@ -113,13 +112,13 @@ def fit(
         rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
         lr = learning_rate(s, index / per_epoch)
         start = time.monotonic()
-        scalars = _step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps, micro_batch)
+        scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps)
         ema.update(model)
         row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
         curve.add({**row, "seconds": time.monotonic() - start}, name)
         last = curve.rows[-1]["loss"] if curve.rows else float("nan")
         announce(index + 1, steps, f"loss {last:.4f}")
-        if time.monotonic() - saved > 60 * checkpoint_minutes and index + 1 < steps:
+        if index + 1 < steps and _is_due(context, index, time.monotonic() - saved > 60 * checkpoint_minutes):
             curve.check(name)
             saved = time.monotonic()
             _save(folder, context, model, ema, optimizer, curve, index + 1, seconds + saved - began)
@@ -134,15 +133,34 @@ def _order(seed: int, epoch: int, num_items: int) -> Tensor:
     return torch.randperm(num_items, generator=rng)
 
 
-def _step(wrapped, step: Step, rows, optimizer, s, lr, key, progress, micro_batch) -> dict[str, Tensor]:
-    """One optimizer step over `rows`, in parts of `micro_batch` items; returns detached scalars."""
+def _is_due(context: Context, index: int, mine: bool) -> bool:
+    """True where all processes save now: the main one's clock decides for all, every tenth step."""
+    if context.world_size == 1:
+        return mine
+    wish = torch.tensor(float(mine and context.is_main), device=context.device)
+    return (index + 1) % 10 == 0 and bool(context.mean(wish) > 0)
+
+
+def optimizer_step(
+    wrapped: nn.Module,
+    step: Step,
+    rows: Tensor,
+    optimizer: torch.optim.Optimizer,
+    s: spec.Training,
+    lr: float,
+    key: tuple[int, int, int],
+    progress: float,
+) -> dict[str, Tensor]:
+    """One optimizer step over `rows`, in parts of s.micro_batch items; returns detached scalars.
+
+    key: seed, step and rank, from which each part's randomness follows.
+    """
     device = next(wrapped.parameters()).device
-    parts = rows.split(micro_batch or len(rows))
+    parts = rows.split(s.micro_batch or len(rows))
     totals: dict[str, Tensor] = {}
     for number, part in enumerate(parts):
-        part_seed = seed_of(*key, number)
-        torch.manual_seed(part_seed)  # dropout draws from the global state
-        rng = torch.Generator(device).manual_seed(part_seed)
+        torch.manual_seed(seed_of(*key, number, "dropout"))  # dropout draws from the global state
+        rng = torch.Generator(device).manual_seed(seed_of(*key, number))
         with torch.autocast(device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
             scalars = step(wrapped, part, rng, progress)
         weight = len(part) / len(rows)

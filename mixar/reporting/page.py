@@ -1,0 +1,80 @@
+"""One HTML page with everything a study found: claims first, tables, figures, settings, provenance.
+
+The page stands alone: images lie inside it, and it loads nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from mixar.reporting.claims import RULE, Claim
+from mixar.reporting.tables import Table
+from mixar.spec import Study
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def page(
+    study: Study,
+    rows: pd.DataFrame,
+    claims: Sequence[Claim],
+    tables: Sequence[Table],
+    literature: Sequence[Table],
+    figures: Mapping[str, Path],
+) -> str:
+    """The page as text. figures: PNG files by heading, in the order of the page."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        study=study,
+        claims=claims,
+        rule=RULE,
+        tables=[Markup(t.html()) for t in tables],
+        literature=[Markup(t.html()) for t in literature],
+        figures={heading: _data_address(path) for heading, path in figures.items()},
+        overview=overview(study),
+        settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True),
+        provenance=provenance_table(rows),
+    )
+
+
+def overview(study: Study) -> dict[str, str]:
+    """The study in a few lines, for readers who will not open its settings."""
+    size, sampler = study.data.image_size, study.samplers[study.report.sampler]
+    seeds = sum(len(run.seeds) for run in study.runs.values())
+    return {
+        "Images": f"{study.data.source}, {size} × {size} pixels, {study.data.num_classes} classes",
+        "Tokens": f"{study.grid} × {study.grid}; continuous with {study.continuous.latent_channels} channels, "
+        f"discrete with {study.discrete.bits} bits",
+        "Runs": f"{len(study.runs)}, {seeds} trainings with all seeds",
+        "Sampler": f"{sampler.num_iterations} iterations, {sampler.head_steps} steps of the diffusion head, "
+        f"CFG {sampler.cfg:g} ({sampler.cfg_schedule})",
+        "Evaluation": f"{study.evaluation.num_images:,} images a run, {study.evaluation.labels} labels, "
+        f"protocol {study.scoring.protocol}",
+    }
+
+
+def provenance_table(rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Where the rows came from: one entry for each source, commit, platform, device and set of versions."""
+    found = []
+    keys = ["source", "commit", "dirty", "platform", "device", "versions"]
+    for values, part in rows.groupby(keys, dropna=False, sort=False):
+        entry = dict(zip(keys, values, strict=True))
+        versions = ", ".join(f"{k} {v}" for k, v in json.loads(entry["versions"] or "{}").items())
+        commit = str(entry["commit"])[:12] + (" with changes" if entry["dirty"] is True else "")
+        dates = f"{part['created'].min()} to {part['created'].max()}"
+        found.append({"rows": f"{len(part)} of {entry['source']}", "commit": commit, "platform": str(entry["platform"]),
+                      "device": str(entry["device"]), "versions": versions, "made": dates})  # fmt: skip
+    return found
+
+
+def _data_address(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")

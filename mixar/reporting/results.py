@@ -1,0 +1,237 @@
+"""Result rows: one number a row, with its keys, the run's settings and where it came from, as Parquet.
+
+The form is long: a new metric is new rows, never a new column. Loss curves are Parquet files of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixar.spec import Study
+
+FORMAT = "mixar result rows, version 1"
+SOURCES = ("sample", "reconstruct", "measure")
+
+# Rows that belong to no run of the study: MaskBit's own decoded tokens, and the two tokenizers' reconstructions.
+OTHERS = {"maskbit": "MaskBit's own images", "continuous": "VA-VAE", "discrete": "MaskBit tokenizer"}
+
+SCHEMA = pa.schema(
+    [
+        ("study", pa.string()),
+        ("run", pa.string()),
+        ("sampler", pa.string()),
+        ("seed", pa.int64()),
+        ("source", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),  # 95 % interval
+        ("high", pa.float64()),
+        ("n", pa.int64()),  # images (or repeats) behind the value
+        ("protocol", pa.string()),
+        ("unit", pa.string()),
+        # settings of the run
+        ("label", pa.string()),
+        ("strategy", pa.string()),
+        ("model", pa.string()),
+        ("epochs", pa.int64()),
+        ("epochs_total", pa.int64()),  # with the epochs of every parent
+        ("ti_mix", pa.string()),
+        ("parent", pa.string()),
+        # provenance
+        ("commit", pa.string()),
+        ("dirty", pa.bool_()),
+        ("versions", pa.string()),  # JSON
+        ("platform", pa.string()),
+        ("device", pa.string()),
+        ("digest", pa.string()),
+        ("hashes", pa.string()),  # JSON: sha256 of weights, extractor, reference, as far as they are known
+        ("created", pa.string()),  # ISO 8601, UTC
+    ],
+    metadata={"mixar": FORMAT},
+)
+REQUIRED = ("study", "run", "source", "metric", "value")
+LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "guidance_rate", "seconds")
+ROW_FOLDERS = ("score/sample", "score/reconstruct", "measure")  # features lie beside these and hold no rows
+_PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "pandas", "pyarrow")
+
+
+def make_rows(
+    study: Study,
+    run: str,
+    *,
+    source: str,
+    values: Iterable[Mapping],
+    seed: int | None = None,
+    sampler: str | None = None,
+    protocol: str | None = None,
+    digest: str | None = None,
+    device: str = "cpu",
+    hashes: Mapping[str, str] | None = None,
+) -> list[dict]:
+    """Rows of one run, one for each of `values`.
+
+    values: mappings with metric and value, and low, high, n, unit where they are known. run: a run of the study, or
+    'maskbit', 'continuous', 'discrete'. hashes: sha256 by name, such as {"weights": ..., "extractor": ...}.
+    Raises ValueError for an unknown run or source, an unknown key, or a value that is not finite.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"result rows: source {source!r} is unknown; choose from {', '.join(SOURCES)}")
+    keys = {"study": study.study, "run": run, "sampler": sampler, "seed": seed, "source": source, "protocol": protocol}
+    common = {
+        **keys,
+        **run_settings(study, run),
+        **provenance(),
+        "device": device,
+        "digest": digest,
+        "hashes": json.dumps(dict(hashes or {}), sort_keys=True),
+    }
+    return [{**common, **_checked(value, run)} for value in values]
+
+
+def _checked(value: Mapping, run: str) -> dict:
+    known = {"metric", "value", "low", "high", "n", "unit"}
+    if set(value) - known or not {"metric", "value"} <= set(value):
+        raise ValueError(f"result rows of {run!r}: each value needs metric and value, and may have low, high, n, unit; "
+                         f"found {sorted(value)}")  # fmt: skip
+    if not math.isfinite(value["value"]):
+        raise ValueError(f"result rows of {run!r}: {value['metric']} is {value['value']}; a result must be finite")
+    return dict(value)
+
+
+def run_settings(study: Study, run: str) -> dict:
+    """The columns that describe a run: label, strategy, model, epochs, epochs_total, ti_mix, parent."""
+    if run in study.runs:
+        r = study.runs[run]
+        ti_mix = None if r.ti_mix is None else f"{r.ti_mix.schedule} {r.ti_mix.start:g} to {r.ti_mix.end:g}"
+        return {
+            "label": r.label,
+            "strategy": r.guidance.strategy,
+            "model": r.model,
+            "epochs": study.training_of(run).epochs,
+            "epochs_total": total_epochs(study, run),
+            "ti_mix": ti_mix,
+            "parent": r.parent,
+        }
+    if run not in OTHERS:
+        raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*study.runs, *OTHERS])}")
+    return {"label": OTHERS[run]}
+
+
+def total_epochs(study: Study, run: str) -> int:
+    """Epochs behind a run's weights, its parents' included."""
+    parent = study.runs[run].parent
+    return study.training_of(run).epochs + (total_epochs(study, parent) if parent else 0)
+
+
+@functools.cache
+def _source_state() -> tuple[str, bool | None]:
+    """Commit of this source tree and whether it has changes; ('unknown', None) outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = ["status", "--porcelain", "--untracked-files=no"]
+        changes = subprocess.run([*git, *status], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown", None
+    return commit, bool(changes.strip())
+
+
+@functools.cache
+def _versions() -> str:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return json.dumps(found)
+
+
+def provenance() -> dict:
+    """The columns commit, dirty, versions, platform and created of a row made now."""
+    commit, dirty = _source_state()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": _versions(),
+        "platform": platform.platform(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_rows(path: str | Path, rows: list[dict]) -> None:
+    """Write rows to one Parquet file, under a temporary name first. Raises ValueError for incomplete rows."""
+    if not rows:
+        raise ValueError(f"{path}: no result rows to write")
+    for row in rows:
+        missing = [key for key in REQUIRED if row.get(key) is None]
+        if missing or set(row) - set(SCHEMA.names):
+            raise ValueError(
+                f"{path}: a row lacks {missing} or has unknown columns {sorted(set(row) - set(SCHEMA.names))}"
+            )
+    write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def write_table(path: str | Path, table: pa.Table) -> None:
+    """Write a Parquet file so that it is either whole or absent."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def read_rows(root: str | Path) -> pd.DataFrame:
+    """Every result row below a study's folder, in a stable order.
+
+    Raises ValueError if there is none, or if a file among them is truncated or holds something else.
+    """
+    root = Path(root)
+    files = [f for folder in ROW_FOLDERS for f in sorted((root / folder).rglob("*.parquet"))]
+    if not files:
+        raise ValueError(f"{root}: no result rows in {', '.join(ROW_FOLDERS)}; run the score and measure stages first")
+    tables = [_read_rows_file(f) for f in files]
+    frame = pa.concat_tables(tables).to_pandas()
+    frame["seed"] = frame["seed"].astype("Int64")
+    frame["n"] = frame["n"].astype("Int64")
+    return frame
+
+
+def _read_rows_file(path: Path) -> pa.Table:
+    table = _read_parquet(path)
+    found = (table.schema.metadata or {}).get(b"mixar", b"").decode(errors="replace")
+    if found != FORMAT or table.schema.names != SCHEMA.names:
+        raise ValueError(f"{path}: expected {FORMAT!r}, found {found or 'a foreign Parquet file'!r}; move it away, "
+                         "or delete it and run its stage again")  # fmt: skip
+    return table
+
+
+def read_losses(path: str | Path) -> pd.DataFrame:
+    """A loss curve, one row a recorded step. Raises ValueError if the file is truncated or lacks a column."""
+    frame = _read_parquet(Path(path)).to_pandas()
+    missing = [c for c in LOSS_COLUMNS if c not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{path}: a loss curve has the columns {', '.join(LOSS_COLUMNS)}; missing {', '.join(missing)}"
+        )
+    return frame
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error}); delete it and run its stage again") from error

@@ -1,0 +1,175 @@
+"""`measure`: what one run costs: parameters, FLOPs, tokens, seconds per image, minutes per epoch, peak memory.
+
+Weights are random: they cost what trained ones do. Batches, steps and samplers are the study's own.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from mixar.layout import Digests, Layout
+from mixar.model import cost
+from mixar.model.decode import sample_latents
+from mixar.model.mar import MAR
+from mixar.reporting.results import make_rows, write_rows
+from mixar.spec import Sampler, Study
+from mixar.stages.device import device_of
+from mixar.stages.progress import Progress
+from mixar.stages.tokens import read_manifest
+from mixar.tokens.generator import BitTransformer
+from mixar.tokens.vavae import VaVae
+from mixar.training import loop
+from mixar.training.optim import build_optimizer
+from mixar.training.steps import Guide, training_step
+
+GIB = 2**30
+
+
+def measure(study: Study, layout: Layout, run: str) -> None:
+    """Write layout.measures(run): rows of one run, those that depend on a sampler once for each of the run's samplers.
+
+    Times are medians, with minimum and maximum as low and high. Raises ValueError for an unknown run.
+    """
+    if run not in study.runs:
+        raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
+    num_images = len(read_manifest(layout, "train"))
+    device, samplers = device_of(study), study.runs[run].samplers
+    announce = Progress(f"measure {run}", "parts")
+    torch.manual_seed(0)  # weights and inputs; no number of a row depends on them
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    by_sampler: dict[str | None, list[dict]] = {None: counts(study, run)}
+    for done, name in enumerate(samplers, start=1):
+        by_sampler[name] = sampling_values(study, run, name, device)
+        announce(done, len(samplers) + 1, f"sampler {name}")
+    by_sampler[None] += [training_value(study, run, num_images, device), memory_value(device)]
+    announce(len(samplers) + 1, len(samplers) + 1, "training steps")
+    common = {
+        "source": "measure",
+        "protocol": f"batch {study.measure.batch_size}, random weights",
+        "digest": Digests(study).measure(run),
+        "device": device_name(device),
+    }
+    rows = [make_rows(study, run, sampler=name, values=values, **common) for name, values in by_sampler.items()]
+    write_rows(layout.measures(run), sum(rows, []))
+
+
+def counts(study: Study, run: str) -> list[dict]:
+    """What follows from the settings alone: parameters, training FLOPs and tokens."""
+    tokens = [{"metric": name, "value": n, "unit": "tokens"} for name, n in cost.token_counts(study, run).items()]
+    return [
+        {"metric": "parameters", "value": cost.count_parameters(study, run), "unit": "parameters"},
+        {"metric": "flops_train", "value": cost.flops_train(study, run), "unit": "FLOP/image, forward and backward"},
+        *tokens,
+    ]
+
+
+def sampling_values(study: Study, run: str, sampler: str, device: torch.device) -> list[dict]:
+    """FLOPs and seconds per image; the time once with the VA-VAE's decoder and once for the latents alone.
+
+    MaskBit's tokens are given, as every run shares them; their generation is in neither.
+    """
+    settings, size = study.samplers[sampler], study.measure.batch_size
+    model, decoder = MAR.from_study(study, run).to(device).eval(), VaVae(study.continuous).to(device).eval()
+    batch, rng = _batch(study, device), torch.Generator(device).manual_seed(0)
+    latents: list[Tensor] = []
+
+    @torch.inference_mode()
+    def draw(s: Sampler) -> None:
+        latents[:] = [sample_latents(model, batch["q"], batch["c"], s, rng)]
+
+    @torch.inference_mode()
+    def decode() -> None:
+        decoder.decode(latents[0].transpose(1, 2).unflatten(2, (study.grid, study.grid)))
+
+    draw(settings.model_copy(update={"num_iterations": 2, "head_steps": 2}))  # warm up
+    decode()
+    drawn = [_seconds(lambda: draw(settings), device) for _ in range(study.measure.repeats)]
+    decoded = [_seconds(decode, device) for _ in range(study.measure.repeats)]
+    both = [a + b for a, b in zip(drawn, decoded, strict=True)]
+    return [
+        {"metric": "flops_sample", "value": cost.flops_sample(study, run, settings), "unit": "FLOP/image"},
+        {"metric": "seconds_per_image", "unit": "s, with VA-VAE decoding", **_spread(both, 1 / size)},
+        {"metric": "seconds_per_image_latents", "unit": "s, without VA-VAE decoding", **_spread(drawn, 1 / size)},
+    ]
+
+
+def training_value(study: Study, run: str, num_images: int, device: torch.device) -> dict:
+    """Minutes per epoch of `num_images` images, from whole training steps; under TI-Mix with the generator."""
+    model, settings = MAR.from_study(study, run).to(device).train(), study.training_of(run)
+    optimizer, ema = build_optimizer(model, settings), ModelEmaV3(model, decay=settings.ema_decay)
+    batch, guide = _batch(study, device), _guide(study, run, device)
+    rows = torch.arange(study.measure.batch_size)
+
+    def loss(model: nn.Module, indices: Tensor, rng: torch.Generator, _progress: float) -> dict[str, Tensor]:
+        part = {k: v[indices.to(device)] for k, v in batch.items()}
+        return {"loss": training_step(model, part, settings, rng, guide)}
+
+    def step(number: int) -> None:
+        lr = settings.learning_rate * settings.batch_size / 256
+        loop.optimizer_step(model, loss, rows, optimizer, settings, lr, (0, number, 0), 1.0)
+        ema.update(model)
+
+    step(0)  # warm up
+    times = [_seconds(lambda n=n: step(n), device) for n in range(1, study.measure.train_steps + 1)]
+    scale = num_images / study.measure.batch_size / 60
+    return {"metric": "minutes_per_epoch", "unit": "min", **_spread(times, scale)}
+
+
+def memory_value(device: torch.device) -> dict:
+    """Peak memory of sampling and training: tensors on a GPU, or the resident set of this process on a CPU."""
+    if device.type == "cuda":
+        used, unit = torch.cuda.max_memory_allocated(device), "GiB, GPU tensors"
+    else:
+        used, unit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "GiB, process"
+    return {"metric": "peak_memory_gib", "value": used / GIB, "unit": unit}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the number of CPU threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _batch(study: Study, device: torch.device) -> dict[str, Tensor]:
+    """Random latents, tokens and classes of the measured batch size."""
+    size = (study.measure.batch_size, study.num_tokens)
+    return {
+        "x": torch.randn(*size, study.continuous.latent_channels, device=device),
+        "q": torch.randint(2**study.discrete.bits, size, device=device),
+        "c": torch.randint(study.data.num_classes, size[:1], device=device),
+    }
+
+
+def _guide(study: Study, run: str, device: torch.device) -> Guide | None:
+    ti_mix = study.runs[run].ti_mix
+    if ti_mix is None:
+        return None
+    generator = BitTransformer(study.generator, study.discrete.bits, study.num_tokens, study.data.num_classes)
+    return Guide(generator.to(device).eval().requires_grad_(False), ti_mix, progress=1.0)
+
+
+def _seconds(action: Callable[[], None], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    start = time.perf_counter()
+    action()
+    wait()
+    return time.perf_counter() - start
+
+
+def _spread(times: list[float], scale: float) -> dict:
+    """Median, minimum and maximum of times, scaled, and how many there are."""
+    scaled = [t * scale for t in times]
+    return {"value": statistics.median(scaled), "low": min(scaled), "high": max(scaled), "n": len(scaled)}

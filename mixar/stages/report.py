@@ -1,0 +1,147 @@
+"""`report`: every row, loss curve and image of a study as tables, figures, claims and one page.
+
+What a number means and how a figure looks is settled in reporting/; here are the files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from mixar.data.images import load_images
+from mixar.layout import Layout
+from mixar.reporting import figures, pictures
+from mixar.reporting.claims import Claim, claims_markdown, claims_of
+from mixar.reporting.page import page
+from mixar.reporting.results import read_losses, read_rows, write_table
+from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
+from mixar.reporting.tables import Table, efficiency_table, literature_tables, number, quality_table
+from mixar.spec import Study
+
+LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
+PAIRS = 16  # of Figure 2
+HEADINGS = {
+    "figure2": "Figure 2. MaskBit's decoder and ours on the same tokens",
+    "figure6": "Figure 6. Samples of every run",
+    "figure7": "Figure 7. Balance of quality and cost",
+    "figure8": "Figure 8. TI-Mix against training on",
+    "losses": "Training loss",
+    "reconstructions": "Reconstructions of held-out images",
+}
+
+
+def report(study: Study, layout: Layout) -> None:
+    """Write every file of layout.report_files() and print the summary.
+
+    Raises ValueError where rows, curves or images are missing, damaged, or cannot stand in one table.
+    """
+    files, rows = layout.report_files(), read_rows(layout.root)
+    tables = {"table1": quality_table(study, rows), "table2": efficiency_table(study, rows)}
+    literature = literature_tables(yaml.safe_load(LITERATURE.read_text(encoding="utf-8")))
+    claims = claims_of(study, rows)
+    drawn = {"figure7": figures.figure7(study, rows), "losses": figures.losses_figure(study, _curves(study, layout))}
+    drawn |= {"figure8": figures.figure8(study, rows)} if study.report.figure8 else {}
+    drawn |= image_sheets(study, layout, rows)
+    for name in sorted(drawn):
+        figures.save(drawn[name], layout.report / name)
+    write_table(files["results.parquet"], pa.Table.from_pandas(rows_of(study, rows), preserve_index=False))
+    for name, table in tables.items():
+        for ending, text in table.formats().items():
+            _write(files[f"{name}.{ending}"], text)
+    _write(files["literature.md"], "\n".join(table.markdown() for table in literature))
+    _write(files["claims.md"], claims_markdown(claims))
+    sheets = {heading: files[f"{name}.png"] for name, heading in HEADINGS.items() if name in drawn}
+    kept = rows_of(study, rows)
+    _write(files["report.html"], page(study, kept, claims, list(tables.values()), literature, sheets))
+    text = summary_text(list(tables.values()), claims, files)
+    _write(files["summary.txt"], text)
+    print(text)
+
+
+def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path]) -> str:
+    """The tables, one line a claim, and where the figures lie: what a terminal shows at the end."""
+    paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
+    said = ["The paper's claims in this study, by Fréchet distance", *(claim.line() for claim in claims)]
+    parts = [*(t.text() for t in tables), "\n".join(said)]
+    return "\n\n".join([*parts, "Report and figures\n" + "\n".join(f"  {path}" for path in paths)]) + "\n"
+
+
+def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]:
+    pairs = [(name, seed) for name, run in study.runs.items() for seed in run.seeds]
+    return {pair: read_losses(layout.losses(*pair)) for pair in pairs}
+
+
+# Images
+
+
+def image_sheets(study: Study, layout: Layout, rows: pd.DataFrame) -> dict:
+    """Figure 6, the reconstructions, and Figure 2 where the study has a guided run."""
+    manifest = pq.read_table(layout.manifest)
+    names = dict(zip(manifest["label"].to_pylist(), manifest["class_name"].to_pylist(), strict=True))
+    sheets = {"figure6": _grids(study, layout, names)}
+    sheets["reconstructions"] = _reconstructions(study, layout, manifest, rows)
+    if layout.figure2_run:
+        sheets["figure2"] = _pairs(study, layout, names)
+    return sheets
+
+
+def _shards(study: Study, layout: Layout, run: str) -> list[Path]:
+    """A few sample shards of a run's first seed, spread over the labels: enough for a sheet."""
+    seed = study.runs[run].seeds[0] if run in study.runs else 0
+    count = study.evaluation.num_shards
+    numbers = np.unique(np.linspace(0, count - 1, min(count, study.report.grid[0])).round().astype(int))
+    return [layout.samples(run, seed, headline_sampler(study, run) or "default", int(i)) for i in numbers]
+
+
+def _grids(study: Study, layout: Layout, names: dict[int, str]):
+    """Figure 6: the same classes and indices for every run."""
+    index, label = pictures.read_labels(_shards(study, layout, next(iter(study.runs))))
+    chosen = pictures.pick_rows(index, label, *study.report.grid)
+    wanted = [i for _, indices in chosen for i in indices]
+    grids = {}
+    for run in study.runs:
+        images = pictures.read_selected(_shards(study, layout, run), wanted)
+        parts = np.split(images, np.cumsum([len(indices) for _, indices in chosen])[:-1])
+        grids[study.runs[run].label] = [(names[c], part) for (c, _), part in zip(chosen, parts, strict=True)]
+    return pictures.figure6(grids)
+
+
+def _pairs(study: Study, layout: Layout, names: dict[int, str]):
+    run = layout.figure2_run
+    index, label = pictures.read_labels(_shards(study, layout, run))
+    wanted = pictures.pick_varied(index, label, PAIRS)
+    classes = [names[int(label[index == i][0])] for i in wanted]
+    ours, theirs = (pictures.read_selected(_shards(study, layout, r), wanted) for r in (run, "maskbit"))
+    return pictures.figure2(ours, theirs, study.runs[run].label, classes)
+
+
+def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.DataFrame):
+    paths = {kind: [layout.reconstruction(kind, s) for s in range(study.data.num_shards)]
+             for kind in ("continuous", "discrete")}  # fmt: skip
+    index, label = pictures.read_labels(paths["continuous"])
+    wanted = pictures.pick_varied(index, label, pictures.RECONSTRUCTIONS)
+    originals = manifest.filter(pc.is_in(manifest["index"], pa.array(wanted, pa.int64())))
+    originals = originals.take([originals["index"].to_pylist().index(i) for i in wanted])
+    labels = {"continuous": "VA-VAE", "discrete": "MaskBit"}
+    decoded = {labels[kind]: pictures.read_selected(paths[kind], wanted) for kind in labels}
+    name = distance_name(study, rows, "reconstruct")
+    whole = {}
+    for kind, tokenizer in labels.items():
+        psnr, rfd = (summarise(study, rows, kind, metric, "reconstruct") for metric in ("psnr", "rfd"))
+        whole[tokenizer] = f"{number(psnr.mean)} dB, {name} {number(rfd.mean)} over n = {psnr.n}"
+    images = load_images(originals, study.data.image_size).numpy()
+    return pictures.reconstruction_sheet(images, decoded, originals["name"].to_pylist(), whole)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

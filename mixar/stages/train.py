@@ -1,0 +1,172 @@
+"""`train`: one run of the study with one seed, from scratch, from a parent run's weights or from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from mixar import assets
+from mixar.data.shards import TokenStore
+from mixar.layout import Digests, Layout
+from mixar.model.mar import MAR
+from mixar.reporting.results import LOSS_COLUMNS, provenance, write_table
+from mixar.spec import Study, seed_of
+from mixar.stages.device import device_of
+from mixar.stages.progress import Progress
+from mixar.tokens import generator as bits
+from mixar.tokens.weights import load_module, save_weights
+from mixar.training import checkpoints, distributed
+from mixar.training.distributed import Context
+from mixar.training.loop import Fit, Step, fit, total_steps
+from mixar.training.steps import Guide, training_step
+
+
+def train(study: Study, layout: Layout, run: str, seed: int) -> None:
+    """Write layout.weights(run, seed) and layout.losses(run, seed); an interrupted training is resumed.
+
+    Raises ValueError before any training for unknown names, missing or unfit files and settings that do not fit.
+    """
+    check_names(study, run, seed)
+    settings = study.training_of(run)
+    store = TokenStore(layout.token_shards())
+    _check_store(study, layout, store)
+    rows = store.rows("train")
+    total_steps(settings, len(rows))
+    model = _initial_model(study, layout, run, seed)
+    context = distributed.start(device_of(study))
+    name = f"train {run} seed {seed}"
+    folder = layout.checkpoints("train", f"{run}-seed{seed}", Digests(study).train(run, seed))
+    with _held(layout.weights(run, seed), folder, context) as is_finished:
+        if is_finished:
+            return
+        result = fit(
+            model.to(context.device),
+            _step_of(study, layout, run, store, rows, context.device),
+            settings,
+            name=name,
+            num_items=len(rows),
+            seed=seed_of(seed, "train", _generation(study, run)),
+            folder=folder,
+            context=context,
+            checkpoint_minutes=study.hardware.checkpoint_minutes,
+            announce=Progress(name) if context.is_main else lambda *_: None,
+        )
+        if context.is_main:
+            _publish(study, layout, run, seed, result, context)
+            checkpoints.discard(folder)
+    context.stop()
+
+
+@contextmanager
+def _held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
+    """Hold the checkpoints for all processes of this training; True if another one wrote `output` in the meantime.
+
+    A driver that was killed may have left its training alive: the next one waits for it and has nothing left to do.
+    """
+    before = _written(output)
+    with checkpoints.lease(folder) if context.is_main else nullcontext():
+        changed = torch.tensor(float(context.is_main and _written(output) != before), device=context.device)
+        yield bool(context.mean(changed) > 0)
+
+
+def _written(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def check_names(study: Study, run: str, seed: int) -> None:
+    """Raise ValueError unless the study has this run with this seed."""
+    if run not in study.runs:
+        raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
+    if seed not in study.runs[run].seeds:
+        raise ValueError(f"run {run!r} has no seed {seed}; it has {list(study.runs[run].seeds)}")
+
+
+def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
+    """Raise ValueError unless the token shards fit the study's grid, channels and codes."""
+    where = layout.token_shard(0).parent
+    for what, found, wanted in (
+        ("tokens an image", store.num_tokens, study.num_tokens),
+        ("latent channels", store.channels, study.continuous.latent_channels),
+    ):
+        if found != wanted:
+            raise ValueError(f"{where}: the shards hold {found} {what}, the study has {wanted}; run `tokenize` again")
+    if len(store) and int(store.labels.max()) >= study.data.num_classes:
+        raise ValueError(
+            f"{where}: class {int(store.labels.max())} is outside the study's {study.data.num_classes} classes; "
+            "run `tokenize` again"
+        )
+
+
+def _initial_model(study: Study, layout: Layout, run: str, seed: int) -> nn.Module:
+    """The run's network at its first step: random weights of `seed`, or those of its parent or `start` file."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "init"))
+        model = MAR.from_study(study, run)
+    path = _start_file(study, layout, run, seed)
+    return load_module(model, path) if path else model
+
+
+def _start_file(study: Study, layout: Layout, run: str, seed: int) -> Path | None:
+    r = study.runs[run]
+    if r.parent:
+        path = layout.weights(r.parent, seed)
+        if not path.is_file():
+            raise ValueError(f"runs.{run}.parent: {path} is missing; train run {r.parent!r} with seed {seed} first")
+        return path
+    if r.start:
+        try:
+            return assets.resolve(r.start.format(seed=seed))
+        except ValueError as error:
+            raise ValueError(f"runs.{run}.start: {error}; give a weights file of this model and guidance") from None
+    return None
+
+
+def _generation(study: Study, run: str) -> int:
+    """How many runs came before this one: a continued run must not repeat its parent's batches and noise.
+
+    Runs of equal generation and seed see the same batches in the same order: their comparison is paired.
+    """
+    r = study.runs[run]
+    return 1 + _generation(study, r.parent) if r.parent else int(r.start is not None)
+
+
+def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Tensor, device: torch.device) -> Step:
+    """The step that `fit` repeats: a batch of the training split, each image mirrored with probability 1/2."""
+    ti_mix, settings = study.runs[run].ti_mix, study.training_of(run)
+    frozen = bits.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
+
+    def step(model: nn.Module, indices: Tensor, rng: torch.Generator, progress: float) -> dict[str, Tensor | float]:
+        flip = torch.rand(len(indices), generator=rng, device=device) < 0.5
+        batch = {k: v.to(device) for k, v in store.batch(rows[indices], flip.cpu()).items()}
+        guide = Guide(frozen, ti_mix, progress) if ti_mix else None
+        loss = training_step(model, batch, settings, rng, guide)
+        return {"loss": loss, "guidance_rate": guide.rate if guide else 1.0}
+
+    return step
+
+
+def _publish(study: Study, layout: Layout, run: str, seed: int, result: Fit, context: Context) -> None:
+    columns = {name: [row[name] for row in result.curve] for name in LOSS_COLUMNS}
+    columns["step"] = [int(step) for step in columns["step"]]
+    write_table(layout.losses(run, seed), pa.table(columns))
+    metadata = {
+        "kind": "train",
+        "study": study.study,
+        "run": run,
+        "settings": study.runs[run].model_dump(mode="json") | {"training": study.training_of(run).model_dump()},
+        "digest": Digests(study).train(run, seed),
+        "seed": seed,
+        "steps": result.steps,
+        "wall_seconds": round(result.seconds, 1),
+        "device": str(context.device),
+        "processes": context.world_size,
+        "command": " ".join(sys.argv),
+        **provenance(),
+    }
+    save_weights(layout.weights(run, seed), result.weights, metadata)

@@ -1,0 +1,169 @@
+"""The house: who may import whom, how long a file may be, and that the lists of packages agree."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "mixar").rglob("*.py"))
+GROUND = {"spec_problems", "spec", "layout", "assets"}
+
+# Part of the package -> the parts it may import besides itself and the ground floor.
+MAY_IMPORT = {
+    "spec": set(),
+    "spec_problems": set(),
+    "assets": set(),
+    "layout": set(),
+    "model": set(),
+    "data": set(),
+    "tokens": set(),
+    "scoring": set(),
+    "reporting": set(),
+    "training": {"model", "tokens"},
+    "stages": {"model", "data", "tokens", "scoring", "training", "reporting"},
+    "__main__": {"stages"},
+    "__init__": set(),
+}
+# The ground floor itself, from the bottom: each may import only what stands before it.
+FLOORS = ["spec_problems", "spec", "layout", "assets"]
+# Inside model/: later files may import earlier ones.
+MODEL_ORDER = [["masking", "diffusion", "layers", "ti_mix"], ["head", "guidance"], ["mar"], ["decode", "cost"]]
+
+
+def imports(path):
+    """Dotted names that a file imports, those inside functions included, those for type hints alone left out."""
+    tree = ast.parse(path.read_text())
+    hints = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    skipped = {inner for block in hints for inner in ast.walk(block)}
+    for node in (n for n in ast.walk(tree) if n not in skipped):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path):
+    return path.relative_to(ROOT / "mixar").parts[0].removesuffix(".py")
+
+
+def own_imports(path):
+    """Pairs (part, module) of mixar that a file imports."""
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "mixar" and len(parts) > 1:
+            yield parts[1], parts[2] if len(parts) > 2 else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    part = part_of(path)
+    allowed = MAY_IMPORT[part] | {part} | (set(FLOORS[: FLOORS.index(part)]) if part in GROUND else GROUND)
+
+    surplus = {found for found, _ in own_imports(path)} - allowed
+
+    assert not surplus, f"{part} may not import {surplus}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in GROUND], ids=lambda p: p.name)
+def test_the_ground_floor_knows_no_torch(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "timm", "torch_fidelity", "safetensors"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "model"], ids=lambda p: p.name)
+def test_model_files_import_only_what_stands_before_them(path):
+    floor = {name: i for i, names in enumerate(MODEL_ORDER) for name in names}
+    own = floor.get(path.stem, len(MODEL_ORDER))
+
+    for part, module in own_imports(path):
+        assert part != "model" or floor.get(module, 0) <= own, f"{path.name} may not import {module}"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "model"], ids=lambda p: p.name)
+def test_the_model_knows_no_rank_no_device_and_no_global_randomness(path):
+    text = path.read_text()
+
+    for word in ("torch.distributed", ".cuda(", "manual_seed", "os.environ", "np.random", "open("):
+        assert word not in text, f"{path.name} uses {word}"
+
+
+def test_training_takes_only_the_generator_of_the_tokens():
+    for path in MODULES:
+        if part_of(path) == "training":
+            taken = {module for part, module in own_imports(path) if part == "tokens"}
+            assert taken <= {"generator", "weights"}, f"{path.name} imports {taken}"
+
+
+def test_only_one_module_speaks_to_other_processes():
+    users = {
+        str(path.relative_to(ROOT)) for path in MODULES if any(n.startswith("torch.distributed") for n in imports(path))
+    }
+
+    assert users <= {"mixar/training/distributed.py"}
+
+
+def test_plugins_and_package_never_meet():
+    for path in (ROOT / "workflow" / "plugins").rglob("*.py"):
+        assert not any(name.split(".")[0] == "mixar" for name in imports(path)), path
+    for path in MODULES:
+        assert not any(name.split(".")[0].startswith("snakemake") for name in imports(path)), path
+
+
+def test_no_file_is_longer_than_400_lines():
+    folders = ("mixar", "workflow", "tests", "resources", "benchmarks")
+    files = [p for f in folders for s in ("py", "smk") for p in (ROOT / f).rglob(f"*.{s}")]
+    files.append(ROOT / "workflow" / "Snakefile")
+
+    long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text().splitlines())) > 400}
+
+    assert not long
+
+
+def test_no_weights_are_read_with_a_plain_pickle():
+    for path in MODULES:
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) pickle", text, re.M), path
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, f"{path}: {call}"
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project["dependencies"] + project["optional-dependencies"]["dev"]
+
+
+def name_of(requirement):
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
+
+
+def test_environment_yml_lists_the_packages_of_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+
+    assert sorted(pip) == sorted(requirements())
+
+
+def test_the_lock_pins_and_hashes_every_package_and_names_no_index():
+    text = (ROOT / "requirements.lock").read_text()
+
+    entries = re.findall(r"^([A-Za-z0-9._-]+)==\S+(.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*)", text, re.M)
+
+    assert {name_of(r) for r in requirements()} <= {name.lower() for name, _ in entries}
+    assert all("--hash=sha256:" in rest for _, rest in entries)
+    assert "://" not in text
+    assert "index-url" not in text
+
+
+def test_every_imported_package_is_required():
+    stdlib = __import__("sys").stdlib_module_names
+    distribution = {"PIL": "pillow", "yaml": "pyyaml", "torch_fidelity": "torch-fidelity"}
+    required = {name_of(r) for r in requirements()}
+
+    used = {name.split(".")[0] for path in MODULES for name in imports(path)} - stdlib - {"mixar"}
+
+    assert {distribution.get(name, name) for name in used} <= required

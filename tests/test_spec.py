@@ -1,0 +1,265 @@
+"""The study: what is accepted, what is refused and in which words, and what its digests depend on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mixar.layout import Digests, Layout
+from mixar.spec import SpecError, load_study, parse_study, seed_of
+
+
+def refusal(content):
+    with pytest.raises(SpecError) as caught:
+        parse_study(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "demo", "smoke"])
+def test_every_committed_study_is_valid(name, root):
+    study = load_study(root / "config" / f"{name}.yaml")
+
+    assert study.study == name
+
+
+def test_the_scratch_demo_differs_from_the_demo_only_in_name_and_starts(root):
+    demo = yaml.safe_load((root / "config" / "demo.yaml").read_text())
+    overlay = yaml.safe_load((root / "config" / "demo-scratch.yaml").read_text())
+
+    started = {name for name, run in demo["runs"].items() if "start" in run}
+
+    assert set(overlay) == {"study", "title", "runs"}
+    assert started <= set(overlay["runs"]) <= set(demo["runs"])
+    assert all(run == {"start": None} for run in overlay["runs"].values())
+
+
+def test_the_paper_study_holds_every_run_the_paper_reports(root):
+    study = load_study(root / "config" / "imagenet256.yaml")
+
+    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 50, 64)
+    for run in study.report.figure7:
+        assert study.training_of(run).epochs == 320
+    parts = study.report.figure8
+    assert [study.training_of(r).epochs for r in (parts.parent, parts.plain, parts.ti_mix)] == [200, 200, 200]
+    assert study.runs[parts.plain].parent == study.runs[parts.ti_mix].parent == parts.parent
+
+
+def test_a_study_survives_the_way_through_json(smoke, tmp_path):
+    study = parse_study(smoke)
+    file = tmp_path / "study.json"
+
+    file.write_text(study.model_dump_json())
+
+    assert load_study(file) == study
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "near"),
+    [
+        ((), "sampelrs", "samplers"),
+        (("data",), "image_sise", "image_size"),
+        (("training",), "learing_rate", "learning_rate"),
+        (("runs", "mar"), "guidence", "guidance"),
+        (("generator", "sampler"), "guidance_scal", "guidance_scale"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_valid_one(smoke, path, key, near):
+    section = smoke
+    for part in path:
+        section = section[part]
+    section[key] = 1
+
+    message = refusal(smoke)
+
+    assert repr(key) in message
+    assert f"did you mean {near!r}?" in message
+
+
+def test_an_unknown_strategy_is_refused_with_the_nearest_valid_one(smoke):
+    smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "dc_mxi"
+
+    message = refusal(smoke)
+
+    assert "runs.dc_mix.guidance.strategy: 'dc_mxi' is unknown; did you mean 'dc_mix'?" in message
+
+
+def test_a_study_may_name_a_strategy_of_its_own(smoke):
+    smoke["strategies"] = {"mine": "my_package:Mine"}
+    smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "mine"
+    for name in ("dc_mix_long", "dc_mix_timix"):
+        smoke["runs"][name]["guidance"]["strategy"] = "mine"
+
+    study = parse_study(smoke)
+
+    assert study.guidance_table["mine"] == "my_package:Mine"
+
+
+def remove(*path):
+    def change(content):
+        for part in path[:-1]:
+            content = content[part]
+        del content[path[-1]]
+
+    return change
+
+
+def put(*path_and_value):
+    *path, key, value = path_and_value
+
+    def change(content):
+        for part in path:
+            content = content[part]
+        content[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (remove("data", "image_size"), "data.image_size: is missing"),
+        (put("data", "image_size", 36), "image_size divisible by 8, found 36"),
+        (put("continuous", "multipliers", [1, 1, 1]), "grids differ: 8 and 4 tokens a side"),
+        (remove("continuous", "train"), "continuous: give `weights` (a file) or `train`"),
+        (remove("generator", "train"), "generator: give `weights` (a file) or `train`"),
+        (put("discrete", "channels", 48), "discrete.channels: 48 is no multiple of 32"),
+        (put("discrete", "bits", 5), "generator.splits: 2 does not divide discrete.bits 5"),
+        (put("models", "tiny", "heads", 3), "models.tiny.width: 32 is not divisible by heads 3"),
+        (put("runs", "mar", "model", "tny"), "runs.mar.model: 'tny' is unknown; did you mean 'tiny'?"),
+        (put("runs", "mar", "samplers", ["quick"]), "runs.mar.samplers: 'quick' is unknown"),
+        (put("runs", "mar", "training", {"epoch": 3}), "did you mean 'epochs'?"),
+        (put("runs", "mar", "ti_mix", {"schedule": "linear"}), "TI-Mix mixes discrete tokens"),
+        (put("runs", "dc_mix_long", "parent", "dc_mx"), "runs.dc_mix_long.parent: 'dc_mx' is unknown"),
+        (put("runs", "dc_mix_long", "parent", "mar"), "has another model or guidance"),
+        (put("runs", "dc_mix_long", "parent", "dc_mix_long"), "dc_mix_long -> dc_mix_long is a circle"),
+        (put("runs", "dc_mix_long", "seeds", [0, 7]), "has no seed [7]"),
+        (put("runs", "dc_mix_long", "start", "weights.safetensors"), "keep one"),
+        (put("report", "figure8", "plain", "nobody"), "report.figure8: 'nobody' is unknown"),
+        (put("samplers", "default", "head_steps", 1), "samplers.default.head_steps"),
+        (put("study", "Not A Folder"), "study"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
+    change(smoke)
+
+    assert said in refusal(smoke)
+
+
+def test_every_problem_of_form_is_listed_at_once(smoke):
+    smoke["data"]["image_size"] = -1
+    smoke["training"]["epochs"] = "many"
+
+    message = refusal(smoke)
+
+    assert "data.image_size" in message
+    assert "training.epochs" in message
+
+
+def test_files_that_are_no_study_are_named(tmp_path):
+    with pytest.raises(SpecError, match="no such study file"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(SpecError, match="not readable as YAML"):
+        load_study(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(SpecError, match="expected a mapping"):
+        load_study(tmp_path / "list.yaml")
+
+
+def digests(content):
+    d = Digests(parse_study(content))
+    return {
+        "tokenize": d.tokenize(),
+        "generate": d.generate(),
+        "mar": d.train("mar", 0),
+        "dc_mix": d.train("dc_mix", 0),
+        "dc_mix_long": d.train("dc_mix_long", 0),
+        "dc_mix_timix": d.train("dc_mix_timix", 0),
+        "sample mar": d.sample("mar", 0, "default"),
+        "score": d.score(),
+    }
+
+
+TRAININGS = {"mar", "dc_mix", "dc_mix_long", "dc_mix_timix"}
+
+
+@pytest.mark.parametrize(
+    ("change", "concerned"),
+    [
+        (put("hardware", "gpus", 4), set()),
+        (put("runs", "mar", "label", "Plain"), set()),
+        (put("samplers", "default", "cfg", 1.5), {"sample mar"}),
+        (put("training", "epochs", 3), TRAININGS | {"sample mar"}),
+        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar"}),
+        (put("runs", "dc_mix", "training", {"epochs": 3}), {"dc_mix", "dc_mix_long", "dc_mix_timix"}),
+        (put("runs", "dc_mix_timix", "ti_mix", {"end": 0.5}), {"dc_mix_timix"}),
+        (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar"}),
+        (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate", "sample mar"}),
+        (put("scoring", "kid_subsets", 5), {"score"}),
+    ],
+)
+def test_a_changed_setting_concerns_exactly_the_stages_that_depend_on_it(smoke, change, concerned):
+    before = digests(smoke)
+
+    change(smoke)
+    after = digests(smoke)
+
+    assert {name for name in before if before[name] != after[name]} == concerned
+
+
+def test_digests_do_not_depend_on_the_process(smoke, root):
+    code = (
+        "import yaml; from mixar.layout import Digests; from mixar.spec import *;"
+        "print(Digests(load_study('config/smoke.yaml')).train('dc_mix_timix', 0), seed_of('a', 1))"
+    )
+
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert outputs == {f"{Digests(parse_study(smoke)).train('dc_mix_timix', 0)} {seed_of('a', 1)}\n"}
+
+
+def test_seeds_differ_wherever_a_part_differs():
+    seeds = {seed_of(*parts) for parts in [(0,), (1,), (0, 0), ("0",), (0, "a"), (0, "b"), ("a", 0)]}
+
+    assert len(seeds) == 7
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_every_file_of_a_study_has_a_path_of_its_own(smoke):
+    study = parse_study(smoke)
+    layout = Layout(study, "elsewhere")
+    runs = [(n, s) for n, r in study.runs.items() for s in r.seeds]
+
+    paths = [layout.manifest, layout.generator, layout.statistics, layout.study_file, layout.extractor()]
+    paths += [layout.tokenizer(kind) for kind in ("continuous", "discrete")]
+    paths += [f(i) for f in (layout.token_shard, layout.generated_shard) for i in range(2)]
+    paths += [f(n, s) for f in (layout.weights, layout.losses) for n, s in runs]
+    images = [layout.samples(n, s, "default", 0) for n, s in runs] + [layout.reconstruction("discrete", 0)]
+    paths += images + [layout.features(path) for path in images]
+    paths += [layout.scores("sample", n, s, "default") for n, s in runs] + [layout.measures(n) for n in study.runs]
+
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to("elsewhere/smoke") for path in paths)
+
+
+def test_parsing_a_study_imports_no_torch(root):
+    code = (
+        "import sys; from mixar import assets, layout, spec;"
+        "spec.load_study('config/imagenet256.yaml'); print('torch' in sys.modules)"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+
+    assert found == "False\n"

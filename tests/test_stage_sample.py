@@ -1,0 +1,147 @@
+"""`sample`: paired noise, the way back from latents to pixels, shards that stand alone, and errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toy_runs import toy_study, write_inputs
+
+from mixar.data.images import read_images
+from mixar.data.shards import read_generated
+from mixar.model.mar import MAR
+from mixar.stages.sample import latent_decoder, latent_statistics, sample
+from mixar.tokens import maskbit, vavae
+from mixar.tokens.weights import save_weights
+
+SHARDS = (0, 1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A study whose runs have weights: `mar` has the same ones for both seeds, `mix` others."""
+    study = toy_study(tmp_path)
+    layout = write_inputs(study)
+    for run, seed in (("mar", 0), ("mar", 1), ("mix", 0)):
+        torch.manual_seed(5)
+        model = MAR.from_study(study, run)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+        save_weights(layout.weights(run, seed), model.state_dict(), {})
+    return study, layout
+
+
+def images_of(layout, run, seed, shard, sampler="default"):
+    return read_images(layout.samples(run, seed, sampler, shard))
+
+
+def test_every_evaluation_image_is_drawn_once_with_its_label(drawn):
+    study, layout = drawn
+
+    for shard in SHARDS:
+        sample(study, layout, "mix", 0, "default", shard)
+
+    parts = [images_of(layout, "mix", 0, shard) for shard in SHARDS]
+    assert np.concatenate([index for index, _, _ in parts]).tolist() == list(range(6))
+    for shard, (_, labels, images) in zip(SHARDS, parts, strict=True):
+        assert labels.tolist() == read_generated([layout.generated_shard(shard)])[1].tolist()
+        assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
+
+
+def test_all_runs_and_seeds_meet_the_same_noise(drawn):
+    study, layout = drawn
+
+    sample(study, layout, "mar", 0, "default", 0)
+    sample(study, layout, "mar", 1, "default", 0)
+    sample(study, layout, "mix", 0, "default", 0)
+
+    first, equal, other = (images_of(layout, *names, 0)[2] for names in (("mar", 0), ("mar", 1), ("mix", 0)))
+    assert np.array_equal(first, equal) and not np.array_equal(first, other)
+
+
+def test_a_shard_does_not_depend_on_which_others_were_drawn_before(drawn):
+    study, layout = drawn
+    for shard in SHARDS:
+        sample(study, layout, "mix", 0, "default", shard)
+    after = images_of(layout, "mix", 0, 1)[2]
+
+    torch.manual_seed(99)
+    sample(study, layout, "mix", 0, "default", 1)
+
+    assert np.array_equal(after, images_of(layout, "mix", 0, 1)[2])
+
+
+def test_batches_have_noise_of_their_own(drawn):
+    study, layout = drawn
+    sample(study, layout, "mar", 0, "default", 0)
+
+    images = images_of(layout, "mar", 0, 0)[2]  # batches of 3 and 1, equal labels, and MAR ignores the tokens
+
+    assert not np.array_equal(images[0], images[3])
+
+
+def test_maskbit_is_the_decoded_tokens_themselves(drawn):
+    study, layout = drawn
+    tokens, _, _ = read_generated([layout.generated_shard(1)])
+    model = maskbit.load(study.discrete, layout.tokenizer("discrete"))
+
+    sample(study, layout, "maskbit", 0, "default", 1)
+
+    expected = (model.decode_tokens(tokens) * 255).round().byte().movedim(1, -1)
+    assert np.array_equal(images_of(layout, "maskbit", 0, 1)[2], expected.detach().numpy())
+
+
+@torch.no_grad()
+def test_latents_are_denormalised_and_laid_out_row_by_row(drawn):
+    study, layout = drawn
+    z = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    normalised = (z.flatten(2).transpose(1, 2) - 1.0) / 2.0  # the toy statistics: mean 1, std 2
+
+    images = latent_decoder(study, layout, CPU)(normalised)
+
+    model = vavae.load(study.continuous, layout.tokenizer("continuous"))
+    torch.testing.assert_close(images, (model.decode(z) + 1) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_one_scale_replaces_the_statistics(tmp_path):
+    study = toy_study(tmp_path, continuous={"scale": 0.25})
+    layout = write_inputs(study)
+    layout.statistics.unlink()
+
+    mean, std = latent_statistics(study, layout)
+
+    assert mean.tolist() == [0.0] * 8 and std.tolist() == [4.0] * 8
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("mer", 0, "default", 0), "'mer' is unknown; choose from mar, mix, ti, maskbit"),
+        (("mix", 3, "default", 0), r"no seed 3; it has \[0\]"),
+        (("mix", 0, "quick", 0), "'quick' is unknown; choose from default"),
+        (("mix", 0, "default", 2), "shard 2 is none of the study's 2"),
+        (("ti", 0, "default", 0), "no such weights file"),
+    ],
+)
+def test_unknown_names_and_missing_weights_are_said(drawn, names, message):
+    study, layout = drawn
+
+    with pytest.raises(ValueError, match=message):
+        sample(study, layout, *names)
+
+
+def test_statistics_of_another_tokenizer_are_refused(drawn):
+    study, layout = drawn
+    save_weights(layout.statistics, {"mean": torch.zeros(4), "std": torch.ones(4)}, {})
+
+    with pytest.raises(ValueError, match=r"expected 'mean' of shape \[8\], found \[4\]"):
+        sample(study, layout, "mix", 0, "default", 0)
+
+
+def test_generated_tokens_of_another_grid_are_refused(drawn, tmp_path):
+    _, layout = drawn
+    larger = toy_study(tmp_path, data={"image_size": 16})
+
+    with pytest.raises(ValueError, match="16 tokens an image, and the study's grid has 64"):
+        sample(larger, layout, "maskbit", 0, "default", 0)

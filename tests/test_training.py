@@ -1,0 +1,270 @@
+"""The training loop, its schedule and average, and the state it resumes from."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mixar.spec import Training
+from mixar.training import checkpoints
+from mixar.training.distributed import Context
+from mixar.training.loop import Curve, Fit, fit, total_steps
+from mixar.training.optim import build_optimizer, learning_rate, parameter_groups
+
+ALONE = Context(0, 1, torch.device("cpu"))
+NUM_ITEMS = 10
+ITEMS = torch.randn(NUM_ITEMS, 3, generator=torch.Generator().manual_seed(1))
+
+
+def settings(**changes) -> Training:
+    return Training(**{"epochs": 3, "batch_size": 4, "learning_rate": 0.64, "ema_decay": 0.5, **changes})
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+
+
+def noisy_step(model, rows, rng, progress):
+    """Randomness from both sources a network may use: the step's generator, and dropout's global state."""
+    x = ITEMS[rows]
+    return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
+
+
+def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, **changes) -> Fit:
+    return fit(
+        model or network(),
+        step,
+        settings(**changes),
+        name="toy",
+        num_items=NUM_ITEMS,
+        seed=3,
+        folder=folder,
+        context=ALONE,
+        checkpoint_minutes=minutes,
+        announce=announce or (lambda *_: None),
+    )
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_seconds(curve: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in curve]
+
+
+@pytest.mark.parametrize("stopped_at", range(2, 7))
+def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stopped_at):
+    def stop(done, total, note):
+        if done == stopped_at:  # a step is announced before it is saved, so this one is done again
+            raise KeyboardInterrupt
+
+    whole = run_fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "broken", announce=stop)
+    other_weights = network().apply(lambda m: nn.init.ones_(m.weight) if isinstance(m, nn.Linear) else None)
+    resumed = run_fit(tmp_path / "broken", model=other_weights)
+
+    assert same(whole.weights, resumed.weights)
+    assert without_seconds(whole.curve) == without_seconds(resumed.curve)
+
+
+def test_a_finished_state_is_not_trained_any_further(tmp_path):
+    first = run_fit(tmp_path)
+
+    def refuse(*_):
+        raise AssertionError("no step is left")
+
+    again = run_fit(tmp_path, step=refuse)
+    assert same(first.weights, again.weights) and again.seconds < first.seconds + 5
+
+
+def test_randomness_depends_on_the_seed_and_the_step_and_not_on_what_ran_before(tmp_path):
+    first = run_fit(tmp_path / "a")
+    torch.rand(17)
+    second = run_fit(tmp_path / "b", minutes=1e6)
+
+    assert same(first.weights, second.weights)
+
+
+def test_dropout_and_the_steps_generator_draw_different_numbers(tmp_path):
+    drawn = []
+
+    def step(model, rows, rng, progress):
+        drawn.append((torch.rand(100, generator=rng), torch.rand(100)))
+        return {"loss": model(ITEMS[rows]).square().mean()}
+
+    run_fit(tmp_path, step=step)
+
+    assert not any(torch.equal(own, dropout) for own, dropout in drawn)
+
+
+def test_an_epoch_meets_every_item_at_most_once_in_an_order_of_its_own(tmp_path):
+    met = []
+
+    def step(model, rows, rng, progress):
+        met.append(rows.tolist())
+        return noisy_step(model, rows, rng, progress)
+
+    run_fit(tmp_path, step=step)
+
+    epochs = [met[i] + met[i + 1] for i in (0, 2, 4)]  # 10 items in batches of 4: two steps an epoch
+    assert all(len(rows) == len(set(rows)) == 8 for rows in epochs)
+    assert len({tuple(rows) for rows in epochs}) == 3
+
+
+def test_progress_rises_from_zero_in_equal_steps(tmp_path):
+    seen = []
+
+    def step(model, rows, rng, progress):
+        seen.append(progress)
+        return noisy_step(model, rows, rng, progress)
+
+    run_fit(tmp_path, step=step)
+
+    assert seen == [i / 6 for i in range(6)]
+
+
+def test_weights_are_the_exponential_average_over_steps(tmp_path):
+    model, history = nn.Linear(3, 3), []
+    start = model.weight.detach().clone()
+
+    def record(*_):
+        history.append(model.weight.detach().clone())
+
+    fitted = run_fit(tmp_path, model=model, announce=record)
+
+    average = start
+    for weight in history:
+        average = 0.5 * average + 0.5 * weight
+    torch.testing.assert_close(fitted.weights["weight"], average)
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path):
+    def curve(micro_batch):
+        torch.manual_seed(0)
+        folder = tmp_path / str(micro_batch)
+        return run_fit(folder, step=step, model=nn.Linear(3, 1), micro_batch=micro_batch).curve
+
+    def step(model, rows, rng, progress):
+        return {"loss": (model(ITEMS[rows]) - 1).square().mean()}
+
+    for whole, parts in zip(curve(None), curve(3), strict=True):
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+def test_gradients_are_clipped_to_the_norm_and_reported_before(tmp_path):
+    def step(model, rows, rng, progress):
+        return {"loss": 1e6 * model.weight.sum()}
+
+    seen = []
+    model = nn.Linear(1, 1, bias=False)
+    hook = model.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad))
+    fitted = run_fit(tmp_path, step=step, model=model, clip_norm=2.0, epochs=1)
+    hook.remove()
+
+    assert fitted.curve[0]["grad_norm"] == pytest.approx(1e6)
+    assert seen[0].norm().item() == pytest.approx(2.0, rel=1e-4)  # clipped in place
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_it_and_the_step(tmp_path):
+    def step(model, rows, rng, progress):
+        loss = noisy_step(model, rows, rng, progress)["loss"]
+        return {"loss": loss * float("nan") if progress >= 0.5 else loss}
+
+    with pytest.raises(FloatingPointError, match="toy: loss nan .* at step 4"):
+        run_fit(tmp_path, step=step)
+
+    state = checkpoints.load_state(tmp_path, ALONE.device)
+    assert state["done"] == 3 and all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_rows_of_the_loss_curve_are_means_over_steps():
+    curve = Curve(every=2)
+    for step, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
+        curve.add({"step": step, "epoch": step / 2, "loss": torch.tensor(loss), "grad_norm": 1.0}, "toy")
+    curve.flush("toy")
+
+    assert [(row["step"], row["loss"]) for row in curve.rows] == [(2, 2.0), (3, 5.0)]
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    assert total_steps(settings(), 11) == 3 * 2
+    with pytest.raises(ValueError, match="batch_size: 4 exceeds the 3 training images"):
+        total_steps(settings(), 3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_learning_rates_are_those_of_mar(schedule):
+    vectors = load_file(Path(__file__).parent / "vectors" / "mar_schedule.safetensors")
+    warmup, total, rate, floor = vectors["lr/args_warmup_total_lr_min"].tolist()
+    rates = {"learning_rate": rate * 256 / 4, "schedule": schedule, "final_rate": floor}
+    s = settings(epochs=int(total), warmup_epochs=warmup, **rates)
+
+    found = [learning_rate(s, epoch) for epoch in vectors["lr/epoch"].tolist()]
+
+    assert found == pytest.approx(vectors[f"lr/{schedule}"].tolist(), rel=1e-12, abs=1e-18)
+
+
+def test_vectors_biases_and_the_diffusion_head_do_not_decay_and_tables_do():
+    model = nn.ModuleDict({"trunk": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "diffloss": nn.Linear(2, 2)})
+    model.register_parameter("fake_latent", nn.Parameter(torch.zeros(1, 2)))
+    model["frozen"] = nn.Linear(2, 2).requires_grad_(False)
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    plain, decayed = parameter_groups(model, 0.02)
+
+    assert {names[id(p)] for p in decayed["params"]} == {"trunk.weight", "fake_latent"}
+    assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.02
+    assert sum(len(g["params"]) for g in (plain, decayed)) == 7
+    assert build_optimizer(model, settings()).defaults["betas"] == (0.9, 0.95)
+
+
+def test_a_damaged_checkpoint_is_named_with_what_would_do(tmp_path):
+    assert checkpoints.load_state(tmp_path, ALONE.device) is None
+    run_fit(tmp_path)
+    state = tmp_path / checkpoints.STATE
+    state.write_bytes(state.read_bytes()[:200])
+
+    with pytest.raises(ValueError, match=r"state.pt: damaged checkpoint .* delete it"):
+        run_fit(tmp_path)
+
+
+def test_a_checkpoint_replaces_the_last_one_and_leaves_nothing_else(tmp_path):
+    run_fit(tmp_path)
+
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoints.STATE]
+    assert torch.load(tmp_path / checkpoints.STATE, weights_only=True)["done"] == 6
+    checkpoints.discard(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_a_second_process_waits_until_the_first_one_lets_go(tmp_path):
+    said, entered = [], threading.Event()
+
+    def second():
+        with checkpoints.lease(tmp_path, said.append):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with checkpoints.lease(tmp_path):
+        thread.start()
+        assert not entered.wait(0.3)
+    thread.join(5)
+
+    assert entered.is_set() and "waiting" in said[0]
+
+
+def test_a_small_network_learns(tmp_path):
+    torch.manual_seed(0)
+    fitted = run_fit(tmp_path, step=lambda m, rows, *_: {"loss": (m(ITEMS[rows]) - ITEMS[rows]).square().mean()},
+                     model=nn.Linear(3, 3), epochs=120, ema_decay=0.0, minutes=1e6)  # fmt: skip
+
+    assert fitted.curve[-1]["loss"] < 0.1 * fitted.curve[0]["loss"]

@@ -1,0 +1,160 @@
+"""Progress of a workflow in one line, with an estimate of the time left: `snakemake --logger mixar`.
+
+On a terminal the line is refreshed in place; elsewhere every finished or failed job prints one. Warnings and errors
+are shown as Snakemake formats them, log paths included. The Snakefile announces the jobs and the minutes expected of
+each (a record with `mixar_jobs`: job id -> (rule, minutes)); everything else comes from Snakemake's own events.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+
+NOTHING_TO_DO = "Nothing to be done"
+
+
+@dataclass
+class Progress:
+    """Which jobs wait, run and are done, and how long the rest will take. Times are seconds of one clock."""
+
+    began: float
+    expected: dict[int, tuple[str, float]] = field(default_factory=dict)  # job id -> rule, seconds
+    names: dict[int, str] = field(default_factory=dict)
+    running: dict[int, float] = field(default_factory=dict)  # job id -> when it started
+    done: set[int] = field(default_factory=set)
+    measured: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # rule -> seconds of its jobs
+
+    def start(self, job: int, now: float) -> None:
+        self.running[job] = now
+
+    def finish(self, job: int, now: float) -> float:
+        """Seconds that the job took."""
+        seconds = now - self.running.pop(job, now)
+        self.done.add(job)
+        self.measured[self.rule(job)].append(seconds)
+        return seconds
+
+    def fail(self, job: int) -> None:
+        self.running.pop(job, None)
+
+    def rule(self, job: int) -> str:
+        return self.expected.get(job, ("", 0.0))[0]
+
+    def seconds_of(self, job: int) -> float:
+        """How long a job takes: the mean of its rule's finished jobs; before there is one, what the rule announced,
+        scaled by how the finished rules compare with their own announcements."""
+        rule, announced = self.expected[job]
+        if self.measured[rule]:
+            return sum(self.measured[rule]) / len(self.measured[rule])
+        finished = [j for j in self.done if j in self.expected]
+        promised = sum(self.expected[j][1] for j in finished)
+        taken = sum(sum(seconds) for seconds in self.measured.values())
+        return announced * (taken / promised if promised else 1.0)
+
+    def seconds_left(self, now: float) -> float:
+        """Work that remains, over the number of jobs that ran side by side so far."""
+        work = 0.0
+        for job in self.expected.keys() - self.done:
+            elapsed = now - self.running[job] if job in self.running else 0.0
+            work += max(self.seconds_of(job) - elapsed, 0.0)
+        busy = sum(sum(seconds) for seconds in self.measured.values()) + sum(now - t for t in self.running.values())
+        side_by_side = max(busy / (now - self.began), 1.0) if now > self.began else 1.0
+        return work / side_by_side
+
+    def line(self, now: float) -> str:
+        running = ", ".join(self.names.get(job, self.rule(job)) for job in self.running)
+        total = max(len(self.expected), len(self.done) + len(self.running))
+        left = f"about {clock(self.seconds_left(now))} left" if self.expected else "estimating"
+        line = f"{len(self.done)}/{total} jobs, {clock(now - self.began)} elapsed, {left}"
+        return f"{line}: {running}" if running else line
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:42, 12:05 or 3:10:00."""
+    minutes, rest = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class LogHandler(LogHandlerBase):
+    """Turns Snakemake's events into the progress line."""
+
+    def __post_init__(self) -> None:
+        self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        self.is_terminal = self.stream.isatty()
+        self.progress: Progress | None = None
+        self.closed = threading.Event()
+        self.drawing = threading.RLock()
+        if self.is_terminal:
+            threading.Thread(target=self._refresh, daemon=True).start()
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = False  # Snakemake's own: it follows --quiet
+    has_formatter = False  # Snakemake's own, for what is not progress
+    needs_rulegraph = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one event. In a dry run everything is printed as Snakemake prints it."""
+        event, now = getattr(record, "event", None), time.monotonic()
+        if hasattr(record, "mixar_jobs"):
+            jobs = record.mixar_jobs.items()
+            self.progress = Progress(now, {job: (rule, 60.0 * (minutes or 1)) for job, (rule, minutes) in jobs})
+        elif event == LogEvent.JOB_ERROR and self.progress:
+            self.progress.fail(record.jobid)
+            self._print(self.format(record))
+        elif self.common_settings.dryrun or record.levelno >= logging.WARNING:
+            self._print(self.format(record))
+        elif str(record.msg).startswith(NOTHING_TO_DO):
+            self._print("Everything is up to date; nothing to do.")
+        elif self.progress:
+            self._follow(record, event, now)
+
+    def _follow(self, record: logging.LogRecord, event: LogEvent | None, now: float) -> None:
+        progress = self.progress
+        if event == LogEvent.JOB_INFO:
+            progress.names[record.jobid] = " ".join([record.rule_name, *record.wildcards.values()])
+            progress.start(record.jobid, now)
+            self._draw(now)
+        elif event == LogEvent.JOB_FINISHED and record.job_id not in progress.done:
+            seconds = progress.finish(record.job_id, now)
+            name = progress.names.get(record.job_id, progress.rule(record.job_id))
+            if self.is_terminal:
+                self._draw(now)
+            else:
+                self._print(f"{name} took {clock(seconds)}. {progress.line(now)}")
+
+    def _print(self, text: str) -> None:
+        """A line of its own, above the progress line."""
+        with self.drawing:
+            if text and text != "None":
+                self.stream.write(("\r\033[K" if self.is_terminal else "") + text + "\n")
+                self.stream.flush()
+
+    def _draw(self, now: float) -> None:
+        if self.is_terminal and self.progress and not self.closed.is_set():
+            with self.drawing:
+                width = shutil.get_terminal_size().columns - 1
+                self.stream.write("\r\033[K" + self.progress.line(now)[:width])
+                self.stream.flush()
+
+    def _refresh(self) -> None:
+        while not self.closed.wait(1.0):
+            self._draw(time.monotonic())
+
+    def close(self) -> None:
+        if not self.closed.is_set():
+            self.closed.set()
+            if self.is_terminal and self.progress:
+                with self.drawing:
+                    self.stream.write("\r\033[K" + self.progress.line(time.monotonic()) + "\n")
+                    self.stream.flush()
+        super().close()

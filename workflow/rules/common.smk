@@ -1,0 +1,124 @@
+# The study, its paths and digests, and the functions that rules use. No rule stands here.
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+from mixar import assets
+from mixar.layout import Digests, Layout
+from mixar.spec import SpecError, digest, parse_study
+
+try:
+    STUDY = parse_study(dict(config), source="study")
+    MISSING = assets.missing(STUDY)
+except (SpecError, ValueError) as error:
+    raise WorkflowError(str(error)) from None
+
+LAYOUT = Layout(STUDY)
+DIGESTS = Digests(STUDY)
+STUDY_FILE = str(LAYOUT.study_file)
+ENVIRONMENT = "../../environment.yml"
+IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
+TOKEN_SHARDS = range(STUDY.data.num_shards)
+KINDS = ("continuous", "discrete")
+MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
+SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
+GPUS_PER_NODE = -(-STUDY.hardware.gpus // STUDY.hardware.nodes)  # of a training
+ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every other stage that runs a network
+
+# One process per GPU. A job over several nodes is launched by its executor, once on each node.
+TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node={GPUS_PER_NODE} -m mixar"
+TRAINING_COMMAND = TORCHRUN if GPUS_PER_NODE > 1 else "python -m mixar"
+
+# Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def external(value, **names):
+    """A file or folder that the study names, as an input where it is there; the stage itself refuses without it."""
+    path = assets.locate(value.format(**names)) if value else None
+    return [str(path)] if path and path.exists() else []
+
+
+def parent_weights(wildcards):
+    parent = STUDY.runs[wildcards.run].parent
+    return [LAYOUT.weights(parent, wildcards.seed)] if parent else []
+
+
+def start_file(wildcards):
+    return external(STUDY.runs[wildcards.run].start, seed=wildcards.seed)
+
+
+def mixing_generator(wildcards):
+    return [LAYOUT.generator] if STUDY.runs[wildcards.run].ti_mix else []
+
+
+def sampled_networks(wildcards):
+    """What turns generated tokens into images: MaskBit's decoder alone, or a run with the VA-VAE's."""
+    if wildcards.run == "maskbit":
+        return [LAYOUT.tokenizer("discrete")]
+    return [LAYOUT.weights(wildcards.run, wildcards.seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
+
+
+def sample_digest(wildcards):
+    if wildcards.run == "maskbit":
+        return digest("sample", DIGESTS.generate(), DIGESTS.tokenizer("discrete"))
+    return DIGESTS.sample(wildcards.run, int(wildcards.seed), wildcards.sampler)
+
+
+def sample_features(wildcards):
+    names = wildcards.run, wildcards.seed, wildcards.sampler
+    return [LAYOUT.features(LAYOUT.samples(*names, shard)) for shard in IMAGE_SHARDS]
+
+
+def reconstruction_features(wildcards):
+    return [LAYOUT.features(LAYOUT.reconstruction(wildcards.kind, shard)) for shard in TOKEN_SHARDS]
+
+
+def shown_images():
+    """What the report's image sheets are cut from: samples, and reconstructions of both tokenizers."""
+    samples = [LAYOUT.samples(*names, shard) for names in SAMPLES for shard in IMAGE_SHARDS]
+    return samples + [LAYOUT.reconstruction(kind, shard) for kind in KINDS for shard in TOKEN_SHARDS]
+
+
+def all_scores():
+    return [LAYOUT.scores("sample", *names) for names in SAMPLES] + [LAYOUT.scores("reconstruct", k) for k in KINDS]
+
+
+def table_files(name):
+    return [LAYOUT.report / f"{name}.{suffix}" for suffix in ("md", "csv", "tex", "html")]
+
+
+def figure_files(name):
+    return [LAYOUT.report / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+
+
+def write_study_file():
+    """The validated study as the jobs read it; left alone while it says the same."""
+    text = STUDY.model_dump_json(indent=2)
+    path = LAYOUT.study_file
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text)
+        os.replace(temporary, path)
+
+
+def announce_jobs():
+    """Tell the progress line which jobs will run and how many minutes each is expected to take."""
+    jobs = workflow.dag.needrun_jobs()
+    expected = {workflow.dag.jobid(job): (job.rule.name, job.resources.get("runtime")) for job in jobs}
+    logger.info(None, extra={"mixar_jobs": expected})
+
+
+def announce_missing():
+    """Say once, in the main process, which files outside the study are not there yet."""
+    lines = [f"  {key} = {value}, looked for at {assets.locate(value)}" for key, value in MISSING.items()]
+    logger.warning("\n".join([f"{STUDY.study} needs {len(lines)} files or folders that are not there:", *lines]))
+
+
+if MISSING and workflow.is_main_process:
+    announce_missing()

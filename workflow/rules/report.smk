@@ -1,0 +1,29 @@
+# Tables, figures and the HTML page, from the Parquet rows of every stage.
+
+
+rule report:
+    input:
+        manifest=LAYOUT.manifest,
+        scores=all_scores(),
+        measures=[LAYOUT.measures(run) for run in STUDY.runs],
+        losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
+        images=shown_images(),
+    output:
+        report(table_files("table1"), caption="../report/table1.rst", category="Tables", subcategory="Table 1"),
+        report(table_files("table2"), caption="../report/table2.rst", category="Tables", subcategory="Table 2"),
+        report(figure_files("figure7"), caption="../report/figure7.rst", category="Figures", subcategory="Balance"),
+        LAYOUT.report / "summary.txt",
+        LAYOUT.report / "index.html",
+    log:
+        LAYOUT.log("report"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        runtime=30,
+        mem_mb=16000,
+    params:
+        study=STUDY_FILE,
+        settings=digest(STUDY.model_dump(mode="json", exclude={"hardware"})),
+    shell:
+        "python -m mixar report --study {params.study} > {log} 2>&1"

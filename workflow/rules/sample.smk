@@ -1,0 +1,134 @@
+# Images, their features, and the scores made of them.
+
+
+rule sample:
+    input:
+        tokens=LAYOUT.generated_shard("{shard}"),
+        networks=sampled_networks,
+    output:
+        LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}"),
+    log:
+        LAYOUT.log("sample", "{run}", "seed{seed}", "{sampler}", "{shard}"),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=60,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=sample_digest,
+    shell:
+        "python -m mixar sample --study {params.study} --run {wildcards.run} --seed {wildcards.seed} "
+        "--sampler {wildcards.sampler} --shard {wildcards.shard} > {log} 2>&1"
+
+
+rule reconstruct:
+    input:
+        manifest=LAYOUT.manifest,
+        tokenizer=LAYOUT.tokenizer("{kind}"),
+    output:
+        LAYOUT.reconstruction("{kind}", "{shard}"),
+    log:
+        LAYOUT.log("reconstruct", "{kind}", "{shard}"),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=30,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=lambda w: digest("reconstruct", DIGESTS.tokenizer(w.kind), STUDY.data.num_shards),
+    shell:
+        "python -m mixar reconstruct --study {params.study} --kind {wildcards.kind} "
+        "--shard {wildcards.shard} > {log} 2>&1"
+
+
+rule score_features:
+    input:
+        images=LAYOUT.root / "{images}.parquet",
+        extractor=LAYOUT.extractor(),
+    output:
+        LAYOUT.features(LAYOUT.root / "{images}.parquet"),
+    log:
+        LAYOUT.log("score_features", "{images}"),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=30,
+        mem_mb=16000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=DIGESTS.extractor(),
+    shell:
+        "python -m mixar score --study {params.study} --images {input.images} > {log} 2>&1"
+
+
+rule score_reference:
+    input:
+        manifest=LAYOUT.manifest,
+        extractor=LAYOUT.extractor(),
+    output:
+        LAYOUT.reference_features("{split}"),
+    log:
+        LAYOUT.log("score_reference", "{split}"),
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        runtime=240,
+        mem_mb=64000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=DIGESTS.extractor(),
+    shell:
+        "python -m mixar score --study {params.study} --reference {wildcards.split} > {log} 2>&1"
+
+
+rule score:
+    input:
+        reference=expand(LAYOUT.reference_features("{split}"), split=("train", "held_out")),
+        features=sample_features,
+    output:
+        LAYOUT.scores("sample", "{run}", "{seed}", "{sampler}"),
+    log:
+        LAYOUT.log("score", "{run}", "seed{seed}", "{sampler}"),
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        runtime=60,
+        mem_mb=64000,
+    params:
+        study=STUDY_FILE,
+        settings=DIGESTS.score(),
+    shell:
+        "python -m mixar score --study {params.study} --run {wildcards.run} --seed {wildcards.seed} "
+        "--sampler {wildcards.sampler} > {log} 2>&1"
+
+
+rule score_reconstruction:
+    input:
+        reference=LAYOUT.reference_features("held_out"),
+        features=reconstruction_features,
+    output:
+        LAYOUT.scores("reconstruct", "{kind}"),
+    log:
+        LAYOUT.log("score_reconstruction", "{kind}"),
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        runtime=60,
+        mem_mb=64000,
+    params:
+        study=STUDY_FILE,
+        settings=DIGESTS.score(),
+    shell:
+        "python -m mixar score --study {params.study} --kind {wildcards.kind} > {log} 2>&1"

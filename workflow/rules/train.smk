@@ -1,0 +1,53 @@
+# Training: the one stage that may take several GPUs or nodes. It resumes from its own checkpoints, which are kept
+# outside the declared output, because Snakemake deletes declared files before a job starts again.
+
+
+rule train:
+    input:
+        tokens=LAYOUT.token_shards(),
+        generator=mixing_generator,
+        parent=parent_weights,
+        start=start_file,
+    output:
+        weights=LAYOUT.weights("{run}", "{seed}"),
+        losses=LAYOUT.losses("{run}", "{seed}"),
+    log:
+        LAYOUT.log("train", "{run}", "seed{seed}"),
+    wildcard_constraints:
+        run="|".join(STUDY.runs),
+    conda:
+        ENVIRONMENT
+    threads: 8 * max(GPUS_PER_NODE, 1)
+    resources:
+        runtime=2880,
+        mem_mb=32000 * max(GPUS_PER_NODE, 1),
+        nodes=STUDY.hardware.nodes,
+        gpus_per_node=GPUS_PER_NODE,
+    params:
+        study=STUDY_FILE,
+        settings=lambda w: DIGESTS.train(w.run, int(w.seed)),
+    shell:
+        f"{TRAINING_COMMAND} train " "--study {params.study} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule measure:
+    input:
+        LAYOUT.manifest,
+    output:
+        LAYOUT.measures("{run}"),
+    log:
+        LAYOUT.log("measure", "{run}"),
+    wildcard_constraints:
+        run="|".join(STUDY.runs),
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        runtime=30,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=lambda w: DIGESTS.measure(w.run),
+    shell:
+        "python -m mixar measure --study {params.study} --run {wildcards.run} > {log} 2>&1"
