@@ -1,7 +1,7 @@
 """The verbs: `python -m mixar VERB --study FILE`, one for each stage, called by the workflow and by hand.
 
 Every verb loads the study, calls one function of `mixar.stages`, and prints what a user can mend as one message.
-Stages are imported where they are called: `--help` must not wait for torch.
+Stages are imported where they are called, after what can be checked without them: importing torch takes seconds.
 """
 
 from __future__ import annotations
@@ -42,74 +42,85 @@ def load(path: Path) -> tuple[Study, Layout]:
 @app.command()
 def ingest(study: StudyFile) -> None:
     """Index the images into one Parquet manifest."""
+    loaded = load(study)
     from mixar.stages import tokens
 
-    tokens.ingest(*load(study))
+    tokens.ingest(*loaded)
 
 
 @app.command()
 def tokenizer(study: StudyFile, kind: Kind) -> None:
     """Import the weights of a tokenizer, or train a small one where the study says so."""
+    loaded, layout = load(study)
+    _kind(kind)
     from mixar.stages import pretrain
 
-    pretrain.tokenizer(*load(study), _kind(kind))
+    pretrain.tokenizer(loaded, layout, kind)
 
 
 @app.command()
 def tokenize(study: StudyFile, shard: Shard) -> None:
     """Encode images and mirrored images to continuous latents and discrete tokens."""
+    loaded = load(study)
     from mixar.stages import tokens
 
-    tokens.tokenize(*load(study), shard)
+    tokens.tokenize(*loaded, shard)
 
 
 @app.command()
 def generator(study: StudyFile) -> None:
     """Import the weights of MaskBit's generator, or train a small one where the study says so."""
+    loaded = load(study)
     from mixar.stages import pretrain
 
-    pretrain.generator(*load(study))
+    pretrain.generator(*loaded)
 
 
 @app.command()
 def extractor(study: StudyFile) -> None:
     """Import the weights of the feature network behind the scores, or train a small one."""
+    loaded = load(study)
     from mixar.stages import pretrain
 
-    pretrain.extractor(*load(study))
+    pretrain.extractor(*loaded)
 
 
 @app.command()
 def generate(study: StudyFile, shard: Shard) -> None:
     """Draw the discrete tokens of the evaluation labels, once for every run."""
+    loaded = load(study)
     from mixar.stages import tokens
 
-    tokens.generate(*load(study), shard)
+    tokens.generate(*loaded, shard)
 
 
 @app.command()
 def train(study: StudyFile, run: RunName, seed: Seed = 0) -> None:
     """Train one run; continue from its checkpoint where there is one."""
+    loaded, layout = load(study)
+    _run(loaded, run)
     from mixar.stages import train as stage
 
-    loaded, layout = load(study)
-    stage.train(loaded, layout, _run(loaded, run), seed)
+    stage.train(loaded, layout, run, seed)
 
 
 @app.command()
 def sample(study: StudyFile, run: RunName, shard: Shard, seed: Seed = 0, sampler: SamplerName = "default") -> None:
     """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves."""
+    loaded = load(study)
     from mixar.stages import sample as stage
 
-    stage.sample(*load(study), run, seed, sampler, shard)
+    stage.sample(*loaded, run, seed, sampler, shard)
 
 
 @app.command()
 def reconstruct(study: StudyFile, kind: Kind, shard: Shard) -> None:
     """Encode and decode one shard of the held-out images."""
+    loaded, layout = load(study)
+    _kind(kind)
     from mixar.stages import tokens
 
-    tokens.reconstruct(*load(study), _kind(kind), shard)
+    tokens.reconstruct(loaded, layout, kind, shard)
 
 
 @app.command()
@@ -128,9 +139,11 @@ def score(
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) or "none of them"
         raise ValueError(f"score: give one of --images, --reference, --run, --kind; found {found}")
+    loaded, layout = load(study)
+    if kind is not None:
+        _kind(kind)
     from mixar.stages import score as stage
 
-    loaded, layout = load(study)
     if images is not None:
         stage.score_features(loaded, layout, images)
     elif reference is not None:
@@ -138,24 +151,26 @@ def score(
     elif run is not None:
         stage.score(loaded, layout, "sample", run, seed, sampler)
     else:
-        stage.score(loaded, layout, "reconstruct", _kind(kind))
+        stage.score(loaded, layout, "reconstruct", kind)
 
 
 @app.command()
 def measure(study: StudyFile, run: RunName) -> None:
     """Count parameters, FLOPs and tokens of a run; time it here."""
+    loaded, layout = load(study)
+    _run(loaded, run)
     from mixar.stages import measure as stage
 
-    loaded, layout = load(study)
-    stage.measure(loaded, layout, _run(loaded, run))
+    stage.measure(loaded, layout, run)
 
 
 @app.command()
 def report(study: StudyFile) -> None:
     """Join every result into the paper's tables and figures, and one HTML page."""
+    loaded = load(study)
     from mixar.stages import report as stage
 
-    stage.report(*load(study))
+    stage.report(*loaded)
 
 
 @app.command()
@@ -189,16 +204,14 @@ def check(study: StudyFile) -> None:
         print(f"  missing: {key} = {value}, expected at {files.locate(value)}")
 
 
-def _kind(name: str | None) -> str:
+def _kind(name: str) -> None:
     if name not in ("continuous", "discrete"):
         raise ValueError(f"--kind: {name!r} is unknown; choose from continuous, discrete")
-    return name
 
 
-def _run(study: Study, name: str) -> str:
+def _run(study: Study, name: str) -> None:
     if name not in study.runs:
         raise ValueError(f"--run: {name!r} is unknown; choose from {', '.join(study.runs)}")
-    return name
 
 
 def main() -> None:

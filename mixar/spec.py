@@ -206,6 +206,7 @@ class Sampler(Section):
     cfg: Annotated[float, Field(ge=0)] = 3.0
     cfg_schedule: Literal["linear", "constant"] = "linear"
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    clip: Annotated[float, Field(gt=0)] | None = None  # bound on predicted latents, in their std; null: none, as in MAR
 
 
 class Evaluation(Section):

@@ -160,3 +160,19 @@ def test_the_bins_of_the_likelihood_fill_the_line():
     probability = (-discretised_nll(x, x_at_border - mean, log_variance)).exp()
 
     assert abs(probability.sum() - 1) < 1e-9
+
+
+@pytest.mark.parametrize("index", [0, 3, 9])
+def test_clipping_bounds_the_latents_that_a_step_predicts(index):
+    process, rng = Diffusion().respaced(10), torch.Generator().manual_seed(index)
+    x_t, predicted, noise = (torch.randn(50, 3, generator=rng) for _ in range(3))
+    c = process.at(index)
+    output = torch.cat([predicted, torch.zeros_like(predicted)], 1)
+
+    clipped = process.step(output, x_t, index, noise, clip=0.5)
+
+    implied = ((x_t - c.spread * predicted) / c.signal).clamp(-0.5, 0.5)
+    same = torch.cat([(x_t - c.signal * implied) / c.spread, torch.zeros_like(predicted)], 1)
+    assert torch.allclose(clipped, process.step(same, x_t, index, noise), atol=1e-4)
+    far = process.step(output, x_t, index, noise, clip=1e9)
+    assert torch.equal(far, process.step(output, x_t, index, noise))

@@ -9,10 +9,10 @@ from mixar.scoring.features import (
     extract,
     load_extractor,
     load_network,
-    save_network,
     training_loss,
 )
 from mixar.spec import Extractor, ExtractorTraining
+from mixar.weights import file_sha256, save_weights
 
 SETTINGS = Extractor(network="subgroup-cnn", weights="x", channels=8)
 TRAINING = ExtractorTraining(epochs=1, batch_size=16, learning_rate=1.0e-3, label_smoothing=0.0)
@@ -73,8 +73,9 @@ def test_augmentation_keeps_white_images_near_white_and_moves_drawings_by_two_pi
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, dtype):
     model = network().half().float()
-    save_network(tmp_path / "a.safetensors", model, {"seed": 0}, dtype)
-    save_network(tmp_path / "b.safetensors", load_network(SETTINGS, tmp_path / "a.safetensors"), {"command": "again"})
+    save_weights(tmp_path / "a.safetensors", model.state_dict(), {"seed": 0}, dtype)
+    loaded = load_network(SETTINGS, tmp_path / "a.safetensors")
+    save_weights(tmp_path / "b.safetensors", loaded.state_dict(), {"command": "again"})
 
     first, second = (load_extractor(SETTINGS, tmp_path / f"{name}.safetensors") for name in "ab")
 
@@ -88,7 +89,7 @@ def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, d
 def test_other_weights_have_another_name(tmp_path):
     names = set()
     for seed in (0, 1):
-        save_network(tmp_path / f"{seed}.safetensors", network(seed=seed), {})
+        save_weights(tmp_path / f"{seed}.safetensors", network(seed=seed).state_dict(), {})
         names.add(load_extractor(SETTINGS, tmp_path / f"{seed}.safetensors").name)
 
     assert len(names) == 2
@@ -96,19 +97,19 @@ def test_other_weights_have_another_name(tmp_path):
 
 def test_files_that_hold_no_fitting_network_are_refused(tmp_path):
     model = network()
-    save_network(tmp_path / "good.safetensors", model, {})
+    save_weights(tmp_path / "good.safetensors", model.state_dict(), {})
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:200])
     save_file({"other": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     model.head.bias.data[0] = float("nan")
-    save_network(tmp_path / "nan.safetensors", model, {})
+    save_weights(tmp_path / "nan.safetensors", model.state_dict(), {})
     wide = Extractor(network="subgroup-cnn", weights="x", channels=16)
 
     for name, settings, message in (
-        ("missing", SETTINGS, "no such feature network"),
+        ("missing", SETTINGS, "no such weights file"),
         ("cut", SETTINGS, "damaged"),
         ("foreign", SETTINGS, "head.weight"),
-        ("nan", SETTINGS, "not finite in head.bias"),
-        ("good", wide, "channels 16"),
+        ("nan", SETTINGS, "head.bias: holds values that are not finite"),
+        ("good", wide, "does not fit SubgroupCNN"),
     ):
         with pytest.raises(ValueError, match=message):
             load_network(settings, tmp_path / f"{name}.safetensors")
@@ -120,7 +121,7 @@ def test_sizes_that_the_network_cannot_have_are_refused():
 
 
 def test_images_of_another_size_and_no_images_are_refused(tmp_path):
-    save_network(tmp_path / "a.safetensors", network(), {})
+    save_weights(tmp_path / "a.safetensors", network().state_dict(), {})
     extractor = load_extractor(SETTINGS, tmp_path / "a.safetensors")
 
     with pytest.raises(ValueError, match="16 x 16"):
@@ -133,7 +134,7 @@ def test_missing_or_altered_inception_weights_are_refused_with_path_size_and_has
     settings = Extractor(network="inception-v3", weights="x")
     altered = tmp_path / "altered.pth"
     altered.write_bytes(b"no weights")
-    save_network(tmp_path / "unknown.safetensors", network(), {"sha256": "0" * 64})
+    save_weights(tmp_path / "unknown.safetensors", network().state_dict(), {"sha256": "0" * 64})
 
     for path in (tmp_path / "missing.pth", altered, tmp_path / "unknown.safetensors"):
         with pytest.raises(ValueError, match=f"{path}.*95628359 bytes, sha256 6726825d"):
@@ -144,11 +145,11 @@ def test_verified_inception_weights_load_from_the_released_file_and_from_the_imp
     released = tmp_path / "released.pth"
     skeleton(monkeypatch)
     torch.save({"weight": torch.arange(4.0)}, released)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", features.sha256_of(released))
+    monkeypatch.setattr(features, "INCEPTION_SHA256", file_sha256(released))
     settings = Extractor(network="inception-v3", weights="x")
 
     first = load_network(settings, released)
-    save_network(tmp_path / "imported.safetensors", first, {"sha256": features.sha256_of(released)})
+    save_weights(tmp_path / "imported.safetensors", first.state_dict(), {"sha256": file_sha256(released)})
     second = load_network(settings, tmp_path / "imported.safetensors")
 
     assert torch.equal(first.weight, torch.arange(4.0)) and torch.equal(second.weight, first.weight)

@@ -12,7 +12,7 @@ from mixar.data.shards import read_generated
 from mixar.model.mar import MAR
 from mixar.stages.sample import latent_decoder, latent_statistics, sample
 from mixar.tokens import maskbit, vavae
-from mixar.tokens.weights import save_weights
+from mixar.weights import save_weights
 
 SHARDS = (0, 1)
 CPU = torch.device("cpu")

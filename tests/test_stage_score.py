@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from mixar.data.images import ingest_manifest, load_images, write_images, write_table
 from mixar.layout import Layout
-from mixar.scoring.features import build_network, load_extractor, save_network
+from mixar.scoring.features import build_network, load_extractor
 from mixar.scoring.protocols import PROTOCOLS, distance_name, load_statistics, protocol_of
 from mixar.spec import parse_study
 from mixar.stages import score as stage
+from mixar.weights import save_weights
 
 SIZE, SHARD, NUM_IMAGES = 16, 20, 60
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
@@ -65,7 +66,8 @@ def house(smoke, pictures, tmp_path):
 
 def new_network(study, layout, seed):
     torch.manual_seed(seed)
-    save_network(layout.extractor(), build_network(study.scoring.extractor, num_classes=6, image_size=SIZE), {})
+    network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
+    save_weights(layout.extractor(), network.state_dict(), {})
 
 
 def draw(layout, images, run="mar", seed=0, shards=(0, 1, 2)):

@@ -11,7 +11,7 @@ from mixar.spec import SpecError
 from mixar.stages import tokens as stage
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
-from mixar.tokens.weights import save_weights
+from mixar.weights import save_weights
 
 EMOJI = {"source": "emoji", "path": "resources/noto-emoji-32.parquet", "num_classes": 9, "limit": 30, "num_shards": 2}
 

@@ -22,7 +22,7 @@ from mixar.layout import Layout
 from mixar.model.guidance import DCMix
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.stages.train import train
-from mixar.tokens.weights import read_metadata, save_weights
+from mixar.weights import read_metadata, save_weights
 
 EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mixar import spec
 from mixar.tokens import maskbit, vavae
-from mixar.tokens.weights import load_module, read_metadata, save_weights
+from mixar.weights import load_module, read_metadata, save_weights
 
 VECTORS = Path(__file__).parent / "vectors"
 TRAINING = spec.TokenizerTraining(epochs=1, batch_size=1, learning_rate=1.0)

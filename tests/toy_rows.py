@@ -81,9 +81,16 @@ def reconstruction_rows(study: Study, kind: str) -> list[dict]:
 
 def measure_rows(study: Study, run: str, device: str = "cpu, 2 threads") -> list[dict]:
     attended, memory = TOKENS.get(study.runs[run].guidance.strategy, (24, 0))
-    fixed = {"parameters": 2_050_000 + 21_000 * (attended + memory), "flops_train": 3.1e8, "tokens_total": attended + memory,
-             "tokens_self_attention": attended, "tokens_memory": memory, "class_tokens": 8, "minutes_per_epoch": 0.031,
-             "peak_memory_gib": 0.84}  # fmt: skip
+    fixed = {
+        "parameters": 2_050_000 + 21_000 * (attended + memory),
+        "flops_train": 3.1e8,
+        "minutes_per_epoch": 0.031,
+        "peak_memory_gib": 0.84,
+        "tokens_total": attended + memory,
+        "tokens_self_attention": attended,
+        "tokens_memory": memory,
+        "class_tokens": 8,
+    }
     common = {"source": "measure", "protocol": "batch 64, random weights", "device": device}
     rows = make_rows(study, run, values=[{"metric": m, "value": v} for m, v in fixed.items()], **common)
     for sampler in study.runs[run].samplers:

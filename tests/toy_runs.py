@@ -14,7 +14,7 @@ from mixar.layout import Layout
 from mixar.spec import Study, parse_study
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
-from mixar.tokens.weights import save_weights
+from mixar.weights import save_weights
 
 NUM_IMAGES, NUM_HELD_OUT = 24, 4
 TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 0.1, "ema_decay": 0.5, "warmup_epochs": 0}

@@ -56,7 +56,9 @@ def sample_latents(
         rows = orders[:, step.left : step.missing].sort(dim=1).values
         z = take(_condition(model, x, q, mask_first(orders, step.missing), c, sampler, cache), _repeat(rows, sampler))
         noise = None if draws is None else draws.heads[index]
-        new = model.diffloss.sample(z.flatten(0, 1), sampler.head_steps, rng, step.cfg, sampler.temperature, noise)
+        new = model.diffloss.sample(
+            z.flatten(0, 1), sampler.head_steps, rng, step.cfg, sampler.temperature, sampler.clip, noise
+        )
         x = put(x, rows, new.unflatten(0, rows.shape).to(x.dtype))
         if progress is not None:
             progress(rows.shape[1])

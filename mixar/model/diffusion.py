@@ -109,13 +109,25 @@ class Diffusion:
         bound = kl.mean(dim=1).index_copy(0, first, nll.mean(dim=1))
         return mse, bound / math.log(2)
 
-    def step(self, output: Tensor, x_t: Tensor, index: int | Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    def step(
+        self,
+        output: Tensor,
+        x_t: Tensor,
+        index: int | Tensor,
+        noise: Tensor,
+        temperature: float = 1.0,
+        clip: float | None = None,
+    ) -> Tensor:
         """x_{t-1} [R, C] drawn with `noise` [R, C]; index counts this process's own steps, the last one drawn is 0.
 
-        temperature scales the noise of the step.
+        temperature scales the noise of the step. clip bounds the latents that the predicted noise implies to ±clip;
+        None leaves them, as MAR does.
         """
         c = self.at(index)
         predicted, v = output.to(x_t.dtype).chunk(2, dim=1)
+        if clip is not None:
+            reach = c.signal * clip
+            predicted = torch.clamp(predicted, (x_t - reach) / c.spread, (x_t + reach) / c.spread)
         mean = c.mean_x * x_t - c.mean_noise * predicted
         std = torch.exp(0.5 * (c.log_variance_mid + c.log_variance_half * v))
         return mean + (temperature * c.is_random) * std * noise

@@ -143,9 +143,13 @@ class DiffusionHead(nn.Module):
         rng: torch.Generator | None = None,
         cfg: float = 1.0,
         temperature: float = 1.0,
+        clip: float | None = None,
         draws: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Latents x [R, C] drawn with `steps` reverse steps, each step's noise scaled by temperature.
+
+        clip bounds the latents that every step predicts: an undertrained head is off by a little where the first
+        steps magnify errors most, and its latents would run away.
 
         With cfg != 1, z holds the R conditional rows, then their R unconditional ones, and the predicted noise is
         guided: unconditional + cfg * (conditional - unconditional). draws: noise to replay instead of rng's, the
@@ -160,7 +164,7 @@ class DiffusionHead(nn.Module):
         for index in reversed(range(steps)):
             output = self._guided(x, times[index] + condition, cfg)
             noise = self._noise(rows, z, rng) if noises is None else noises[steps - 1 - index, :rows]
-            x = diffusion.step(output, x, index, noise, temperature)
+            x = diffusion.step(output, x, index, noise, temperature, clip)
         return x
 
     def _noise(self, rows: int, z: Tensor, rng: torch.Generator | None) -> Tensor:

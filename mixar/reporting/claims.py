@@ -23,7 +23,7 @@ RULE = (
     "did not hold, by its sign; otherwise it is undecided. Runs with equal seeds are compared seed by seed, others in "
     "all pairs. One seed shows no spread, and only the interval decides. 'Close' means: not more than "
     f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens. The intervals take the two sides as "
-    "independent; they share labels and discrete tokens, so the rule is cautious."
+    "independent; as far as these share labels, discrete tokens and noise, the rule is cautious."
 )
 
 
@@ -122,8 +122,8 @@ def _close(study: Study, name: str, rows: pd.DataFrame, ours: _Side, theirs: _Si
     fewer = tokens[0] < tokens[1]
     decision = verdict(ours.fd, theirs.fd, CLOSE) if fewer else "did not hold"
     share = 100 * (1 - tokens[0] / tokens[1])
-    counts = f"{tokens[0]:.0f} tokens against {tokens[1]:.0f} ({share:.0f} % fewer)"
-    summary = f"{_difference(name, ours.fd, theirs.fd)}; {counts}"
+    counts = f"{tokens[0]:.0f} against {tokens[1]:.0f} ({share:.0f} % fewer)"
+    summary = f"{_difference(name, ours.fd, theirs.fd)}; tokens {counts}"
     return Claim(
         title, decision, summary, _details(name, ours, theirs), f"{_short(ours.fd, theirs.fd)}; {share:.0f} % fewer"
     )

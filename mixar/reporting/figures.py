@@ -71,7 +71,7 @@ def caption(figure: Figure, text: str) -> None:
     """A caption below everything that is drawn, wrapped to its width."""
     figure.canvas.draw()
     box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    lines = textwrap.fill(text, max(40, int((box.x1 - box.x0) / CHARACTER)))
+    lines = textwrap.fill(text, max(40, int((box.x1 - box.x0) / CHARACTER)), break_on_hyphens=False)
     figure.text(max(box.x0, 0) / width, (box.y0 - 0.12) / height, lines, **CAPTION)
 
 
@@ -131,10 +131,12 @@ def _draw_balance(study: Study, axes: Axes, points: pd.DataFrame) -> None:
     pad = 0.15 * ((high - low) or abs(high) or 1.0)
     axes.set_ylim(low - pad, high + pad)
     axes.set_xticks(counts, [f"{c:g}" for c in counts])
-    labels = [f"{p.label} ({si(p.parameters)})" for p in points.itertuples()]
+    sizes = [si(p).replace(" ", "\u00a0") for p in points["parameters"]]  # a line never ends inside a size
+    labels = [textwrap.fill(f"{label} ({size})", 24) for label, size in zip(points["label"], sizes, strict=True)]
+    gap = 0.065 * (high - low + 2 * pad) * (1 + max(label.count("\n") for label in labels))
     rightmost = {t: max(x[points["tokens"] == t]) for t in counts}
     at = np.array([rightmost[t] for t in points["tokens"]]) + 0.09 * reach
-    y = _apart(points["fd"].to_numpy(float), points["tokens"].to_numpy(float), 0.065 * (high - low + 2 * pad))
+    y = _apart(points["fd"].to_numpy(float), points["tokens"].to_numpy(float), gap)
     for i, (run, label) in enumerate(zip(points["run"], labels, strict=True)):
         line = {"arrowstyle": "-", "color": colour_of(study, run), "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
         axes.annotate(label, (x[i], points["fd"][i]), (at[i], y[i]), va="center", arrowprops=line, zorder=4)
@@ -191,7 +193,15 @@ def figure8(study: Study, rows: pd.DataFrame) -> Figure:
                 _draw_continuation(axes, points.loc["parent"], points.loc[role], colour, marker, dash, side)
         if "parent" in points.index:
             _draw_point(axes, points.loc["parent"], points.loc["parent", "epochs"], "#333333", "s")
-            axes.legend(loc="best", frameon=True, framealpha=1, edgecolor="#dddddd")
+            handles, labels = axes.get_legend_handles_labels()  # the parent, drawn last, is named first
+            axes.legend(
+                handles[-1:] + handles[:-1],
+                labels[-1:] + labels[:-1],
+                loc="best",
+                frameon=True,
+                framealpha=1,
+                edgecolor="#dddddd",
+            )
             epochs = sorted(points["epochs"].unique())
             axes.set_xticks(epochs)
             reach = epochs[-1] - epochs[0] or epochs[-1]
@@ -233,8 +243,8 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
         if curves:
             axes.set_ylim(top=_tallest(axes))
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
-        caption(figure, "Exponential mean over 5 % of each run. Thin lines: single seeds. The first tenth may lie above. TI-Mix changes what the loss "
-                        "is conditioned on: losses with and without it are not comparable.")  # fmt: skip
+        text = "Exponential mean over 5 % of each run; thin lines: single seeds; the first tenth may lie above."
+        caption(figure, f"{text} TI-Mix changes what the loss is conditioned on: compare only runs that share it.")
     return figure
 
 

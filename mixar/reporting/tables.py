@@ -171,7 +171,8 @@ def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
         found = "; ".join(sorted(set(measured["protocol"].dropna())))
         raise ValueError(f"Table 2 cannot mix protocols; found {found}; run `measure` again for every run")
     columns = ("Method", "Inference / s/img", "Train / min/epoch", "# Params", "Train / FLOP/img",
-               "Sampling / FLOP/img", "Memory / GiB", "Tokens / total", "self-attended", "cross-attended", "class")  # fmt: skip
+               "Sampling / FLOP/img", "Memory / GiB", "Tokens / total", "self-attended", "cross-attended",
+               "class")  # fmt: skip
     metrics = ("seconds_per_image", "minutes_per_epoch", "parameters", "flops_train", "flops_sample",
                "peak_memory_gib", "tokens_total", "tokens_self_attention", "tokens_memory", "class_tokens")  # fmt: skip
     shown = (number, number, si, si, si, number, _count, _count, _count, _count)

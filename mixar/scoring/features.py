@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, register_feature_extractor
@@ -24,6 +20,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from mixar.spec import Extractor as Settings
 from mixar.spec import ExtractorTraining
+from mixar.weights import file_sha256, load_module, read_metadata, read_weights
 
 GROUPS = 8  # of every GroupNorm
 SHIFT_PIXELS = 2
@@ -130,17 +127,6 @@ def load_network(settings: Settings, path: Path) -> nn.Module:
     return NETWORKS[settings.network](settings, Path(path))
 
 
-def save_network(path: Path, network: nn.Module, metadata: dict, dtype: torch.dtype = torch.float32) -> None:
-    """Write a network's weights as safetensors, atomically. `dtype` float16 halves the file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network.state_dict().items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, str(temporary), metadata={"mixar": json.dumps(metadata)})
-    os.replace(temporary, path)
-
-
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 of names, shapes and float32 values: the same for every file that holds these weights."""
     content = hashlib.sha256()
@@ -151,18 +137,12 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def _load_subgroup_cnn(settings: Settings, path: Path) -> SubgroupCNN:
-    tensors, _ = _read_safetensors(path)
+    tensors = read_weights(path)
     sizes = ("head.weight", "image_size")
     if any(key not in tensors for key in sizes):
         raise ValueError(f"{path}: no feature network of this project: {' or '.join(sizes)} is missing")
     model = build_network(settings, len(tensors["head.weight"]), int(tensors["image_size"]))
-    if bad := [key for key, value in tensors.items() if not value.isfinite().all()]:
-        raise ValueError(f"{path}: values that are not finite in {', '.join(bad)}")
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: does not fit scoring.extractor.channels {settings.channels}: {error}") from None
-    return model.eval()
+    return load_module(model, path)
 
 
 def _load_inception(_settings: Settings, path: Path) -> FeatureExtractorInceptionV3:
@@ -171,10 +151,9 @@ def _load_inception(_settings: Settings, path: Path) -> FeatureExtractorInceptio
     if not path.is_file():
         raise ValueError(f"{path}: Inception weights are missing; put {wanted} there, or set scoring.extractor.weights")
     if path.suffix == ".safetensors":
-        tensors, header = _read_safetensors(path)
-        found = header.get("sha256")
+        tensors, found = read_weights(path), read_metadata(path).get("sha256")
     else:
-        found = sha256_of(path)
+        found = file_sha256(path)
         tensors = torch.load(path, weights_only=True, map_location="cpu") if found == INCEPTION_SHA256 else None
     if found != INCEPTION_SHA256:
         raise ValueError(f"{path}: {path.stat().st_size} bytes, made from sha256 {found}; expected {wanted}")
@@ -183,24 +162,6 @@ def _load_inception(_settings: Settings, path: Path) -> FeatureExtractorInceptio
     torch.save(tensors, buffer)
     buffer.seek(0)
     return FeatureExtractorInceptionV3(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=buffer)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such feature network; run `extractor`, or set scoring.extractor.weights")
-    try:
-        with safe_open(str(path), framework="pt") as f:
-            header = json.loads((f.metadata() or {}).get("mixar", "{}"))
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}, header
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 NETWORKS = {"subgroup-cnn": _load_subgroup_cnn, "inception-v3": _load_inception}

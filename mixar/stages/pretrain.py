@@ -26,7 +26,7 @@ from mixar.stages.progress import Progress
 from mixar.stages.tokens import read_manifest, training_images
 from mixar.tokens import generator as bits
 from mixar.tokens import maskbit, vavae
-from mixar.tokens.weights import file_sha256, read_metadata, read_weights, save_weights
+from mixar.weights import file_sha256, read_metadata, read_weights, save_weights
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
@@ -148,7 +148,7 @@ def _train(
             "settings": settings.model_dump(mode="json"),
             "steps": result.steps,
             "wall_seconds": round(result.seconds, 1),
-            "command": " ".join(sys.argv),
+            "command": " ".join(["mixar", *sys.argv[1:]]),
             "digest": digest,
             "device": str(context.device),
             **provenance(),

@@ -20,7 +20,7 @@ from mixar.spec import Sampler, Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.tokens import maskbit, vavae
-from mixar.tokens.weights import load_module, read_weights
+from mixar.weights import load_module, read_weights
 
 MASKBIT = "maskbit"  # the run that decodes the generated tokens as they are
 

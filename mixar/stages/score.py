@@ -22,7 +22,7 @@ from mixar import assets
 from mixar.data.images import iter_images, read_images
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import make_rows, write_rows
-from mixar.scoring.features import Extractor, extract, load_extractor, sha256_of
+from mixar.scoring.features import Extractor, extract, load_extractor
 from mixar.scoring.files import PSNR, Scored, read_features, write_features
 from mixar.scoring.intervals import interval, jackknife, jackknife_groups
 from mixar.scoring.metrics import BOUNDS, METRICS, REPLICATED, FeatureSet, check_sizes
@@ -30,6 +30,7 @@ from mixar.scoring.protocols import Protocol, distance_name, load_statistics, pr
 from mixar.spec import Scoring, Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
+from mixar.weights import file_sha256
 
 BATCH = 64  # images per forward pass
 SPLITS = ("train", "held_out")
@@ -152,9 +153,9 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
     hashes = {"reference": _hash_of(train), "reference_held_out": _hash_of(held_out)}
     if protocol.statistics:
         path = assets.resolve(protocol.statistics)
-        train, hashes["statistics"] = train.standing_for(load_statistics(path)), sha256_of(path)
+        train, hashes["statistics"] = train.standing_for(load_statistics(path)), file_sha256(path)
     if run != MASKBIT and layout.weights(run, seed).is_file():
-        hashes["weights"] = sha256_of(layout.weights(run, seed))
+        hashes["weights"] = file_sha256(layout.weights(run, seed))
     return sample_values(study.scoring, scored.features, train, held_out), scored, hashes
 
 

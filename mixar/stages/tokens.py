@@ -5,7 +5,6 @@ The networks and file formats live in tokens/ and data/; here are devices, seeds
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from mixar.stages.progress import Progress
 from mixar.stages.sample import latent_statistics
 from mixar.tokens import generator as bit_generator
 from mixar.tokens import maskbit, vavae
+from mixar.weights import file_sha256
 
 ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers: posterior noise is drawn per batch
 MEMORY_LIMIT_GIB = 16  # of images held as one tensor
@@ -96,7 +96,7 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
         "shard": shard,
         "num_shards": study.data.num_shards,
         "crop": f"ADM centre crop to {study.data.image_size} pixels",
-        "tokenizers": {kind: _file_hash(path) for kind, path in paths.items()},
+        "tokenizers": {kind: file_sha256(path) for kind, path in paths.items()},
         "statistics": {"mean": mean.tolist(), "std": std.tolist()},
     }
     write_shard(layout.token_shard(shard), arrays, metadata)
@@ -231,8 +231,3 @@ def _batches(study: Study, rows: pa.Table, task: str, device: torch.device) -> I
 def _keys_of(rows: pa.Table) -> dict[str, np.ndarray]:
     held_out = pc.equal(rows["split"], "held_out").to_numpy()
     return {"labels": rows["label"].to_numpy(), "index": rows["index"].to_numpy(), "held_out": held_out}
-
-
-def _file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

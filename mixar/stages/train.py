@@ -20,7 +20,7 @@ from mixar.spec import Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.tokens import generator as bits
-from mixar.tokens.weights import load_module, save_weights
+from mixar.weights import load_module, save_weights
 from mixar.training import checkpoints, distributed
 from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
@@ -166,7 +166,7 @@ def _publish(study: Study, layout: Layout, run: str, seed: int, result: Fit, con
         "wall_seconds": round(result.seconds, 1),
         "device": str(context.device),
         "processes": context.world_size,
-        "command": " ".join(sys.argv),
+        "command": " ".join(["mixar", *sys.argv[1:]]),
         **provenance(),
     }
     save_weights(layout.weights(run, seed), result.weights, metadata)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar.spec import Generator, GeneratorSampler, GeneratorTraining, Study
-from mixar.tokens.weights import load_module
+from mixar.weights import load_module
 
 # --- the network
 

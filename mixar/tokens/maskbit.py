@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar import spec
-from mixar.tokens.weights import load_module
+from mixar.weights import load_module
 
 
 def norm(width: int) -> nn.GroupNorm:

@@ -23,6 +23,8 @@ STUDY_FILE = str(LAYOUT.study_file)
 ENVIRONMENT = "../../environment.yml"
 IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
+TABLES = ("table1", "table2", "literature", "results")
+SUMMARIES = ("report", "claims", "summary")
 KINDS = ("continuous", "discrete")
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
 SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
@@ -88,12 +90,15 @@ def all_scores():
     return [LAYOUT.scores("sample", *names) for names in SAMPLES] + [LAYOUT.scores("reconstruct", k) for k in KINDS]
 
 
-def table_files(name):
-    return [LAYOUT.report / f"{name}.{suffix}" for suffix in ("md", "csv", "tex", "html")]
-
-
-def figure_files(name):
-    return [LAYOUT.report / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+def report_outputs():
+    """Every file of the report, each shown by `snakemake --report` under a caption of its own."""
+    outputs = []
+    for name, path in LAYOUT.report_files().items():
+        stem, suffix = name.split(".")
+        category = "Tables" if stem in TABLES else "Summary" if stem in SUMMARIES else "Figures"
+        labels = {"part": stem, "format": suffix}
+        outputs.append(report(path, caption=f"../report/{stem}.rst", category=category, labels=labels))
+    return outputs
 
 
 def write_study_file():

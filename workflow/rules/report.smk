@@ -8,12 +8,9 @@ rule report:
         measures=[LAYOUT.measures(run) for run in STUDY.runs],
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
+        literature="resources/literature.yaml",
     output:
-        report(table_files("table1"), caption="../report/table1.rst", category="Tables", subcategory="Table 1"),
-        report(table_files("table2"), caption="../report/table2.rst", category="Tables", subcategory="Table 2"),
-        report(figure_files("figure7"), caption="../report/figure7.rst", category="Figures", subcategory="Balance"),
-        LAYOUT.report / "summary.txt",
-        LAYOUT.report / "index.html",
+        report_outputs(),
     log:
         LAYOUT.log("report"),
     conda:

@@ -27,6 +27,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def read_metadata(path: Path) -> dict:
     """What `save_weights` recorded beside the tensors; empty for files from elsewhere."""
+    if Path(path).suffix != ".safetensors":
+        return {}
     with safe_open(str(path), framework="pt") as f:
         return json.loads((f.metadata() or {}).get("mixar", "{}"))
 
@@ -61,9 +63,11 @@ def save_weights(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict, dtype: torch.dtype | None = None
 ) -> None:
     """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     cast = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
     cast = {k: v.detach().cpu().contiguous() for k, v in cast.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(cast, str(temporary), metadata={"mixar": json.dumps(metadata)})
+    temporary.chmod(0o644)  # safetensors makes files private; results are shared
     os.replace(temporary, path)

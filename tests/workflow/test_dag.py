@@ -1,0 +1,155 @@
+"""The DAG of every committed study: complete, quick to build, and refused in words where the study is wrong."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixar.spec import load_study
+
+BIN = Path(sys.executable).parent
+STUDIES = {
+    "imagenet256": ["config/imagenet256.yaml"],
+    "demo": ["config/demo.yaml"],
+    "demo_scratch": ["config/demo.yaml", "config/demo-scratch.yaml"],
+    "smoke": ["config/smoke.yaml"],
+}
+
+
+def snakemake(root, *arguments, **environment):
+    return subprocess.run(
+        [BIN / "snakemake", *map(str, arguments)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def dry_run(root, configs, *arguments, **environment):
+    result = snakemake(root, "-n", "--quiet", "rules", "--configfile", *configs, *arguments, **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def jobs(output):
+    """Rule -> number of jobs, from Snakemake's table."""
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.M)}
+
+
+def in_folder(folder):
+    """Options that keep a study's results apart."""
+    return ["--config", f"hardware={{results: {folder}}}"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_a_complete_dag(name, root, tmp_path):
+    study = load_study(root / STUDIES[name][0])
+    trainings = [(run, seed) for run, r in study.runs.items() for seed in r.seeds]
+    sampled = sum(len(r.seeds) * len(r.samplers) for r in study.runs.values()) + 1  # and MaskBit itself
+
+    found = jobs(dry_run(root, STUDIES[name], *in_folder(tmp_path)))
+
+    shards = study.evaluation.num_shards
+    assert found["train"] == len(trainings)
+    assert found["tokenize"] == study.data.num_shards
+    assert found["generate"] == shards
+    assert found["sample"] == sampled * shards
+    assert found["score"] == sampled
+    assert found["reconstruct"] == 2 * study.data.num_shards
+    assert found["score_features"] == found["sample"] + found["reconstruct"]
+    assert found["measure"] == len(study.runs)
+    assert {"ingest", "tokenizer_continuous", "tokenizer_discrete", "generator", "extractor", "report"} <= set(found)
+
+
+def test_the_papers_dag_is_built_in_ten_seconds_without_data_or_weights(root, tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    output = snakemake(root, "-n", "--configfile", "config/imagenet256.yaml", MIXAR_ASSETS=str(tmp_path / "empty"))
+
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert output.returncode == 0, output.stderr
+    # processor seconds: a busy machine must not fail this test
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 10
+    for name in ("imagenet/train", "latents_stats.pt", "maskbit_tokenizer_14bit.bin", "adm_in256_stats.npz"):
+        assert str(tmp_path / "empty" / name) in output.stdout + output.stderr
+
+
+def test_a_dry_run_writes_nothing(root, tmp_path):
+    dry_run(root, STUDIES["smoke"], *in_folder(tmp_path / "results"))
+
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path):
+    output = dry_run(root, STUDIES["smoke"], *in_folder(tmp_path))
+
+    assert jobs(output)["train"] == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("runs", "dc_mix", "guidance", {"strategy": "dc_mxi"}), "did you mean 'dc_mix'?"),
+        (("data", "image_sise", 32), "did you mean 'image_size'?"),
+        (("runs", "dc_mix_long", "parent", "dc_mx"), "did you mean 'dc_mix'?"),
+        (("continuous", "weights", "asset:vavae"), "no such asset"),
+    ],
+)
+def test_a_wrong_study_stops_before_the_dag_with_one_message(root, tmp_path, smoke, change, said):
+    *path, key, value = change
+    section = smoke
+    for part in path:
+        section = section[part]
+    section[key] = value
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(smoke))
+
+    result = snakemake(root, "-n", "--configfile", file)
+
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert said in output
+    assert "Traceback" not in output
+    assert "Building DAG" not in output
+
+
+def test_lint_and_format_find_nothing(root):
+    lint = snakemake(root, "--lint", "--configfile", "config/smoke.yaml")
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+
+    form = subprocess.run([BIN / "snakefmt", "--check", "workflow"], cwd=root, capture_output=True, text=True)
+    assert form.returncode == 0, form.stdout + form.stderr
+
+
+def test_every_rule_logs_and_none_retries_by_itself(root):
+    for file in (root / "workflow" / "rules").glob("*.smk"):
+        text = file.read_text()
+        own = re.findall(r"^rule \w+:", text, re.M)
+        assert text.count("\n    log:\n") >= len(own), file
+        assert "retries:" not in text, file  # they would multiply with the profile's
+
+
+def test_no_checkpoint_is_a_declared_output(root):
+    for file in [root / "workflow" / "Snakefile", *(root / "workflow" / "rules").glob("*.smk")]:
+        assert "checkpoints(" not in file.read_text(), file
+
+
+def test_the_local_profile_knows_every_rule(root):
+    profile = yaml.safe_load((root / "workflow" / "profiles" / "local" / "profile.yaml").read_text())
+    text = "".join(file.read_text() for file in (root / "workflow" / "rules").glob("*.smk"))
+    rules = set(re.findall(r"^rule (\w+):", text, re.M)) | set(re.findall(r"^use rule \w+ as (\w+) ", text, re.M))
+
+    assert set(profile["set-resources"]) == rules
+    assert set(profile["set-threads"]) == rules - {"report"}
+
+
+def test_the_default_profile_holds_nothing_that_would_hide_another_profiles_choice(root):
+    profile = yaml.safe_load((root / "workflow" / "profiles" / "default" / "profile.yaml").read_text())
+
+    assert set(profile) == {"rerun-triggers", "rerun-incomplete"}

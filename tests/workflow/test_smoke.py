@@ -1,0 +1,145 @@
+"""The smoke study through Snakemake, end to end, and a training that is killed in its middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from mixar.layout import Layout
+from mixar.spec import parse_study
+
+pytestmark = pytest.mark.workflow
+SNAKEMAKE = Path(sys.executable).parent / "snakemake"
+
+
+def command(study_file, *targets):
+    """Snakemake on a study; targets are files of it, none for the whole study."""
+    options = ["--profile", "workflow/profiles/local", "--cores", "2", "--configfile", study_file]
+    return [str(part) for part in (SNAKEMAKE, *targets, *options)]
+
+
+def run(root, study_file, *targets):
+    result = subprocess.run(command(study_file, *targets), cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def write_study(content, folder):
+    content["hardware"]["results"] = str(folder / "results")
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file, Layout(parse_study(content))
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """The smoke study after one command: its file, its layout and what Snakemake said."""
+    content = yaml.safe_load((root / "config" / "smoke.yaml").read_text())
+    study_file, layout = write_study(content, tmp_path_factory.mktemp("smoke"))
+    return study_file, layout, run(root, study_file)
+
+
+def test_one_command_makes_every_table_and_figure(finished):
+    _, layout, output = finished
+
+    assert all(path.stat().st_size > 0 for path in layout.report_files().values())
+    assert "left" in output
+
+
+def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
+    _, layout, _ = finished
+    study = layout.study
+
+    rows = pd.read_parquet(layout.report_files()["results.parquet"])
+
+    scores = rows[rows.source == "sample"]
+    for name, r in [*study.runs.items(), ("maskbit", None)]:
+        for seed in r.seeds if r else (0,):
+            own = scores[(scores.run == name) & (scores.seed == seed)]
+            assert set(study.scoring.metrics) <= set(own.metric), name
+    assert set(scores.protocol) == {study.scoring.protocol}
+    assert (scores.low <= scores.high).all()
+    assert {"psnr", "rfd"} <= set(rows[rows.source == "reconstruct"].metric)
+    assert set(rows[rows.source == "measure"].run) == set(study.runs)
+
+
+def test_a_second_command_does_nothing_and_says_so(finished, root):
+    study_file, layout, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in layout.root.rglob("*") if path.is_file()}
+
+    output = run(root, study_file)
+
+    assert "Everything is up to date" in output
+    assert before == {path: path.stat().st_mtime_ns for path in layout.root.rglob("*") if path.is_file()}
+
+
+def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished, root, tmp_path):
+    study_file, _, _ = finished
+    content = yaml.safe_load(study_file.read_text())
+    content["runs"]["mar"]["training"] = {"epochs": 3}
+    changed = tmp_path / "study.yaml"
+    changed.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    result = subprocess.run(
+        [*command(changed), "-n", "--quiet", "progress"], cwd=root, capture_output=True, text=True, check=True
+    )
+
+    planned = [line.split()[1].rstrip(":") for line in result.stdout.splitlines() if line.startswith("rule ")]
+    assert sorted(set(planned)) == ["report", "sample", "score", "score_features", "train"]
+    assert planned.count("train") == 1
+
+
+def test_the_html_report_holds_the_tables_and_figures(finished, root, tmp_path):
+    study_file, _, _ = finished
+    page = tmp_path / "report.html"
+
+    run(root, study_file, "--report", page)
+
+    assert "table1" in page.read_text()
+
+
+def test_a_training_that_was_killed_resumes_to_the_same_weights(finished, root, tmp_path, smoke):
+    _, whole, _ = finished
+    smoke["training"]["epochs"] = 400  # long enough to be caught in its middle
+    smoke["runs"] = {name: smoke["runs"][name] for name in ("mar", "dc_mix")}
+    smoke["report"] = {}
+    smoke["hardware"]["checkpoint_minutes"] = 0.02
+    folders = tmp_path / "undisturbed", tmp_path / "killed"
+    studies = []
+    for folder in folders:
+        folder.mkdir()
+        studies.append(write_study(smoke, folder))
+        for part in ("ingest", "tokenizer", "tokenize"):  # the same tokens for both, without making them again
+            (studies[-1][1].root).mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-rp", whole.root / part, studies[-1][1].root / part], check=True)
+    (calm_file, calm), (hasty_file, hasty) = studies
+    target = "mar", 0
+
+    run(root, calm_file, calm.weights(*target), "--allowed-rules", "train")
+    kill_in_the_middle(root, hasty_file, hasty, target)
+    assert not hasty.weights(*target).exists()
+    run(root, hasty_file, hasty.weights(*target), "--allowed-rules", "train")
+
+    expected, found = (load_file(layout.weights(*target)) for layout in (calm, hasty))
+    assert expected.keys() == found.keys()
+    assert all((expected[name] == found[name]).all() for name in expected)
+
+
+def kill_in_the_middle(root, study_file, layout, target):
+    """SIGKILL Snakemake and everything it started as soon as the training has left a checkpoint."""
+    arguments = command(study_file, layout.weights(*target), "--allowed-rules", "train")
+    driver = subprocess.Popen(arguments, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not any((layout.root / "checkpoints").rglob("state.pt")):
+        assert driver.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint within five minutes"
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
