@@ -19,13 +19,25 @@ DEMO_CONFIG := config/demo.yaml
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: env demo test lint
+.PHONY: env demo networks checkpoints test lint
 
 env: .venv/.complete
 
 demo: env
 	@$(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES) --configfile $(DEMO_CONFIG)
 	@cat results/$(DEMO)/report/summary.txt
+
+# How the committed weights in resources/demo were made: an hour each on two cores.
+networks: env
+	$(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES) --configfile config/demo-networks.yaml \
+		--until tokenizer_continuous tokenizer_discrete generator extractor
+	$(BIN)/python -m mixar publish --study results/demo_networks/study.json --to resources/demo
+
+CHECKPOINTS := mar/seed0 mar/seed1 dc_mix/seed0 dc_mix/seed1 dc_sa/seed0 dc_ca/seed0
+checkpoints: env
+	$(BIN)/snakemake $(CHECKPOINTS:%=results/demo_long/train/%/weights.safetensors) \
+		--profile workflow/profiles/local --cores $(CORES) --configfile config/demo.yaml config/demo-long.yaml
+	$(BIN)/python -m mixar publish --study results/demo_long/study.json --to resources/demo
 
 test: env
 	$(BIN)/python -m pytest
@@ -38,7 +50,7 @@ lint: env
 # Everything is pinned and hash-checked, the build backend included; the project itself is installed in place.
 .venv/.complete: requirements.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -204,6 +204,16 @@ def check(study: StudyFile) -> None:
         print(f"  missing: {key} = {value}, expected at {files.locate(value)}")
 
 
+@app.command()
+def publish(study: StudyFile, to: Annotated[Path, typer.Option("--to", help="Folder of the copies.")]) -> None:
+    """Copy the networks and runs that a study trained into a folder, as float16."""
+    loaded = load(study)
+    from mixar.stages import pretrain
+
+    for path in pretrain.publish(*loaded, to):
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
 def _kind(name: str) -> None:
     if name not in ("continuous", "discrete"):
         raise ValueError(f"--kind: {name!r} is unknown; choose from continuous, discrete")

@@ -79,9 +79,10 @@ class Layout:
         """split: train or held_out."""
         return self.root / "score" / "reference" / f"{split}.parquet"
 
-    def scores(self, source: str, name: str, seed="-", sampler: str = "-") -> Path:
-        """source: sample or reconstruct; name: the run or the tokenizer."""
-        return self.root / "score" / source / name / f"{seed}-{sampler}.parquet"
+    def scores(self, source: str, name: str, seed=None, sampler: str | None = None) -> Path:
+        """source: sample (of a run, with seed and sampler) or reconstruct (of a tokenizer)."""
+        file = "scores" if seed is None else f"seed{seed}-{sampler}"
+        return self.root / "score" / source / name / f"{file}.parquet"
 
     def measures(self, run: str) -> Path:
         return self.root / "measure" / f"{run}.parquet"

@@ -122,15 +122,15 @@ def _fields_at(model: type[BaseModel], path: tuple) -> list[str]:
             continue
         annotation = current.model_fields[part].annotation
         in_dictionary = get_origin(annotation) is dict
-        current = _section_in(annotation)
+        current = section_in(annotation)
     return list(current.model_fields)
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def section_in(annotation: Any) -> type[BaseModel] | None:
     """The section that an annotation such as `Run`, `TiMix | None` or `dict[str, Run]` holds."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

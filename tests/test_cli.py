@@ -10,9 +10,23 @@ from typer.testing import CliRunner
 
 from mixar.__main__ import app
 
-VERBS = (
-    "ingest tokenizer tokenize generator extractor generate train sample reconstruct score measure report assets check"
-).split()
+VERBS = [
+    "ingest",
+    "tokenizer",
+    "tokenize",
+    "generator",
+    "extractor",
+    "generate",
+    "train",
+    "sample",
+    "reconstruct",
+    "score",
+    "measure",
+    "report",
+    "assets",
+    "check",
+    "publish",
+]
 
 
 def mixar(*arguments, **environment):

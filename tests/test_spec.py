@@ -1,6 +1,7 @@
 """The study: what is accepted, what is refused and in which words, and what its digests depend on."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, load_study, parse_study, seed_of
+from mixar.spec import SpecError, Study, load_study, parse_study, seed_of
+from mixar.spec_problems import section_in
 
 
 def refusal(content):
@@ -263,3 +265,20 @@ def test_parsing_a_study_imports_no_torch(root):
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
 
     assert found == "False\n"
+
+
+def sections(model):
+    """A section's class and those of everything below it."""
+    found = {model}
+    for field in model.model_fields.values():
+        inner = section_in(field.annotation)
+        found |= sections(inner) if inner and inner not in found else set()
+    return found
+
+
+def test_the_readme_explains_every_key_of_every_section(root):
+    text = (root / "config" / "README.md").read_text()
+
+    keys = {name for section in sections(Study) for name in section.model_fields}
+
+    assert not {key for key in keys if not re.search(rf"`(?:[\w.]+\.)?{key}`", text)}

@@ -21,7 +21,10 @@ def test_times_read_at_a_glance(seconds, text):
 
 
 def test_before_anything_ran_the_announced_minutes_count():
-    assert progress(train=(2, 100.0), sample=(3, 10.0)).seconds_left(0.0) == 230.0
+    p = progress(train=(2, 100.0), sample=(3, 10.0))
+
+    assert p.seconds_left(0.0) == 230.0
+    assert p.line(1.0) == "0/5 jobs, 0:01 elapsed, estimating the time left"  # nothing measured yet: no promise
 
 
 def test_a_finished_job_replaces_the_announcement_for_its_rule_and_scales_the_others():

@@ -72,7 +72,7 @@ class Progress:
     def line(self, now: float) -> str:
         running = ", ".join(self.names.get(job, self.rule(job)) for job in self.running)
         total = max(len(self.expected), len(self.done) + len(self.running))
-        left = f"about {clock(self.seconds_left(now))} left" if self.expected else "estimating"
+        left = f"about {clock(self.seconds_left(now))} left" if self.done else "estimating the time left"
         line = f"{len(self.done)}/{total} jobs, {clock(now - self.began)} elapsed, {left}"
         return f"{line}: {running}" if running else line
 
