@@ -26,10 +26,10 @@ from mixar.stages.progress import Progress
 from mixar.stages.tokens import read_manifest, training_images
 from mixar.tokens import generator as bits
 from mixar.tokens import maskbit, vavae
-from mixar.weights import file_sha256, read_metadata, read_weights, save_weights
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
+from mixar.weights import file_sha256, read_metadata, read_weights, save_weights
 
 TOKENIZERS = {"continuous": (vavae.VaVae, vavae), "discrete": (maskbit.MaskBit, maskbit)}
 STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in LightningDiT's extraction

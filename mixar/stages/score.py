@@ -111,24 +111,26 @@ def _header(study: Study, extractor: Extractor) -> dict[str, str]:
 # Features to scores
 
 
-def score(study: Study, layout: Layout, source: str, run: str, seed: int | str = "-", sampler: str = "-") -> None:
+def score(
+    study: Study, layout: Layout, source: str, run: str, seed: int | None = None, sampler: str | None = None
+) -> None:
     """Write layout.scores(source, run, seed, sampler): one row a metric, with n, protocol and a 95 % interval.
 
-    source 'sample': run is a run of the study or 'maskbit'; 'reconstruct': run is 'continuous' or 'discrete'.
+    source 'sample': run is a run of the study or 'maskbit', with seed and sampler; 'reconstruct': 'continuous' or
+    'discrete', with neither.
     Raises ValueError for unknown names, incomplete or mixed features, and too few images, before anything is computed.
     """
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose from {', '.join(SOURCES)}")
     protocol = protocol_of(study, source)
     values, scored, hashes = SOURCES[source](study, layout, protocol, run, seed, sampler)
-    drawn = source == "sample"
     rows = make_rows(
         study,
         run,
         source=source,
         values=values,
-        seed=int(seed) if drawn else None,
-        sampler=sampler if drawn else None,
+        seed=seed,
+        sampler=sampler,
         protocol=protocol.name,
         digest=Digests(study).score(),
         device="cpu",
@@ -136,7 +138,7 @@ def score(study: Study, layout: Layout, source: str, run: str, seed: int | str =
     )
     write_rows(layout.scores(source, run, seed, sampler), rows)
     name = distance_name(scored.header["extractor"])
-    print(f"score {run} {seed} {sampler} ({protocol.name}, n = {len(scored.features)}, fd = {name})")
+    print(f"score {run} ({protocol.name}, n = {len(scored.features)}, fd = {name})")
     for v in values:
         print(f"  {v['metric']:<12} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
 

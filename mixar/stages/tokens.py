@@ -6,7 +6,6 @@ The networks and file formats live in tokens/ and data/; here are devices, seeds
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -121,7 +120,7 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
 
         tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
     arrays = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
-    metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": _file_hash(layout.generator)}
+    metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": file_sha256(layout.generator)}
     write_shard(layout.generated_shard(shard), arrays, metadata)
 
 

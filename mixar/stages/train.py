@@ -20,11 +20,11 @@ from mixar.spec import Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.tokens import generator as bits
-from mixar.weights import load_module, save_weights
 from mixar.training import checkpoints, distributed
 from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
 from mixar.training.steps import Guide, training_step
+from mixar.weights import load_module, save_weights
 
 
 def train(study: Study, layout: Layout, run: str, seed: int) -> None:
