@@ -193,6 +193,7 @@ class Run(Section):
     ti_mix: TiMix | None = None
     parent: Name | None = None  # continue this run's final weights, seed by seed
     start: str | None = None  # continue weights from a file; {seed} is filled in
+    start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start`, for the record and Figure 8's axis
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run

@@ -131,9 +131,10 @@ def run_settings(study: Study, run: str) -> dict:
 
 
 def total_epochs(study: Study, run: str) -> int:
-    """Epochs behind a run's weights, its parents' included."""
-    parent = study.runs[run].parent
-    return study.training_of(run).epochs + (total_epochs(study, parent) if parent else 0)
+    """Epochs behind a run's weights, its parents' and its start file's included."""
+    r = study.runs[run]
+    before = total_epochs(study, r.parent) if r.parent else r.start_epochs
+    return study.training_of(run).epochs + before
 
 
 @functools.cache

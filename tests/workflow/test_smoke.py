@@ -25,8 +25,21 @@ def command(study_file, *targets):
     return [str(part) for part in (SNAKEMAKE, *targets, *options)]
 
 
+TOY = """
+from mixar.model.guidance import DCMix
+
+class EveryOther(DCMix):
+    def fill(self, q):
+        shown = super().fill(q).clone()
+        shown[:, ::2] = 0
+        return shown
+"""
+
+
 def run(root, study_file, *targets):
-    result = subprocess.run(command(study_file, *targets), cwd=root, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(study_file).parent)}  # where a study's own strategies lie
+    arguments = command(study_file, *targets)
+    result = subprocess.run(arguments, cwd=root, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -42,7 +55,11 @@ def write_study(content, folder):
 def finished(root, tmp_path_factory):
     """The smoke study after one command: its file, its layout and what Snakemake said."""
     content = yaml.safe_load((root / "config" / "smoke.yaml").read_text())
-    study_file, layout = write_study(content, tmp_path_factory.mktemp("smoke"))
+    content["strategies"] = {"every_other": "toy_guidance:EveryOther"}
+    content["runs"]["toy"] = {"label": "Toy", "model": "tiny", "guidance": {"strategy": "every_other"}}
+    folder = tmp_path_factory.mktemp("smoke")
+    (folder / "toy_guidance.py").write_text(TOY)
+    study_file, layout = write_study(content, folder)
     return study_file, layout, run(root, study_file)
 
 
@@ -51,6 +68,17 @@ def test_one_command_makes_every_table_and_figure(finished):
 
     assert all(path.stat().st_size > 0 for path in layout.report_files().values())
     assert "left" in output
+
+
+def test_an_own_strategy_takes_a_class_a_table_row_and_a_study_entry(finished):
+    _, layout, _ = finished
+    files = layout.report_files()
+
+    rows = pd.read_parquet(files["results.parquet"])
+
+    for table in ("table1", "table2"):
+        assert "Toy" in pd.read_csv(files[f"{table}.csv"])["label"].tolist()
+    assert {"fd", "tokens_total", "parameters"} <= set(rows[rows.run == "toy"].metric)  # what the balance plot shows
 
 
 def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
