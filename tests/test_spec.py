@@ -26,15 +26,16 @@ def test_every_committed_study_is_valid(name, root):
     assert study.study == name
 
 
-def test_the_scratch_demo_differs_from_the_demo_only_in_name_and_starts(root):
+def test_the_scratch_demo_differs_from_the_demo_only_in_name_starts_and_length(root):
     demo = yaml.safe_load((root / "config" / "demo.yaml").read_text())
     overlay = yaml.safe_load((root / "config" / "demo-scratch.yaml").read_text())
 
     started = {name for name, run in demo["runs"].items() if "start" in run}
 
-    assert set(overlay) == {"study", "title", "runs"}
+    assert set(overlay) == {"study", "title", "training", "runs"}
+    assert set(overlay["training"]) == {"epochs", "warmup_epochs"}
     assert started <= set(overlay["runs"]) <= set(demo["runs"])
-    assert all(run == {"start": None} for run in overlay["runs"].values())
+    assert all(run == {"start": None, "start_epochs": 0} for run in overlay["runs"].values())
 
 
 def test_the_paper_study_holds_every_run_the_paper_reports(root):

@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mixar.reporting.results import total_epochs
 from mixar.reporting.summary import Summary, distance_name, rows_of, summarise
 from mixar.reporting.tables import si
 from mixar.spec import Study
@@ -249,7 +250,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
 
 
 def _draw_losses(axes: Axes, study: Study, run: str, seeds: list[pd.DataFrame], dash: str) -> None:
-    colour, start = colour_of(study, run), _epochs_before(study, run)
+    colour, start = colour_of(study, run), total_epochs(study, run) - study.training_of(run).epochs
     smoothed = [f.assign(loss=f["loss"].ewm(span=max(len(f) / 20, 1)).mean()) for f in seeds]
     for frame in smoothed if len(smoothed) > 1 else []:
         axes.plot(start + frame["epoch"], frame["loss"], color=colour, lw=0.6, alpha=0.45)
@@ -263,8 +264,3 @@ def _tallest(axes: Axes) -> float:
     curves = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
     tops = [np.nanmax(y[len(y) // 10 :]) for y in curves]
     return max(tops) + 0.05 * (max(tops) - min(np.nanmin(y) for y in curves)) + 1e-9
-
-
-def _epochs_before(study: Study, run: str) -> int:
-    parent = study.runs[run].parent
-    return _epochs_before(study, parent) + study.training_of(parent).epochs if parent else 0
