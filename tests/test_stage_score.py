@@ -204,7 +204,7 @@ def test_reconstructions_are_scored_against_their_own_originals(house):
     assert rows["psnr"]["value"] == pytest.approx(index.mean() + 20) and rows["psnr"]["unit"] == "dB"
     assert rows["psnr"]["n"] == len(index) and rows["psnr"]["seed"] is None
     reconstruct(study, layout, level=40)
-    stage.score(study, layout, "reconstruct", "continuous", "-", "-")
+    stage.score(study, layout, "reconstruct", "continuous")
     assert rows_of(layout.scores("reconstruct", "continuous"))["rfd"]["value"] > 1e-5
 
 
