@@ -157,7 +157,7 @@ def test_the_lock_pins_and_hashes_every_package_and_names_no_index():
     assert {name_of(r) for r in requirements()} <= {name.lower() for name, _ in entries}
     assert all("--hash=sha256:" in rest for _, rest in entries)
     assert "://" not in text
-    assert "index-url" not in text
+    assert "--index" not in text
 
 
 def test_every_imported_package_is_required():
