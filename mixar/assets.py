@@ -164,7 +164,7 @@ def check(asset: Asset) -> str | None:
     """What is wrong with an asset that is there: its size or its hash; None where nothing is, or nothing is known."""
     if asset.num_bytes is not None and (found := asset.path.stat().st_size) != asset.num_bytes:
         return f"expected {asset.num_bytes:,} bytes, found {found:,}"
-    if asset.sha256 is not None and (found := _sha256(asset.path)) != asset.sha256:
+    if asset.sha256 is not None and (found := file_sha256(asset.path)) != asset.sha256:
         return f"expected sha256 {asset.sha256}, found {found}"
     if asset.git_blob is not None and (found := _git_blob(asset.path)) != asset.git_blob:
         return f"expected git blob {asset.git_blob}, found {found}"
@@ -209,7 +209,8 @@ def missing(study: Study) -> dict[str, str]:
     return {key: value for key, value in references(study).items() if not locate(value).exists()}
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -31,12 +30,6 @@ def read_metadata(path: Path) -> dict:
         return {}
     with safe_open(str(path), framework="pt") as f:
         return json.loads((f.metadata() or {}).get("mixar", "{}"))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def load_module(module: nn.Module, path: Path) -> nn.Module:

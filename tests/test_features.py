@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mixar.assets import file_sha256
 from mixar.scoring import features
 from mixar.scoring.features import (
     augment,
@@ -12,7 +13,7 @@ from mixar.scoring.features import (
     training_loss,
 )
 from mixar.spec import Extractor, ExtractorTraining
-from mixar.weights import file_sha256, save_weights
+from mixar.weights import save_weights
 
 SETTINGS = Extractor(network="subgroup-cnn", weights="x", channels=8)
 TRAINING = ExtractorTraining(epochs=1, batch_size=16, learning_rate=1.0e-3, label_smoothing=0.0)

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from mixar.assets import file_sha256
 from mixar.spec import Extractor as Settings
 from mixar.spec import ExtractorTraining
-from mixar.weights import file_sha256, load_module, read_metadata, read_weights
+from mixar.weights import load_module, read_metadata, read_weights
 
 GROUPS = 8  # of every GroupNorm
 SHIFT_PIXELS = 2

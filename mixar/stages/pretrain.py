@@ -29,7 +29,7 @@ from mixar.tokens import maskbit, vavae
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
-from mixar.weights import file_sha256, read_metadata, read_weights, save_weights
+from mixar.weights import read_metadata, read_weights, save_weights
 
 TOKENIZERS = {"continuous": (vavae.VaVae, vavae), "discrete": (maskbit.MaskBit, maskbit)}
 STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in LightningDiT's extraction
@@ -160,7 +160,7 @@ def _train(
 def _import(network: nn.Module, source: str, target: Path) -> None:
     """Publish weights from elsewhere, checked by the load that made `network`, as float32."""
     path = assets.resolve(source)
-    save_weights(target, network.state_dict(), {**read_metadata(path), "source": source, "sha256": file_sha256(path)})
+    save_weights(target, network.state_dict(), {**read_metadata(path), "source": source, "sha256": assets.file_sha256(path)})
 
 
 @torch.no_grad()

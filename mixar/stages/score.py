@@ -19,6 +19,7 @@ from rich import print
 from torch import Tensor
 
 from mixar import assets
+from mixar.assets import file_sha256
 from mixar.data.images import iter_images, read_images
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import make_rows, write_rows
@@ -30,7 +31,6 @@ from mixar.scoring.protocols import Protocol, distance_name, load_statistics, pr
 from mixar.spec import Scoring, Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
-from mixar.weights import file_sha256
 
 BATCH = 64  # images per forward pass
 SPLITS = ("train", "held_out")

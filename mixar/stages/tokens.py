@@ -15,6 +15,7 @@ import torch
 from rich import print
 from torch import Tensor, nn
 
+from mixar.assets import file_sha256
 from mixar.data.images import (
     count_smaller,
     images_to_unit,
@@ -33,7 +34,6 @@ from mixar.stages.progress import Progress
 from mixar.stages.sample import latent_statistics
 from mixar.tokens import generator as bit_generator
 from mixar.tokens import maskbit, vavae
-from mixar.weights import file_sha256
 
 ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers: posterior noise is drawn per batch
 MEMORY_LIMIT_GIB = 16  # of images held as one tensor
@@ -58,12 +58,12 @@ def read_manifest(layout: Layout, split: str | None = None) -> pa.Table:
     return table if split is None else table.filter(pc.equal(table["split"], split))
 
 
-def training_images(study: Study, layout: Layout, split: str = "train") -> Tensor:
-    """All images of a split as one uint8 tensor [n, H, W, 3], in manifest order, for training small networks.
+def training_images(study: Study, layout: Layout) -> Tensor:
+    """All training images as one uint8 tensor [n, H, W, 3], in manifest order, for training small networks.
 
     Raises ValueError where they would not fit in memory.
     """
-    rows, size = read_manifest(layout, split), study.data.image_size
+    rows, size = read_manifest(layout, "train"), study.data.image_size
     gib = len(rows) * size**2 * 3 / 2**30
     if gib > MEMORY_LIMIT_GIB:
         raise ValueError(f"data.image_size: {len(rows)} images of {size} pixels need {gib:.0f} GiB; give `weights`")
