@@ -160,7 +160,9 @@ def _train(
 def _import(network: nn.Module, source: str, target: Path) -> None:
     """Publish weights from elsewhere, checked by the load that made `network`, as float32."""
     path = assets.resolve(source)
-    save_weights(target, network.state_dict(), {**read_metadata(path), "source": source, "sha256": assets.file_sha256(path)})
+    save_weights(
+        target, network.state_dict(), {**read_metadata(path), "source": source, "sha256": assets.file_sha256(path)}
+    )
 
 
 @torch.no_grad()
