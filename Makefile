@@ -5,7 +5,7 @@
 # FROM_SCRATCH=1 make demo   trains every run from nothing instead of continuing the committed checkpoints.
 # Needed: Python 3.11 or later, make, gcc. uv is taken from PATH, or fetched into .venv-uv.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= 2
 UV ?= $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 BIN := .venv/bin
@@ -30,7 +30,7 @@ demo: env
 # How the committed weights in resources/demo were made: an hour each on two cores.
 networks: env
 	$(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES) --configfile config/demo-networks.yaml \
-		--until tokenizer_continuous tokenizer_discrete generator extractor
+		--until generator extractor
 	$(BIN)/python -m mixar publish --study results/demo_networks/study.json --to resources/demo
 
 CHECKPOINTS := mar/seed0 mar/seed1 dc_mix/seed0 dc_mix/seed1 dc_sa/seed0 dc_ca/seed0

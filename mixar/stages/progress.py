@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,25 +11,39 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Call with (done, total, note); prints at most every few seconds, and once at the end."""
+    """Call with (done, total, note); prints at most every few seconds, and once at the end.
 
-    def __init__(self, name: str, unit: str = "steps"):
-        self.name, self.unit = name, unit
+    history: a file that keeps every line, for work that is resumed. What it holds already is printed first: a scheduler
+    that starts a job again empties its log.
+    """
+
+    def __init__(self, name: str, unit: str = "steps", history: Path | None = None):
+        self.name, self.unit, self.history = name, unit, history
         self.console = Console(highlight=False, soft_wrap=True)
         self.began = self.printed = time.monotonic()
         self.first: int | None = None  # items that were done before this process began
+        if history is not None and history.exists():
+            self.console.print(history.read_text(), end="", markup=False)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if self.first is None:
             self.first = done - 1
+            if self.first > 0:
+                self._say(f"{self.name}: goes on after {self.first}/{total} {self.unit}")
         if done < total and now - self.printed < SECONDS_BETWEEN_LINES:
             return
         self.printed = now
         rate = (done - self.first) / max(now - self.began, 1e-9)
         left = f"{duration((total - done) / rate)} left" if done < total else f"took {duration(now - self.began)}"
         parts = [f"{done}/{total} {self.unit}", note, f"{rate:.2f} {self.unit}/s", left]
-        self.console.print(f"{self.name}: " + ", ".join(p for p in parts if p))
+        self._say(f"{self.name}: " + ", ".join(p for p in parts if p))
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+        if self.history is not None:
+            with self.history.open("a") as file:
+                file.write(f"{line}\n")
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from mixar.files import replaced
+
 STATE = "state.pt"
 
 
@@ -42,13 +44,10 @@ def lease(folder: Path, announce: Callable[[str], None] = print) -> Iterator[Non
 
 def save_state(folder: Path, state: dict) -> None:
     """Replace the folder's state: tensors, numbers, strings, lists and dicts only."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{STATE}.{os.getpid()}"
-    with open(temporary, "wb") as f:
+    with replaced(folder / STATE) as temporary, open(temporary, "wb") as f:
         torch.save(state, f)
         f.flush()
         os.fsync(f.fileno())
-    os.replace(temporary, folder / STATE)
 
 
 def load_state(folder: Path, device: torch.device) -> dict | None:

@@ -22,6 +22,7 @@ from mixar.spec import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.optim import build_optimizer, learning_rate
+from mixar.training.stopping import EXIT_CODE, sigterm_as_wish
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
 Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Tensor]]
@@ -93,7 +94,8 @@ def fit(
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress.
-    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite.
+    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM the
+    state is saved and the process ends.
     """
     steps = total_steps(s, num_items)
     share = context.split(s.batch_size)
@@ -105,23 +107,27 @@ def fit(
     per_epoch = num_items // s.batch_size
     saved = began = time.monotonic()
     order, order_epoch = None, -1
-    for index in range(done, steps):
-        epoch, batch = divmod(index, per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = _order(seed, epoch, num_items), epoch
-        rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
-        lr = learning_rate(s, index / per_epoch)
-        start = time.monotonic()
-        scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps)
-        ema.update(model)
-        row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
-        curve.add({**row, "seconds": time.monotonic() - start}, name)
-        last = curve.rows[-1]["loss"] if curve.rows else float("nan")
-        announce(index + 1, steps, f"loss {last:.4f}")
-        if index + 1 < steps and _is_due(context, index, time.monotonic() - saved > 60 * checkpoint_minutes):
-            curve.check(name)
-            saved = time.monotonic()
-            _save(folder, context, model, ema, optimizer, curve, index + 1, seconds + saved - began)
+    with sigterm_as_wish() as is_asked_to_stop:
+        for index in range(done, steps):
+            epoch, batch = divmod(index, per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = _order(seed, epoch, num_items), epoch
+            rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
+            lr = learning_rate(s, index / per_epoch)
+            start = time.monotonic()
+            scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps)
+            ema.update(model)
+            row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
+            curve.add({**row, "seconds": time.monotonic() - start}, name)
+            last = curve.rows[-1]["loss"] if curve.rows else float("nan")
+            announce(index + 1, steps, f"loss {last:.4f}")
+            is_time = context.is_main and time.monotonic() - saved > 60 * checkpoint_minutes
+            if index + 1 < steps and _of_any(context, is_time or is_asked_to_stop()):
+                curve.check(name)
+                saved = time.monotonic()
+                _save(folder, context, model, ema, optimizer, curve, index + 1, seconds + saved - began)
+                if _of_any(context, is_asked_to_stop()):
+                    raise SystemExit(EXIT_CODE)
     curve.flush(name)
     seconds += time.monotonic() - began
     _save(folder, context, model, ema, optimizer, curve, steps, seconds)
@@ -133,12 +139,12 @@ def _order(seed: int, epoch: int, num_items: int) -> Tensor:
     return torch.randperm(num_items, generator=rng)
 
 
-def _is_due(context: Context, index: int, mine: bool) -> bool:
-    """True where all processes save now: the main one's clock decides for all, every tenth step."""
-    if context.world_size == 1:
-        return mine
-    wish = torch.tensor(float(mine and context.is_main), device=context.device)
-    return (index + 1) % 10 == 0 and bool(context.mean(wish) > 0)
+def _of_any(context: Context, mine: bool) -> bool:
+    """Whether any process of this training says so: all of them save, and end, after the same step.
+
+    Asked after every step: a node that is taken away gives little notice, and steps of large models take seconds.
+    """
+    return bool(context.mean(torch.tensor(float(mine), device=context.device)) > 0)
 
 
 def optimizer_step(

@@ -17,6 +17,7 @@ STUDIES = {
     "imagenet256": ["config/imagenet256.yaml"],
     "demo": ["config/demo.yaml"],
     "demo_scratch": ["config/demo.yaml", "config/demo-scratch.yaml"],
+    "mar_released": ["config/mar-released.yaml"],
     "smoke": ["config/smoke.yaml"],
 }
 
@@ -47,6 +48,18 @@ def in_folder(folder):
     return ["--config", f"hardware={{results: {folder}}}"]
 
 
+def write_changed(content, change, folder):
+    """A study file of `content` with one value changed; change: the keys that lead to it, then the value."""
+    *path, key, value = change
+    section = content
+    for part in path:
+        section = section[part]
+    section[key] = value
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_complete_dag(name, root, tmp_path):
     study = load_study(root / STUDIES[name][0])
@@ -57,7 +70,8 @@ def test_every_study_has_a_complete_dag(name, root, tmp_path):
 
     shards = study.evaluation.num_shards
     assert found["train"] == len(trainings)
-    assert found["tokenize"] == study.data.num_shards
+    is_training = not all(run.weights for run in study.runs.values())
+    assert found.get("tokenize", 0) == study.data.num_shards * is_training
     assert found["generate"] == shards
     assert found["sample"] == sampled * shards
     assert found["score"] == sampled
@@ -86,6 +100,17 @@ def test_a_dry_run_writes_nothing(root, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_the_report_reads_the_scores_of_brought_images(root, tmp_path):
+    brought = tmp_path / "smoke" / "score" / "own" / "own_mine" / "scores.parquet"
+    brought.parent.mkdir(parents=True)
+    brought.touch()
+
+    output = snakemake(root, "-n", "--configfile", *STUDIES["smoke"], *in_folder(tmp_path))
+
+    inputs = next(line for line in output.stdout.split("rule report:")[1].splitlines() if "input:" in line)
+    assert str(brought) in inputs
+
+
 def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path):
     output = dry_run(root, STUDIES["smoke"], *in_folder(tmp_path))
 
@@ -102,13 +127,7 @@ def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path)
     ],
 )
 def test_a_wrong_study_stops_before_the_dag_with_one_message(root, tmp_path, smoke, change, said):
-    *path, key, value = change
-    section = smoke
-    for part in path:
-        section = section[part]
-    section[key] = value
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(smoke))
+    file = write_changed(smoke, change, tmp_path)
 
     result = snakemake(root, "-n", "--configfile", file)
 
@@ -117,6 +136,28 @@ def test_a_wrong_study_stops_before_the_dag_with_one_message(root, tmp_path, smo
     assert said in output
     assert "Traceback" not in output
     assert "Building DAG" not in output
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("runs", "mar", "start", "nowhere-{seed}.safetensors"), "runs.mar.start (seed 0) = nowhere-0.safetensors"),
+        (("data", "path", "nowhere.parquet"), "data.path = nowhere.parquet"),
+        (("runs", "dc_sa", "guidance", {"strategy": "dc_sa", "options": {"stage": "middle"}}), "'middle' is unknown"),
+        (("scoring", "protocol", "emoji-gdf"), "'emoji-gdf' is unknown"),
+    ],
+)
+def test_what_would_stop_a_run_later_stops_it_before_any_job(root, tmp_path, smoke, change, said):
+    smoke["hardware"]["results"] = str(tmp_path / "results")
+    file = write_changed(smoke, change, tmp_path)
+
+    result = snakemake(root, "--profile", "workflow/profiles/local", "--configfile", file)
+
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert said in output
+    assert "Traceback" not in output
+    assert not {p.name for p in (tmp_path / "results").rglob("*") if p.is_file()} - {"study.json"}
 
 
 def test_lint_and_format_find_nothing(root):

@@ -1,12 +1,14 @@
 """The smoke study through Snakemake, end to end, and a training that is killed in its middle."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -92,7 +94,10 @@ def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
         for seed in r.seeds if r else (0,):
             own = scores[(scores.run == name) & (scores.seed == seed)]
             assert set(study.scoring.metrics) <= set(own.metric), name
-    assert set(scores.protocol) == {study.scoring.protocol}
+    ids = {metric: set(own.protocol) for metric, own in scores.groupby("metric")}
+    smaller = "emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16{}]"  # than the protocol has them
+    assert ids.pop("fd_held_out") == {smaller.format(", reference=held_out")}
+    assert set().union(*ids.values()) == {smaller.format("")}
     assert (scores.low <= scores.high).all()
     assert {"psnr", "rfd"} <= set(rows[rows.source == "reconstruct"].metric)
     assert set(rows[rows.source == "measure"].run) == set(study.runs)
@@ -159,6 +164,8 @@ def test_a_training_that_was_killed_resumes_to_the_same_weights(finished, root, 
     expected, found = (load_file(layout.weights(*target)) for layout in (calm, hasty))
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
+    # equal weights alone would also come from training again: it went on where the checkpoint was
+    assert re.search(r"goes on after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())
 
 
 def kill_in_the_middle(root, study_file, layout, target):
@@ -172,3 +179,18 @@ def kill_in_the_middle(root, study_file, layout, target):
         time.sleep(0.02)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
+
+
+def test_brought_images_join_the_report_with_the_next_command_which_makes_nothing_else(finished, root, tmp_path):
+    study_file, layout, _ = finished
+    np.savez(tmp_path / "drawn.npz", np.random.default_rng(0).integers(0, 256, (36, 32, 32, 3), dtype=np.uint8))
+    scored = [sys.executable, "-m", "mixar", "score", tmp_path / "drawn.npz", "--study", study_file, "--label", "Noise"]
+    environment = os.environ | {"PYTHONPATH": str(study_file.parent)}
+    subprocess.run(scored, cwd=root, check=True, env=environment)
+    made = [layout.weights("mar", 0), layout.scores("sample", "mar", 0, "default")]
+    before = [path.stat().st_mtime_ns for path in made]
+
+    run(root, study_file)
+
+    assert "Noise" in pd.read_csv(layout.report_files()["table1.csv"])["label"].tolist()
+    assert before == [path.stat().st_mtime_ns for path in made]

@@ -1,6 +1,7 @@
 # The study, its paths and digests, and the functions that rules use. No rule stands here.
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,17 +24,28 @@ STUDY_FILE = str(LAYOUT.study_file)
 ENVIRONMENT = "../../environment.yml"
 IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
-TABLES = ("table1", "table2", "literature", "results")
+TABLES = ("table1", "table2", "audit", "audit_costs", "later", "results")
 SUMMARIES = ("report", "claims", "summary")
 KINDS = ("continuous", "discrete")
+# Sections of the study that name files, and the rules that read them; those of `runs` are read by `train`.
+READERS = {
+    "data": {"ingest"},
+    "continuous": {"tokenizer_continuous"},
+    "discrete": {"tokenizer_discrete"},
+    "generator": {"generator"},
+    "scoring": {"extractor", "score_reference", "score_features", "score", "score_reconstruction"},
+}
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
 SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
 GPUS_PER_NODE = -(-STUDY.hardware.gpus // STUDY.hardware.nodes)  # of a training
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every other stage that runs a network
 
-# One process per GPU. A job over several nodes is launched by its executor, once on each node.
-TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node={GPUS_PER_NODE} -m mixar"
-TRAINING_COMMAND = TORCHRUN if GPUS_PER_NODE > 1 else "python -m mixar"
+# One process per GPU, or per node without GPUs. On several nodes Slurm starts one torchrun on each.
+PROCESSES_PER_NODE = max(GPUS_PER_NODE, 1)
+TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node={PROCESSES_PER_NODE} -m mixar"
+ON_EVERY_NODE = f"python -m snakemake_executor_plugin_submitit.launch --nproc-per-node={PROCESSES_PER_NODE} mixar"
+ON_ONE_NODE = TORCHRUN if PROCESSES_PER_NODE > 1 else "python -m mixar"
+TRAINING_COMMAND = ON_EVERY_NODE if STUDY.hardware.nodes > 1 else ON_ONE_NODE
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -51,7 +63,12 @@ def parent_weights(wildcards):
 
 
 def start_file(wildcards):
-    return external(STUDY.runs[wildcards.run].start, seed=wildcards.seed)
+    run = STUDY.runs[wildcards.run]
+    return external(run.start or run.weights, seed=wildcards.seed)
+
+
+def training_tokens(wildcards):
+    return [] if STUDY.runs[wildcards.run].weights else LAYOUT.token_shards()
 
 
 def mixing_generator(wildcards):
@@ -63,12 +80,6 @@ def sampled_networks(wildcards):
     if wildcards.run == "maskbit":
         return [LAYOUT.tokenizer("discrete")]
     return [LAYOUT.weights(wildcards.run, wildcards.seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
-
-
-def sample_digest(wildcards):
-    if wildcards.run == "maskbit":
-        return digest("sample", DIGESTS.generate(), DIGESTS.tokenizer("discrete"))
-    return DIGESTS.sample(wildcards.run, int(wildcards.seed), wildcards.sampler)
 
 
 def sample_features(wildcards):
@@ -110,6 +121,30 @@ def write_study_file():
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(text)
         os.replace(temporary, path)
+
+
+def refuse_missing():
+    """Stop before any job where a job that is to run needs a file outside the study that is not there."""
+    jobs = list(workflow.dag.needrun_jobs())
+    trained = {job.wildcards.run for job in jobs if job.rule.name == "train"}
+    rules_needed = {job.rule.name for job in jobs}
+
+    def is_needed(key):
+        section, _, rest = key.partition(".")
+        return rest.split(".")[0] in trained if section == "runs" else not READERS[section].isdisjoint(rules_needed)
+
+    lines = [f"  {key} = {value}, looked for at {assets.locate(value)}" for key, value in MISSING.items()]
+    if lines := [line for key, line in zip(MISSING, lines) if is_needed(key)]:
+        advice = f"Nothing was started. Get them first; for assets: python -m mixar assets get --study {STUDY_FILE}"
+        raise WorkflowError("\n".join([f"{STUDY.study} cannot run without these files or folders:", *lines, advice]))
+
+
+def refuse_unfit():
+    """Stop before any job where the study's networks cannot be built, or a file that it names does not fit them."""
+    command = [sys.executable, "-m", "mixar", "check", "--study", STUDY_FILE]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        raise WorkflowError(found.stderr.strip())
 
 
 def announce_jobs():

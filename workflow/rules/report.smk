@@ -5,6 +5,7 @@ rule report:
     input:
         manifest=LAYOUT.manifest,
         scores=all_scores(),
+        own=LAYOUT.own_scores(),
         measures=[LAYOUT.measures(run) for run in STUDY.runs],
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),

@@ -18,7 +18,7 @@ rule sample:
         gpus_per_node=ONE_GPU,
     params:
         study=STUDY_FILE,
-        settings=sample_digest,
+        settings=lambda w: DIGESTS.sample(w.run, int(w.seed), w.sampler),
     shell:
         "python -m mixar sample --study {params.study} --run {wildcards.run} --seed {wildcards.seed} "
         "--sampler {wildcards.sampler} --shard {wildcards.shard} > {log} 2>&1"
@@ -41,7 +41,7 @@ rule reconstruct:
         gpus_per_node=ONE_GPU,
     params:
         study=STUDY_FILE,
-        settings=lambda w: digest("reconstruct", DIGESTS.tokenizer(w.kind), STUDY.data.num_shards),
+        settings=lambda w: DIGESTS.reconstruct(w.kind),
     shell:
         "python -m mixar reconstruct --study {params.study} --kind {wildcards.kind} "
         "--shard {wildcards.shard} > {log} 2>&1"
@@ -64,7 +64,7 @@ rule score_features:
         gpus_per_node=ONE_GPU,
     params:
         study=STUDY_FILE,
-        settings=DIGESTS.extractor(),
+        settings=DIGESTS.features(),
     shell:
         "python -m mixar score --study {params.study} --images {input.images} > {log} 2>&1"
 
@@ -86,7 +86,7 @@ rule score_reference:
         gpus_per_node=ONE_GPU,
     params:
         study=STUDY_FILE,
-        settings=DIGESTS.extractor(),
+        settings=DIGESTS.features(),
     shell:
         "python -m mixar score --study {params.study} --reference {wildcards.split} > {log} 2>&1"
 
@@ -115,7 +115,7 @@ rule score:
 
 rule score_reconstruction:
     input:
-        reference=LAYOUT.reference_features("held_out"),
+        reference=LAYOUT.reference_features(LAYOUT.reconstruction_split),
         features=reconstruction_features,
     output:
         LAYOUT.scores("reconstruct", "{kind}"),

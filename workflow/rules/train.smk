@@ -4,7 +4,7 @@
 
 rule train:
     input:
-        tokens=LAYOUT.token_shards(),
+        tokens=training_tokens,
         generator=mixing_generator,
         parent=parent_weights,
         start=start_file,
@@ -23,6 +23,7 @@ rule train:
         mem_mb=32000 * max(GPUS_PER_NODE, 1),
         nodes=STUDY.hardware.nodes,
         gpus_per_node=GPUS_PER_NODE,
+        max_timeouts=20,  # it resumes where its time ended
     params:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.train(w.run, int(w.seed)),

@@ -1,0 +1,136 @@
+"""A whole run without any Slurm: jobs as processes of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import wait_for
+
+SNAKEFILE = """
+rule all:
+    input: "good.txt", "bad.txt"
+    localrule: True
+
+rule good:
+    output: "good.txt"
+    resources: runtime=5
+    shell: "echo made > {output}"
+
+rule bad:
+    output: "bad.txt"
+    resources: runtime=5
+    shell: "echo because >&2; touch began; sleep {config[seconds]}; exit 3"
+"""
+
+
+def words(cluster, seconds):
+    snakemake = str(Path(sys.executable).parent / "snakemake")
+    options = f"-k -j 2 --executor submitit --submitit-cluster {cluster} --submitit-poll-max-seconds 1 --config"
+    return [snakemake, *options.split(), f"seconds={seconds}"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
+    return tmp_path
+
+
+def lines(folder):
+    text = (folder / ".snakemake" / "submitit" / "finished.jsonl").read_text()
+    return {line["name"]: line for line in map(json.loads, text.splitlines())}
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+def test_jobs_run_and_fail_without_slurm(folder, cluster):
+    result = subprocess.run(words(cluster, 0), cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+    assert result.returncode == 1
+    assert (folder / "good.txt").read_text() == "made\n"
+    assert {name: line["outcome"] for name, line in lines(folder).items()} == {"good": "done", "bad": "fail"}
+    log = Path(lines(folder)["bad"]["log"])
+    assert "logs/bad/" in str(log)
+    assert str(log) in result.stderr
+    assert "because" in (log.read_text() if cluster == "local" else result.stderr)
+
+
+def test_ctrl_c_ends_every_process(folder):
+    driver = subprocess.Popen(
+        words("local", 600),
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for((folder / "began").exists, "the job runs", 60)
+    assert running_in(folder)
+
+    driver.send_signal(signal.SIGINT)
+
+    assert driver.wait(30) == 1
+    wait_for(lambda: not running_in(folder), "every process is gone", 20)
+
+
+PARAMS = """
+rule all:
+    input: "made.txt"
+    localrule: True
+
+rule make:
+    output: "made.txt"
+    params: text=config["text"]
+    shell: "touch began; until [ -e go ]; do sleep 0.1; done; echo {params.text} | tee -a journal > {output}"
+"""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A folder in which a job ended well after its driver was killed."""
+    (tmp_path / "Snakefile").write_text(PARAMS)
+    driver = subprocess.Popen(again("first"), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "began").exists, "the job runs", 60)
+    driver.kill()
+    driver.wait()
+    (tmp_path / "go").touch()
+    wait_for(lambda: "finished" in records(tmp_path), "the job ends", 60)
+    return tmp_path
+
+
+def again(text, *options):
+    rest = f"--nolock --rerun-incomplete --rerun-triggers mtime params --config text={text}"
+    return [*words("local", 0)[:-2], *options, *rest.split()]
+
+
+def records(folder):
+    return "".join(path.read_text() for path in (folder / ".snakemake/submitit/attempts").rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "text, options, journal", [("second", (), ["first", "second"]), ("first", ("-F",), ["first", "first"])]
+)
+def test_what_finished_after_its_driver_was_killed_is_made_again_where_that_is_wanted(killed, text, options, journal):
+    for _ in range(2):  # the second time there is nothing to do
+        result = subprocess.run(again(text, *options), cwd=killed, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        options = ()
+
+    assert "Nothing to be done" in result.stderr
+    assert (killed / "journal").read_text().split() == journal
+    assert (killed / "made.txt").read_text().strip() == text
+    finished = (killed / ".snakemake/submitit/finished.jsonl").read_text().splitlines()
+    assert [json.loads(line)["outcome"] for line in finished] == ["done"] * len(journal)
+
+
+def running_in(folder):
+    """Processes other than this one whose folder it is."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == str(folder):
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found

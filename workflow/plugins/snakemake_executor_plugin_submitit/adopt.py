@@ -1,0 +1,145 @@
+"""Jobs of an earlier driver that was killed: which of them still make what is wanted, and which have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snakemake_executor_plugin_submitit import attempts as ends
+from snakemake_executor_plugin_submitit.attempts import Attempts
+from snakemake_executor_plugin_submitit.backends import Backend
+from snakemake_executor_plugin_submitit.jobs import Description
+from snakemake_executor_plugin_submitit.registry import Entry, Registry
+from snakemake_executor_plugin_submitit.slurm import Answer, QueryFailed
+from snakemake_executor_plugin_submitit.states import CANCELLED, Budget, Status, Verdict, judge
+
+PAUSES_SECONDS = (2, 5, 15, 30)
+# Of a job that Slurm does not know: without a sign of life for so long it has ended.
+QUIET_SECONDS = 600
+
+Ends = list[tuple[Entry, Verdict]]
+
+
+@dataclass
+class Earlier:
+    """What an earlier driver left of the wanted jobs.
+
+    good: key -> entry of what need not be submitted. refused: key -> why a job cannot be submitted now.
+    """
+
+    good: dict[str, Entry] = field(default_factory=dict)
+    ended: Ends = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def take_stock(
+    wanted: Iterable[Description], registry: Registry, driver: str, backend: Backend, folder: Path, logger
+) -> Earlier:
+    """Tell apart what earlier drivers left. driver: this one, whose own entries do not count.
+
+    What is not good is cancelled: submissions cut short, jobs with old inputs or settings. Where Slurm does not confirm
+    that, the job is refused: submitted now, it might run twice.
+    """
+    earlier = Earlier()
+    if not backend.can_adopt:
+        return earlier
+    found = [(d, entry) for d in wanted if (entry := registry.get(d.key)) and entry.driver != driver]
+    _cancel_cut_short([entry for _, entry in found if entry.job is None], backend, folder, earlier)
+    found = [(d, entry) for d, entry in found if entry.job]
+    answer = _ask_patiently(backend, [entry.job for _, entry in found], logger)
+    old = []
+    for d, entry in found:
+        status = answer.found.get(entry.job)
+        if is_good(entry, d, answer, folder):
+            earlier.good[d.key] = entry
+        elif status and not status.is_over:
+            old.append(entry)
+        else:
+            earlier.ended.append((entry, judge(entry.job, status, _records(folder, entry), Budget())))
+    _cancel_old(old, backend, earlier, logger)
+    return earlier
+
+
+def _cancel_cut_short(entries: list[Entry], backend: Backend, folder: Path, earlier: Earlier) -> None:
+    if entries and backend.cancel_tickets({entry.ticket for entry in entries}):
+        why = "Slurm does not answer, and a submission of a killed snakemake may have been taken; try again later"
+        earlier.refused |= {entry.key: why for entry in entries}
+        return
+    verdict = Verdict(CANCELLED, "Its snakemake was killed while it submitted.")
+    earlier.ended += [(entry, verdict) for entry in entries if _records(folder, entry)]
+
+
+def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, logger) -> None:
+    for entry in entries:
+        logger.info(f"{entry.name}: Slurm job {entry.job} has old inputs or settings; it is cancelled.")
+    left = backend.cancel([entry.job for entry in entries]) if entries else []
+    for entry in entries:
+        if entry.job in left:
+            earlier.refused[entry.key] = f"Slurm does not cancel its job {entry.job}, which has old inputs or settings"
+        else:
+            earlier.ended.append((entry, Verdict(CANCELLED, "It had old inputs or settings.")))
+
+
+def ended_unseen(registry: Registry, alive: set[str], backend: Backend, folder: Path) -> Ends:
+    """Jobs that ended while no driver followed them, and are not accounted for. alive: drivers that follow theirs."""
+    left = [e for e in registry.all() if e.job and e.driver not in alive and not e.is_accounted]
+    try:
+        answer = backend.query([entry.job for entry in left]) if left else Answer()
+    except QueryFailed:  # a later driver asks again
+        return []
+    found = [(entry, answer.found.get(entry.job), _records(folder, entry)) for entry in left]
+    return [
+        (e, judge(e.job, status, records, Budget()))
+        for e, status, records in found
+        if _is_over(e, status, records, answer)
+    ]
+
+
+def _is_over(entry: Entry, status: Status | None, records: list[ends.Attempt], answer: Answer) -> bool:
+    if status or entry.job not in answer.unknown:
+        return status is not None and status.is_over
+    return bool(records) and time.time() - records[-1].seen > QUIET_SECONDS
+
+
+def _ask_patiently(backend: Backend, jobs: list[str], logger) -> Answer:
+    for pause in PAUSES_SECONDS if jobs else ():
+        try:
+            return backend.query(jobs)
+        except QueryFailed as error:
+            logger.warning(f"{error}; asking again in {pause} s about jobs of an earlier run")
+            time.sleep(pause)
+    return Answer()
+
+
+def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
+    """True if an earlier driver's submission still makes what is wanted, or has made it while nobody looked.
+
+    A job that nobody could be asked about counts as good: submitting it twice would be worse. One that is over is not
+    where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.
+    """
+    if entry.fingerprint != d.fingerprint:
+        return False
+    status = answer.found.get(entry.job)
+    if status is not None and not status.is_over:
+        return True
+    if status is None and entry.job not in answer.unknown:
+        return True
+    if d.is_forced or not all(os.path.exists(path) for path in d.markers):
+        return False
+    records = _records(folder, entry)
+    finished = status.state == "COMPLETED" if status else bool(records) and records[-1].ended_by == ends.FINISHED
+    return finished and all(_time(path) >= entry.submitted - 1 for path in d.outputs)
+
+
+def _records(folder: Path, entry: Entry) -> list[ends.Attempt]:
+    return Attempts(folder, entry.key).of(entry.submission)
+
+
+def _time(path: str) -> float:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_mtime
+    return -1.0

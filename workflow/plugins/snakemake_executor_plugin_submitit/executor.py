@@ -1,0 +1,304 @@
+"""The executor: submits Snakemake's jobs, follows them, and takes over those of a driver that died.
+
+Two threads work here. Snakemake's scheduler calls `run_jobs`; a polling thread of the base class calls
+`check_active_jobs`. Snakemake empties its own list of jobs during a poll, so `live` is what counts.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+from snakemake_executor_plugin_submitit import follow
+from snakemake_executor_plugin_submitit.adopt import Earlier, ended_unseen, take_stock
+from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission, submit_patiently
+from snakemake_executor_plugin_submitit.follow import Live, Poll
+from snakemake_executor_plugin_submitit.jobs import Description, describe, key_of_job, safe
+from snakemake_executor_plugin_submitit.ledger import Ledger
+from snakemake_executor_plugin_submitit.parameters import check_names
+from snakemake_executor_plugin_submitit.prepare import Prepared, batches, prepare
+from snakemake_executor_plugin_submitit.registry import Driver, Entry, remove_old
+from snakemake_executor_plugin_submitit.settings import read_site
+from snakemake_executor_plugin_submitit.slurm import CLIENT_SECONDS, misleading_variables
+from snakemake_executor_plugin_submitit.states import CANCELLED, DONE, FAIL, RESUBMIT, WAIT, Verdict
+
+
+class Executor(RemoteExecutor):
+    """One driver's view of its jobs."""
+
+    def __init__(self, workflow, logger) -> None:
+        # All of it before the base class starts the polling thread.
+        settings = workflow.executor_settings
+        for name in misleading_variables(dict(os.environ)):
+            del os.environ[name]
+        self.backend = BACKENDS[settings.cluster]()
+        self.folder = Path(settings.folder).absolute()
+        self.site = read_site(settings.site)
+        self.ledger = Ledger(self.folder, logger)
+        self.driver = Driver(self.folder)
+        self.runs = self.folder / "runs" / self.driver.id
+        self.live: dict[str, Live] = {}
+        self.tickets: set[str] = set()  # of submissions in flight
+        self.poll = Poll(settings.poll_min_seconds, settings.poll_max_seconds)
+        self.submitting = threading.Lock()
+        self.threads_of_job = 1
+        self.ending = threading.Event()
+        # Snakemake makes its executors before it runs `onstart`: a driver that is refused has changed nothing yet.
+        self._claim(workflow)
+        super().__init__(workflow, logger)
+
+    def _claim(self, workflow) -> None:
+        """Refuse what cannot work, and a second driver on the same jobs. Raises WorkflowError."""
+        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+        try:
+            if jobs:
+                self.backend.check()
+            for job in {job.rule.name: job for job in jobs}.values():
+                check_names(job.rule.resources, workflow.global_resources, source=f"rule {job.rule.name}: ")
+            alive = self.driver.claim([key_of_job(job) for job in jobs])
+        except (ValueError, OSError) as error:
+            raise WorkflowError(str(error)) from None
+        for entry, verdict in ended_unseen(self.ledger.registry, alive, self.backend, self.folder):
+            self.ledger.account(entry, verdict)  # its entry stays, for a driver that wants the job
+        remove_old(self.folder, workflow.executor_settings.retention_days)
+
+    # Submitting: the scheduler's thread
+
+    def run_jobs(self, jobs) -> None:
+        """Take over or submit all jobs that are ready; those of one rule with equal parameters as one array."""
+        described = sorted(((describe(job, self.workflow), job) for job in jobs), key=lambda pair: pair[0].name)
+        wanted = [d for d, _ in described]
+        try:
+            earlier = take_stock(wanted, self.ledger.registry, self.driver.id, self.backend, self.folder, self.logger)
+        except OSError as error:
+            earlier = Earlier(refused={d.key: str(error) for d in wanted})
+        for entry, verdict in earlier.ended:
+            self.ledger.account(entry, verdict)
+            self.ledger.forget(entry)
+        fresh = []
+        for d, job in described:
+            self.run_job_pre(job)
+            if d.key in earlier.refused:
+                self._refuse(d, job, earlier.refused[d.key])
+            elif d.key in earlier.good:
+                self._adopt(d, job, earlier.good[d.key])
+            else:
+                fresh.append(self._prepare(d, job, uuid.uuid4().hex[:12]))
+        largest = min(self.executor_settings.array_limit, self.backend.limits.max_array_size)
+        for batch in batches(filter(None, fresh), largest):
+            self._submit(batch)
+
+    def run_job(self, job) -> None:
+        self.run_jobs([job])
+
+    def _refuse(self, d: Description, job, error: object) -> None:
+        """An error of one job. Raised from here, it would make Snakemake cancel all that run."""
+        self.report_job_error(SubmittedJobInfo(job), msg=f"{d.name} could not be submitted: {error} ")
+
+    def _adopt(self, d: Description, job, entry: Entry) -> None:
+        if p := self._prepare(d, job, entry.submission):
+            self.logger.info(f"{d.name}: Slurm job {entry.job} of an earlier run is taken over.")
+            live = self._live(p, replace(entry, driver=self.driver.id))
+            self.live[d.key] = live
+            self.ledger.note(live.entry)
+            self._follow(job, live, register_job=False)
+
+    def _prepare(self, d: Description, job, submission: str) -> Prepared | None:
+        """None where the job is refused."""
+        self.threads_of_job = max(int(d.threads), 1)
+        try:
+            command, parameters = prepare(
+                d,
+                self.format_job_exec(job),
+                submission,
+                settings=self.executor_settings,
+                site=self.site,
+                folder=self.folder,
+                kill_wait_seconds=self.backend.limits.kill_wait_seconds,
+                also=self.workflow.global_resources,
+            )
+        except (ValueError, OSError) as error:
+            self._refuse(d, job, error)
+            return None
+        return Prepared(d, job, command, parameters)
+
+    def _live(self, p: Prepared, earlier: Entry | None = None) -> Live:
+        d = p.description
+        entry = Entry(d.key, d.name, d.fingerprint, "", p.command.submission, self.driver.id)
+        return Live(earlier or entry, p.command, p.parameters, logs=self.folder / "logs" / d.folder)
+
+    def _submit(self, batch: list[Prepared]) -> None:
+        lives = [self._live(p) for p in batch]
+        first = batch[0].description
+        try:
+            lives = self._send(lives, first.rule if len(batch) > 1 else safe(first.name.replace(" ", ".")))
+        except Submission as error:
+            for p, live in zip(batch, lives, strict=True):
+                self.ledger.forget(live.entry)
+                self._refuse(p.description, p.job, error)
+            return
+        for p, live in zip(batch, lives, strict=True):
+            self._follow(p.job, live)
+
+    def _send(self, lives: list[Live], name: str) -> list[Live]:
+        """Submit, with an entry on disk before and after: a driver may be killed at any moment. Raises Submission."""
+        ticket = f"snakemake-{uuid.uuid4().hex[:12]}"
+        parameters = lives[0].parameters | {"name": name, "slurm_comment": f"{lives[0].entry.name} {ticket}"}
+        with self.submitting:
+            if self.ending.is_set():
+                raise Submission("this run is being stopped")
+            self.tickets.add(ticket)
+            now = {"ticket": ticket, "job": None, "submitted": time.time(), "is_accounted": False}
+            entries = [replace(live.entry, **now) for live in lives]
+            try:
+                for entry in entries:
+                    self.ledger.registry.put(entry)
+            except OSError as error:
+                raise Submission(str(error)) from error
+            commands = [live.command for live in lives]
+            say = self.logger.warning
+            ids = submit_patiently(self.backend, commands, parameters, self.runs, ticket, say, self.ending)
+            entries = [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
+            sent = [replace(live, entry=e).with_log(self.runs) for live, e in zip(lives, entries, strict=True)]
+            self.live |= {live.entry.key: live for live in sent}
+            for live in sent:
+                self.ledger.note(live.entry)
+            self.tickets.discard(ticket)
+        self.poll.hurry()
+        return sent
+
+    def _follow(self, job, live: Live, register_job: bool = True) -> None:
+        info = SubmittedJobInfo(job, external_jobid=live.entry.job, aux={"key": live.entry.key})
+        self.report_job_submission(info, register_job=register_job)
+
+    # Following: the polling thread
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        """Report jobs that are over, and yield all others. Whatever goes wrong, no job is lost."""
+        verdicts = {}
+        if active_jobs:
+            async with self.status_rate_limiter:
+                try:
+                    verdicts = self._judge_all(active_jobs)
+                except Exception as error:  # an exception here would end the thread, and all jobs with it
+                    self.poll.failed(self.logger, error)
+        for info in active_jobs:
+            verdict = verdicts.get(info.aux["key"])
+            try:
+                keep = verdict is None or self._act(info, verdict)
+            except Exception as error:
+                self.poll.failed(self.logger, error)
+                keep = True
+            if keep:
+                yield info
+        self.next_seconds_between_status_checks = self.poll.pause(self.backend.limits)
+
+    def _judge_all(self, infos: list[SubmittedJobInfo]) -> dict[str, Verdict]:
+        lives = [live for info in infos if (live := self.live.get(info.aux["key"]))]
+        answer = self.backend.query([live.entry.job for live in lives])
+        self.poll.answered(answer)
+        limits = self.backend.limits
+        return {live.entry.key: self.poll.judge(live, answer, self.folder, limits, self.logger) for live in lives}
+
+    def _act(self, info: SubmittedJobInfo, verdict: Verdict) -> bool:
+        """Do what was decided; True if the job goes on."""
+        live = self.live.get(info.aux["key"])
+        if live is None or verdict.action == WAIT:
+            return True
+        self.poll.hurry()
+        if self.ending.is_set():
+            return True
+        if verdict.action == RESUBMIT:
+            self.logger.info(f"{live.entry.name}: Slurm job {live.entry.job}: {verdict.message} Submitted again.")
+            counts = {"resubmissions": live.entry.resubmissions + 1, "late": live.entry.late + verdict.is_late}
+            entry = replace(live.entry, **counts)
+            try:
+                sent = self._send([replace(live, entry=entry)], safe(entry.name.replace(" ", ".")))[0]
+                info.external_jobid = sent.entry.job
+                return True
+            except Submission as error:
+                if self.ending.is_set():
+                    return True
+                verdict = Verdict(FAIL, f"{verdict.message} It could not be submitted again: {error}.")
+        self.ledger.account(live.entry, verdict)
+        if verdict.action == DONE:
+            self.report_job_success(info)
+        else:
+            message = f"{live.entry.name}, Slurm job {live.entry.job}: {verdict.message} Log: {live.entry.log} "
+            self.report_job_error(info, msg=message, aux_logs=[live.entry.log])
+        # Only now: a driver that is killed in between leaves the entry to the next one.
+        self._forget(live.entry)
+        return False
+
+    def _forget(self, entry: Entry) -> None:
+        live = self.live.get(entry.key)
+        if live and live.entry.job == entry.job:
+            del self.live[entry.key]
+        self.ledger.forget(entry)
+
+    async def sleep(self) -> None:
+        await follow.pause(self.next_seconds_between_status_checks, lambda: self.wait and not self.poll.is_hurried)
+
+    # Ending
+
+    def cancel(self) -> None:
+        """Ctrl-C, or an error of Snakemake itself: cancel all that is ours, also in the middle of a poll."""
+        self.ending.set()  # the polling thread submits nothing any more
+        # A submission under way is waited for, to know its jobs; one that hangs is found by its ticket.
+        was_free = self.submitting.acquire(timeout=CLIENT_SECONDS)
+        entries = [live.entry for live in list(self.live.values())]
+        if self.executor_settings.detach:
+            self.logger.info(f"{len(entries)} jobs go on running; the next snakemake takes them over.")
+        else:
+            self._cancel(entries)
+        if was_free:
+            self.submitting.release()
+        self.shutdown()
+
+    def _cancel(self, entries: list[Entry]) -> None:
+        left = self.backend.cancel([entry.job for entry in entries])
+        lost = self.backend.cancel_tickets(self.tickets) if self.tickets else []
+        silence = "Slurm does not answer; still to be cancelled:"
+        if left:
+            self.logger.error(f"{silence} scancel {' '.join(left)}")
+        if lost:
+            self.logger.error(f"{silence} what `squeue --me --format '%i %k'` shows with {' or '.join(lost)}")
+        for entry in entries:
+            # What has ended well since the last poll is left for the next driver to accept.
+            if entry.job not in left and not self.ledger.has_finished(entry):
+                self.ledger.account(entry, Verdict(CANCELLED, "This run was stopped."))
+                self._forget(entry)
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        self.backend.cancel([info.external_jobid for info in active_jobs])
+
+    def shutdown(self) -> None:
+        """Stop following. The folder for temporary files stays: jobs that are still queued wait for it to exist."""
+        with self.lock:
+            self.wait = False
+        self.wait_thread.join(timeout=10)
+        follow.summarise(self.ledger.lines, self.folder, self.logger)
+        self.driver.leave()
+
+    # What the inner Snakemake is told
+
+    @property
+    def cores(self) -> int:
+        """CPUs of the job whose command is being written, not all that its node has."""
+        return self.threads_of_job
+
+    @property
+    def tmpdir(self) -> str:
+        # Of this driver alone: files in it are named by Snakemake's numbers of jobs, which every driver gives anew.
+        path = self.runs / "tmp"
+        path.mkdir(parents=True, exist_ok=True)
+        return str(path)

@@ -1,0 +1,88 @@
+"""What this plugin needs to know of a Snakemake job, single or group."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snakemake_executor_plugin_submitit.registry import fingerprint_of, key_of
+
+
+@dataclass(frozen=True)
+class Description:
+    """key and fingerprint: see registry.py. name: rule and wildcards. folder: where its logs lie, by the same."""
+
+    key: str
+    fingerprint: str
+    rule: str
+    name: str
+    folder: Path
+    outputs: list[str]
+    markers: list[str]  # files by which Snakemake knows that it has not accepted these outputs yet
+    is_forced: bool  # the user wants it made anew, whatever there is
+    resources: dict[str, Any]
+    threads: int
+
+
+def describe(job, workflow) -> Description:
+    parts = list(members(job))
+    rule, *wildcards = names(job)
+    # Without the addresses of objects, which differ in every process.
+    params = re.sub(r"0x[0-9a-f]+", "", str([(list(part.params), sorted(part.params.items())) for part in parts]))
+    rules = [part.rule.name for part in parts]
+    return Description(
+        key=key_of_job(job),
+        fingerprint=fingerprint_of(rules, params, [str(path) for path in job.input]),
+        rule=safe(rule),
+        name=" ".join([rule, *wildcards]),
+        folder=Path(safe(rule), *(safe(value) for value in wildcards)),
+        outputs=[str(path) for path in job.output],
+        markers=markers_of(job, workflow.persistence),
+        is_forced=is_forced(job, workflow),
+        resources=dict(job.resources.items()),
+        threads=job.threads,
+    )
+
+
+def names(job) -> list[str]:
+    """Rule and wildcards; of a group its own name."""
+    return [job.name] if job.is_group() else [job.rule.name, *(str(value) for value in job.wildcards)]
+
+
+def key_of_job(job) -> str:
+    return key_of([str(path) for path in job.output], " ".join(names(job)))
+
+
+def markers_of(job, persistence) -> list[str]:
+    """Where Snakemake marks a job's outputs as incomplete; nothing where it keeps its marks in a database.
+
+    It offers the marking itself only where its DAG is, and the jobs end elsewhere.
+    """
+    folder = getattr(persistence, "_incomplete_path", None)
+    files = [persistence._get_key(path) for part in members(job) for path in part.output] if folder else []
+    return [os.path.abspath(persistence._record_path(folder, file)) for file in files]
+
+
+def is_forced(job, workflow) -> bool:
+    """True if the user forces the job. Snakemake's own word for it also means outputs that are marked incomplete."""
+    dag, settings = workflow.dag, workflow.dag_settings
+    return any(
+        part.rule in dag.forcerules
+        or (settings.forcetargets and part in dag.targetjobs)
+        or not settings.forcerun.isdisjoint(str(path) for path in part.output)
+        for part in members(job)
+    )
+
+
+def members(job) -> Iterator:
+    """The jobs of a group, or the job itself."""
+    yield from job.jobs if job.is_group() else [job]
+
+
+def safe(text: str) -> str:
+    """As a file's or a Slurm job's name."""
+    return re.sub(r"[^\w.=+-]+", "_", text)[:100] or "_"

@@ -1,0 +1,184 @@
+"""What was submitted, on disk: one file per Snakemake job, and one per driver that is alive.
+
+Snakemake's own markers lose a job's id as soon as the job starts, so the driver after a killed one reads these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from snakemake_executor_plugin_submitit.files import try_lock, write_json
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submitted job. Without an id its submission was cut short."""
+
+    key: str  # of the Snakemake job, by its outputs
+    name: str
+    fingerprint: str  # of what the job would do: rule, params, inputs
+    ticket: str  # in the comment of the Slurm job; one for all elements of an array
+    submission: str  # one for all attempts that share the budgets
+    driver: str
+    job: str | None = None  # Slurm's id, with the array index
+    log: str = ""
+    submitted: float = 0.0  # seconds since 1970
+    resubmissions: int = 0
+    late: int = 0  # of these, after a time limit
+    is_accounted: bool = False  # what it took is written down already
+
+
+class Registry:
+    """Entries by key. Every change replaces a file, so a reader never sees half an entry."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "jobs"
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a job; None where there is none, or one that cannot be read."""
+        try:
+            return Entry(**json.loads(self._path(key).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def put(self, entry: Entry) -> None:
+        write_json(self._path(entry.key), asdict(entry))
+
+    def drop(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def all(self) -> list[Entry]:
+        keys = [path.stem for path in self.folder.glob("*.json")] if self.folder.exists() else []
+        return [entry for key in sorted(keys) if (entry := self.get(key))]
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+
+class Driver:
+    """This Snakemake process, as others on the shared file system see it: alive as long as its file is locked.
+
+    A killed process leaves its file, but not the lock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "drivers"
+        self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self.handle = None
+
+    def claim(self, keys: Collection[str]) -> set[str]:
+        """Say which jobs this driver is going to make. Returns the ids of the others that are alive.
+
+        Raises ValueError, naming the other driver, where one that is alive is going to make any of them.
+        """
+        with _waiting_lock(self.folder / "lock"):
+            others = self._alive()
+            for other in others.values():
+                shared = set(other["keys"]) & set(keys)
+                if shared:
+                    raise ValueError(
+                        f"{len(shared)} of the {len(keys)} jobs are already being made by another snakemake: process "
+                        f"{other['process']} on {other['host']}, since {other['since']}. Two of them would spoil each "
+                        f"other's files. Wait for it, or stop it: Ctrl-C cancels its jobs, and after `kill -9` the "
+                        f"next snakemake takes them over."
+                    )
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            me = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "keys": sorted(keys)}
+            write_json(self.folder / f"{self.id}.json", me)
+            self.handle = try_lock(self.folder / f"{self.id}.lock")
+        return set(others)
+
+    def leave(self) -> None:
+        if self.handle:
+            self.handle.close()
+            self.handle = None
+            self._remove(self.id)
+
+    def _alive(self) -> dict[str, dict]:
+        """What the other living drivers said, by id; the files of dead ones are removed."""
+        found = {}
+        for path in self.folder.glob("*.lock"):
+            handle = try_lock(path)
+            if handle is None:
+                with contextlib.suppress(OSError, ValueError):
+                    found[path.stem] = json.loads(path.with_suffix(".json").read_text())
+            else:
+                self._remove(path.stem)
+                handle.close()
+        return found
+
+    def _remove(self, driver: str) -> None:
+        for suffix in (".json", ".lock"):
+            (self.folder / f"{driver}{suffix}").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _waiting_lock(path: Path, seconds: float = 60):
+    """Hold a file for a moment. Raises ValueError where somebody else holds it for so long."""
+    deadline = time.monotonic() + seconds
+    while (handle := try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{path}: locked for {seconds:.0f} s; is a snakemake on another node stopped in its start?"
+            )
+        time.sleep(0.1)
+    with handle:
+        yield
+
+
+def key_of(outputs: Iterable[str], name: str) -> str:
+    """The job that makes these files, under the same key in every run; by name where it makes none."""
+    return _digest(sorted(str(path) for path in outputs) or [name])
+
+
+def fingerprint_of(rules: Iterable[str], params: str, inputs: Iterable[str]) -> str:
+    """Changes with what the job would do: its rules, its params, its input files and their times in seconds."""
+    return _digest([sorted(rules), params, [(path, _time_of(path)) for path in sorted(map(str, inputs))]])
+
+
+def _time_of(path: str) -> int | None:
+    """None for folders: what is written into them does not always concern the job."""
+    with contextlib.suppress(OSError):
+        return None if os.path.isdir(path) else int(os.stat(path).st_mtime)
+    return None
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+
+def remove_old(folder: Path, days: int) -> None:
+    """Remove what nothing was written to for so many days: runs, records, entries, links to logs. 0: nothing.
+
+    Jobs that are alive write their record every minute; theirs is kept, however old the run.
+    """
+    if not days:
+        return
+    limit = time.time() - days * 86400
+    alive = [e for e in Registry(folder).all() if _is_newer(folder / "attempts" / e.key, limit) or e.submitted > limit]
+    runs = {str(Path(os.path.realpath(e.log)).parent) for e in alive}
+    for path in [*(folder / "runs").glob("*"), *(folder / "attempts").glob("*")]:
+        if not _is_newer(path, limit) and os.path.realpath(path) not in runs:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (folder / "jobs").glob("*.json"):
+        if path.stem not in {entry.key for entry in alive} and not _is_newer(path, limit):
+            path.unlink(missing_ok=True)
+    for path in (folder / "logs").rglob("*.log"):
+        if not path.exists() and not _is_newer(path, limit):
+            path.unlink(missing_ok=True)
+
+
+def _is_newer(path: Path, limit: float) -> bool:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime >= limit
+    return False

@@ -1,0 +1,72 @@
+"""What a user may set: `--submitit-NAME VALUE`, or `submitit-name: value` in a profile."""
+
+# No postponed annotations here: Snakemake reads the fields' types.
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+import yaml
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+
+from snakemake_executor_plugin_submitit.parameters import check_site
+
+common_settings = CommonSettings(
+    non_local_exec=True,  # rules named in `localrules` run in the driver, everything else on the cluster
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    # sbatch hands the environment over; as part of the command, secrets would end up in files.
+    pass_envvar_declarations_to_cmd=False,
+    auto_deploy_default_storage_provider=False,  # or every job would begin with `pip install`
+    init_seconds_before_status_checks=1,
+)
+
+
+def _setting(default, text, **metadata):
+    return field(default=default, metadata={"help": text, "env_var": False, "required": False, **metadata})
+
+
+@dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    """Settings of a whole run. What differs between rules is a resource of the rule: see parameters.py."""
+
+    cluster: str = _setting(
+        "slurm",
+        "slurm, or where there is none: local (processes on this machine, all at once), debug (one after the other).",
+        choices=["slurm", "local", "debug"],
+    )
+    site: Optional[Path] = _setting(  # noqa: UP045  Snakemake reads no other form
+        None, "YAML file with what the cluster calls things: partition, account, gpu_type and so on."
+    )
+    folder: Path = _setting(
+        Path(".snakemake/submitit"),
+        "Folder on the shared file system for the registry of jobs, logs, pickles and records of attempts.",
+    )
+    detach: bool = _setting(False, "On Ctrl-C leave the jobs running; the next snakemake adopts them.")
+    max_preemptions: int = _setting(
+        100, "How often a job may lose its place and start again; for one rule its resource max_preemptions. 0: never."
+    )
+    max_timeouts: int = _setting(
+        0,
+        "How often a job may reach its time limit and start again; for one rule its resource max_timeouts. "
+        "Only for rules that resume from checkpoints.",
+    )
+    notice_seconds: int = _setting(120, "How long before the time limit a job is told to save its state.")
+    checkpoint_seconds: int = _setting(300, "How long a command may take at most to save its state once told to.")
+    array_limit: int = _setting(1000, "Jobs in one array at most; 1 turns arrays off.")
+    array_parallelism: int = _setting(256, "Elements of one array that may run at the same time.")
+    poll_min_seconds: int = _setting(2, "Shortest pause between two status queries, while jobs start and end.")
+    poll_max_seconds: int = _setting(60, "Longest pause between two status queries, while nothing changes.")
+    retention_days: int = _setting(
+        30, "Logs, pickles and records of runs are removed after so many days; 0 keeps them for ever."
+    )
+
+
+def read_site(path: Path | None) -> dict:
+    """The site's values; none without a file. Raises WorkflowError for one that cannot be read."""
+    if path is None:
+        return {}
+    try:
+        return check_site(yaml.safe_load(Path(path).read_text()) or {}, str(path))
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise WorkflowError(f"--submitit-site: {error}") from None

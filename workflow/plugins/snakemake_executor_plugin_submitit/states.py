@@ -1,0 +1,261 @@
+"""What Slurm says, read and judged. Pure: texts and records in, decisions out.
+
+Slurm's state decides whether a job is over; the records of attempts only explain. A job that ended well may be queued
+again by a preemption, so nothing but Slurm's word counts as long as Slurm knows the job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from snakemake_executor_plugin_submitit import attempts as ends
+from snakemake_executor_plugin_submitit.attempts import Attempt, timeouts
+
+OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+    "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
+}  # fmt: skip
+# Ends that are no fault of the job.
+TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"}
+# Reasons for which a pending job may wait for ever.
+STUCK = (
+    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "JobHeldAdmin",
+    "JobHeldUser", "PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "launch failed",
+    "ReqNodeNotAvail", "ReservationDeleted",
+)  # fmt: skip
+HINTS = {
+    "BOOT_FAIL": "A node did not start; submit again, or leave the node out with `exclude`.",
+    "CANCELLED": "It was cancelled outside of this run (scancel, or an administrator).",
+    "DEADLINE": "Its deadline passed before it could end.",
+    "LOST": "Slurm no longer knows it, and it left no word: look at the log, and whether the node was shut down.",
+    "NODE_FAIL": "Its node died; submit again, or leave the node out with `exclude`.",
+    "OUT_OF_MEMORY": "It needs more memory: raise `mem_mb` of the rule.",
+    "PREEMPTED": "Another job took its place more often than `max_preemptions` allows.",
+    "TIMEOUT": "It needs more time: raise `runtime`, or if the rule resumes from checkpoints, `max_timeouts`.",
+}
+KILLED_HINT = "Something killed it; often it needs more memory than it asked for."
+NOT_BEGUN_HINT = "It failed before its command began: look at the log, at the node, and at the site's `setup`."
+# A requeued job starts again after more than that; a node's clock may be behind the controller's by less.
+CLOCKS_SECONDS = 3
+WAIT, DONE, FAIL, RESUBMIT, CANCELLED = "wait", "done", "fail", "resubmit", "cancelled"
+
+
+@dataclass(frozen=True)
+class Status:
+    """A job as Slurm describes it. state: in Slurm's words, the first word only."""
+
+    state: str
+    reason: str = ""
+    exit_code: str = ""  # code:signal
+    nodes: str = ""
+    # Seconds since 1970, of the last start. No news: for a job that waits it is an estimate, and changes all the time.
+    started: float | None = field(default=None, compare=False)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How often a job may start again, and how often the driver has submitted it again so far."""
+
+    max_preemptions: int = 0
+    max_timeouts: int = 0
+    resubmissions: int = 0
+    late: int = 0  # of these, after a time limit
+    runtime_seconds: float = 3600
+
+
+@dataclass(frozen=True)
+class Verdict:
+    action: str  # one of WAIT, DONE, FAIL, RESUBMIT; CANCELLED where a driver decided it
+    message: str = ""
+    is_late: bool = False  # submitted again because of a time limit
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Why a job was told to save its state, and when it will be ended."""
+
+    is_time_limit: bool
+    seconds_left: float
+
+
+def read_sacct(text: str) -> dict[str, Status]:
+    """`JobID|State|ExitCode|NodeList|Start` lines by job id, array elements apart. Steps are left out."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) >= 4 and "." not in fields[0]:
+            state, _, rest = fields[1].partition(" ")  # CANCELLED by 1000
+            status = Status(state.rstrip("+"), rest, fields[2], readable_nodes(fields[3]), read_time(*fields[4:5]))
+            found |= dict.fromkeys(expand_ids(fields[0]), status)
+    return found
+
+
+def read_squeue(text: str) -> dict[str, Status]:
+    """`JobID|State|Reason|NodeList|StartTime` lines by job id, array elements apart."""
+    found = {}
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) >= 4:
+            reason = "" if fields[2] == "None" else fields[2]
+            status = Status(fields[1], reason, "", readable_nodes(fields[3]), read_time(*fields[4:5]))
+            found |= dict.fromkeys(expand_ids(fields[0]), status)
+    return found
+
+
+def readable_nodes(text: str) -> str:
+    return "" if text in ("None assigned", "(null)", "n/a") else text
+
+
+def expand_ids(text: str) -> list[str]:
+    """`7`, `7_3` and `7_[0-2,5%4]` as single ids."""
+    match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", text.strip())
+    if not match:
+        return [text.strip()]
+    found = []
+    for part in match[2].split(","):
+        first, _, last = part.partition("-")
+        found += [f"{match[1]}_{i}" for i in range(int(first), int(last or first) + 1)]
+    return found
+
+
+def record_of(text: str, job: str) -> str:
+    """The line of one job in `scontrol --oneliner show job`. job: Slurm's plain id, which each element has of its own.
+
+    Asked for the id of an array, Slurm shows every element; and one of them has that same id.
+    """
+    return next((line for line in text.splitlines() if line.startswith(f"JobId={job} ")), "")
+
+
+def read_notice(record: str, now: float, expected_left: float, notice_seconds: int) -> Notice:
+    """Tell a preemption from the time limit by `scontrol show job`; without it, by the time left.
+
+    now: seconds since 1970. expected_left: seconds to the limit that was asked for, where the record does not say it.
+    Slurm gives a preempted job an end of its own, so an end well before the limit is a preemption as well.
+    """
+    fields = dict(re.findall(r"(\w+)=(\S+)", record))
+    end = read_time(fields.get("EndTime"))
+    if end is None:
+        return Notice(expected_left <= max(notice_seconds, 30) + 60, max(expected_left, 0.0))
+    start, limit = read_time(fields.get("StartTime")), read_duration(fields.get("TimeLimit", ""))
+    if start is not None and limit is not None:
+        expected_left = start + limit - now
+    is_early = end - now < expected_left - 90
+    return Notice(not (is_preempted(record) or is_early), max(end - now, 0.0))
+
+
+def is_preempted(record: str) -> bool:
+    """True where `scontrol show job` says that this attempt is losing its place."""
+    fields = dict(re.findall(r"(\w+)=(\S+)", record))
+    preempted, started = read_time(fields.get("PreemptTime")), read_time(fields.get("StartTime"))
+    return preempted is not None and (started is None or preempted >= started)
+
+
+def read_time(text: str | None = None) -> float | None:
+    """Slurm's local time as seconds since 1970; None for Unknown and None."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def read_duration(text: str) -> float | None:
+    """`D-HH:MM:SS` as seconds; None for UNLIMITED and the like."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not match:
+        return None
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def judge(job: str, status: Status | None, attempts: list[Attempt], budget: Budget) -> Verdict:
+    """What to do about a job. status: None where Slurm does not know it (any more). attempts: of this submission."""
+    last = record_of_start(job, status, attempts)
+    if status is None:
+        if attempts and attempts[-1].ended_by == ends.FINISHED:
+            return Verdict(DONE)
+        state = "FAILED" if last and last.ended_by else "LOST"
+        status = Status(state)
+    if not status.is_over and status.state != "LOST":
+        return Verdict(WAIT)
+    if status.state == "COMPLETED":
+        return Verdict(DONE)
+    message = explain(status, last)
+    reason = reason_to_go_on(status, last, timeouts(attempts), budget)
+    return Verdict(RESUBMIT, message, is_late=reason == ends.TIME_LIMIT) if reason else Verdict(FAIL, message)
+
+
+def record_of_start(job: str, status: Status | None, attempts: list[Attempt]) -> Attempt | None:
+    """The record of the start that Slurm's word is about; None where it failed before it could leave one.
+
+    Then the last record is of an earlier start, and says nothing about this one: a broken node would use up the whole
+    budget for preemptions, because the last attempt that ran was preempted.
+    """
+    last = attempts[-1] if attempts else None
+    if last is None or last.job != job:
+        return None
+    is_older = status is not None and status.started is not None and last.seen < status.started - CLOCKS_SECONDS
+    return None if is_older else last
+
+
+def reason_to_go_on(status: Status, last: Attempt | None, num_timeouts: int, budget: Budget) -> str:
+    """TIME_LIMIT or PREEMPTED where a job may start again: it is not at fault, or has checkpoints for that; else "".
+
+    Each of the two has a budget of its own.
+    """
+    by_time = status.state == "TIMEOUT" or (last is not None and last.ended_by == ends.TIME_LIMIT)
+    if status.state == "TIMEOUT" and last and last.seconds < 0.8 * budget.runtime_seconds - 90:
+        by_time = False  # Slurm 22.05 calls some preempted jobs so, at the end of their grace
+    if by_time and not (last and last.gave_up):
+        return ends.TIME_LIMIT if max(budget.late, num_timeouts) < budget.max_timeouts else ""
+    unfinished = status.state in ("FAILED", "TIMEOUT") and last is not None and not last.gave_up
+    could_not_requeue = unfinished and last.ended_by in (ends.PREEMPTED, ends.TIME_LIMIT)
+    taken = status.state in TAKEN or could_not_requeue or (status.state == "TIMEOUT" and not by_time)
+    return ends.PREEMPTED if taken and budget.resubmissions - budget.late < budget.max_preemptions else ""
+
+
+def explain(status: Status, last: Attempt | None) -> str:
+    """State, reason and what to do about it, in a few sentences."""
+    parts = [status.state if not status.reason else f"{status.state} ({status.reason})"]
+    if status.nodes:
+        parts.append(f"on {status.nodes}")
+    code = last.exit_code if last and last.ended_by == ends.FAILED else None
+    hint = HINTS.get(status.state, "")
+    if code is not None:
+        parts.append(f"exit code {code}" if code >= 0 else f"killed by signal {-code}")
+        hint = hint or (KILLED_HINT if code in (-9, 137) else "")
+    elif status.exit_code.endswith(":9") and not hint:
+        hint = KILLED_HINT
+    elif last is None and status.state == "FAILED":
+        hint = NOT_BEGUN_HINT
+    if last and last.gave_up:
+        hint = HINTS["TIMEOUT" if last.ended_by == ends.TIME_LIMIT else "PREEMPTED"]
+        parts.append(f"stopped by: {last.ended_by}, with no requeue left")
+    return ", ".join(parts) + "." + (f" {hint}" if hint else "")
+
+
+def is_stuck(status: Status) -> bool:
+    return status.state == "PENDING" and any(reason in status.reason for reason in STUCK)
+
+
+def is_transient(message: str) -> bool:
+    """True for errors of sbatch that pass: a busy controller, a full queue."""
+    signs = ("timed out", "unable to contact", "temporarily", "connection refused", "try again", "communication",
+             "job submit limit", "maxsubmit")  # fmt: skip
+    return any(sign in message.lower() for sign in signs)
+
+
+def read_config(text: str) -> dict[str, str]:
+    """`scontrol show config` as names and values."""
+    return {k: v.strip() for k, v in re.findall(r"^(\w+)\s*=\s*(.*)$", text, re.M)}
+
+
+def ids_of(jobs: Iterable[str]) -> list[str]:
+    """Ids without array indices, each once: the shortest way to ask for all elements."""
+    return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
