@@ -1,149 +1,38 @@
-"""External files that a study may need: what each is, where it is looked for, how it is recognised.
+"""External files that a study may need: where they are looked for, what is missing, what is whole.
 
 `ASSETS` is the one table. A study names a file of its own by path, or a row of the table as `asset:NAME`. Rows are
-looked for under MIXAR_ASSETS (default: mixar/assets in the user's cache). Nothing here downloads; no torch here.
+looked for under MIXAR_ASSETS (default: mixar/assets in the user's cache). Nothing here downloads, `mixar.download`
+does; no torch here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from mixar.asset_table import ASSETS, Asset, ByHand
+from mixar.asset_table import folder as folder  # offered here too
 from mixar.spec import Study
 
 PREFIX = "asset:"
+HASHED_AT_ONCE = 64 * 2**20  # bytes that are read in a moment
+ROUNDED_BY = 0.01  # of a size that its source rounds
 
 
-@dataclass(frozen=True)
-class Asset:
-    """One external file or folder. `num_bytes` and the hashes are filled where they are known exactly."""
-
-    name: str
-    file_name: str
-    what: str
-    licence: str
-    source: str
-    num_bytes: int | None = None
-    sha256: str | None = None
-    git_blob: str | None = None  # as `git hash-object FILE` prints it
-    is_folder: bool = False
-    protocols: tuple[str, ...] = ()  # scoring protocols that need it; no study names it
-
-    @property
-    def path(self) -> Path:
-        """Where this asset is looked for."""
-        return folder() / self.file_name
-
-    @property
-    def is_there(self) -> bool:
-        return self.path.is_dir() if self.is_folder else self.path.is_file()
-
-
-_TABLE = (
-    Asset(
-        "vavae-f16d32",
-        "vavae-imagenet256-f16d32-dinov2.pt",
-        "continuous tokenizer: 256 tokens of 32 channels",
-        "MIT",
-        "Hugging Face hustvl/vavae-imagenet256-f16d32-dinov2 (LightningDiT)",
-    ),
-    Asset(
-        "vavae-f16d32-statistics",
-        "latents_stats.pt",
-        "mean and standard deviation of the VA-VAE latents",
-        "MIT",
-        "Hugging Face hustvl/vavae-imagenet256-f16d32-dinov2 (LightningDiT)",
-    ),
-    Asset("kl16", "kl16.ckpt", "MAR's own continuous tokenizer, 16 channels", "MIT", "GitHub LTH14/mar, README"),
-    Asset(
-        "maskbit-tokenizer-14bit",
-        "maskbit_tokenizer_14bit.bin",
-        "discrete tokenizer: 256 tokens of 14 bits",
-        "Apache-2.0",
-        "Hugging Face markweber/maskbit_tokenizer_14bit",
-    ),
-    Asset(
-        "maskbit-generator-14bit",
-        "maskbit_generator_14bit.bin",
-        "generator of the discrete tokens, 305 M parameters",
-        "Apache-2.0",
-        "Hugging Face markweber/maskbit_generator_14bit",
-    ),
-    Asset(
-        "mar-b",
-        "mar_base/checkpoint-last.pth",
-        "MAR-B after 800 epochs, on KL-16 latents; about 1587 MiB",
-        "MIT",
-        "GitHub LTH14/mar, README",
-    ),
-    Asset(
-        "mar-l",
-        "mar_large/checkpoint-last.pth",
-        "MAR-L after 800 epochs, on KL-16 latents; about 3650 MiB",
-        "MIT",
-        "GitHub LTH14/mar, README",
-    ),
-    Asset(
-        "mar-h",
-        "mar_huge/checkpoint-last.pth",
-        "MAR-H after 800 epochs, on KL-16 latents; about 7191 MiB",
-        "MIT",
-        "GitHub LTH14/mar, README",
-    ),
-    Asset(
-        "inception",
-        "weights-inception-2015-12-05-6726825d.pth",
-        "Inception-v3 of 2015-12-05 behind FID, IS and KID",
-        "Apache-2.0",
-        "GitHub toshas/torch-fidelity, releases",
-        num_bytes=95_628_359,
-        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-    ),
-    Asset(
-        "adm-statistics",
-        "adm_in256_stats.npz",
-        "Inception mean and covariance of the ImageNet-256 training set, from the ADM evaluator",
-        "MIT",
-        "GitHub LTH14/mar, fid_stats/",
-        git_blob="1da4c17607fe959d54999fd098105649a0c05e15",
-        protocols=("adm256-gfid",),
-    ),
-    Asset(
-        "imagenet-train",
-        "imagenet/train",
-        "ILSVRC-2012 training images, one folder a class",
-        "ImageNet terms: non-commercial research",
-        "image-net.org, after registration",
-        is_folder=True,
-    ),
-    Asset(
-        "imagenet-val",
-        "imagenet/val",
-        "ILSVRC-2012 validation images, one folder a class",
-        "ImageNet terms: non-commercial research",
-        "image-net.org, after registration",
-        is_folder=True,
-    ),
-)
-ASSETS = {asset.name: asset for asset in _TABLE}
-
-
-def folder() -> Path:
-    """The folder of all assets: MIXAR_ASSETS, or mixar/assets in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MIXAR_ASSETS") or cache / "mixar" / "assets")
+def asset_named(name: str) -> Asset:
+    """The row of a name, with or without `asset:`. Raises ValueError for an unknown name."""
+    found = ASSETS.get(name.removeprefix(PREFIX))
+    if found is None:
+        raise ValueError(f"{name!r}: no such asset; choose from {', '.join(ASSETS)}")
+    return found
 
 
 def locate(value: str) -> Path:
     """The path behind `asset:NAME` or a plain path, there or not. Raises ValueError for an unknown name."""
-    if not value.startswith(PREFIX):
-        return Path(value)
-    name = value.removeprefix(PREFIX)
-    if name not in ASSETS:
-        raise ValueError(f"{value!r}: no such asset; choose from {', '.join(ASSETS)}")
-    return ASSETS[name].path
+    return asset_named(value).path if value.startswith(PREFIX) else Path(value)
 
 
 def resolve(value: str) -> Path:
@@ -152,36 +41,120 @@ def resolve(value: str) -> Path:
     Raises ValueError where it is missing, or where its size or hash is not the table's: with what would do.
     """
     path = locate(value)
-    asset = ASSETS.get(value.removeprefix(PREFIX)) if value.startswith(PREFIX) else None
+    asset = asset_named(value) if value.startswith(PREFIX) else None
     if not (asset.is_there if asset else path.exists()):
         raise ValueError(describe(asset) if asset else f"{path}: no such file or folder")
     if problem := asset and check(asset):
-        raise ValueError(f"{path}: {problem}; fetch it again from: {asset.source}")
+        raise ValueError(f"{path}: {problem}; fetch it again: mixar assets get {asset.name}")
     return path
 
 
-def check(asset: Asset) -> str | None:
-    """What is wrong with an asset that is there: its size or its hash; None where nothing is, or nothing is known."""
-    if asset.num_bytes is not None and (found := asset.path.stat().st_size) != asset.num_bytes:
+def require(*values: str | None) -> None:
+    """Resolve what a stage reads later: the first lines of each. None stands for nothing.
+
+    Raises ValueError as `resolve`, with everything that is missing.
+    """
+    problems = []
+    for value in dict.fromkeys(filter(None, values)):
+        try:
+            resolve(value)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def check(asset: Asset, path: Path | None = None) -> str | None:
+    """What is wrong with an asset that is there: its size or its hash; None where nothing is, or nothing is known.
+
+    A hash is computed once and remembered beside the file (see `memory_of`). `path`: look there instead.
+    """
+    path = path or asset.path
+    if problem := _shallow_problem(asset, path):
+        return problem
+    if asset.known_hash is None:
+        return None
+    name, expected = asset.known_hash
+    return _difference(name, expected, digest(path, name))
+
+
+def state(asset: Asset) -> tuple[str, str]:
+    """How an asset stands, and why, at once: hashes of small files are computed here, those of others recalled.
+
+    Returns one of missing, damaged, intact, and "there" where its hash is unknown or was not computed yet.
+    """
+    if not asset.is_there:
+        return "missing", ""
+    if problem := _shallow_problem(asset, asset.path):
+        return "damaged", problem
+    if asset.known_hash is None:
+        # A hash is remembered of such a file only where its server announced one when it was fetched.
+        is_whole = asset.is_folder or recalled(asset.path, "sha256")
+        return ("intact", "") if is_whole else ("there", "its hash is not known, so a damage would not show")
+    name, expected = asset.known_hash
+    is_small = asset.path.stat().st_size < HASHED_AT_ONCE
+    found = digest(asset.path, name) if is_small else recalled(asset.path, name)
+    if found is None:
+        return "there", f"its hash is not computed yet: mixar assets check {asset.name}"
+    problem = _difference(name, expected, found)
+    return ("damaged", problem) if problem else ("intact", "")
+
+
+def _shallow_problem(asset: Asset, path: Path) -> str | None:
+    if asset.num_folders is not None:
+        found = sum(e.is_dir() and not e.name.startswith(".") for e in os.scandir(path))
+        return None if found == asset.num_folders else f"expected {asset.num_folders:,} class folders, found {found:,}"
+    return size_problem(asset, path.stat().st_size)
+
+
+def size_problem(asset: Asset, found: int) -> str | None:
+    """What is wrong with a file's size in bytes; None where nothing is, or where nobody states it."""
+    if asset.num_bytes is not None and found != asset.num_bytes:
         return f"expected {asset.num_bytes:,} bytes, found {found:,}"
-    if asset.sha256 is not None and (found := file_sha256(asset.path)) != asset.sha256:
-        return f"expected sha256 {asset.sha256}, found {found}"
-    if asset.git_blob is not None and (found := _git_blob(asset.path)) != asset.git_blob:
-        return f"expected git blob {asset.git_blob}, found {found}"
+    if asset.about_bytes is not None and abs(found - asset.about_bytes) > ROUNDED_BY * asset.about_bytes:
+        return f"expected about {asset.about_bytes:,} bytes, found {found:,}"
     return None
+
+
+def _difference(name: str, expected: str, found: str) -> str | None:
+    return None if found.startswith(expected) else f"expected {_hash_in_words(name, expected)}, found {found}"
+
+
+def _hash_in_words(name: str, value: str) -> str:
+    return f"{name.replace('_', ' ')} {value}{'' if len(value) >= 40 else '…'}"  # hex digits of the shorter kind
+
+
+def recognised_by(asset: Asset) -> str:
+    """Size and hash in words, as far as they are known; empty where nothing is."""
+    known = [f"{asset.num_folders:,} class folders"] if asset.num_folders else []
+    known += [f"{asset.num_bytes:,} bytes"] if asset.num_bytes else []
+    known += [_hash_in_words(*asset.known_hash)] if asset.known_hash else []
+    return ", ".join(known)
+
+
+def facts(asset: Asset) -> dict[str, str]:
+    """The whole row in words, for `mixar assets show` and for a stage that misses it."""
+    rows = {
+        "expected at": f"{asset.path}{'/' if asset.is_folder else ''}",
+        "size": "" if asset.num_bytes else asset.size,
+        "recognised by": recognised_by(asset),
+        "licence": asset.licence,
+        "comes from": asset.source,
+        "get it with": way_to_get(asset),
+        "or with": "" if isinstance(asset.way, ByHand) else asset.command,
+    }
+    return {label: text for label, text in rows.items() if text}
+
+
+def way_to_get(asset: Asset) -> str:
+    """The command that gets an asset, or what a person must do."""
+    return asset.command if isinstance(asset.way, ByHand) else f"mixar assets get {asset.name}"
 
 
 def describe(asset: Asset) -> str:
     """The asset's row in words, for a stage that misses it."""
-    known = [f"{asset.num_bytes:,} bytes"] if asset.num_bytes else []
-    known += [f"sha256 {asset.sha256}"] if asset.sha256 else []
-    known += [f"git blob {asset.git_blob}"] if asset.git_blob else []
-    return (
-        f"asset {asset.name!r} is missing: {asset.what}\n"
-        f"  expected at  {asset.path}{'/' if asset.is_folder else ''}\n"
-        f"  get it from  {asset.source}\n"
-        f"  licence      {asset.licence}\n" + (f"  recognised by {', '.join(known)}\n" if known else "")
-    ).rstrip()
+    rows = [f"  {label:<14}{text}" for label, text in facts(asset).items()]
+    return "\n".join([f"asset {asset.name!r} is missing: {asset.what}", *rows])
 
 
 def references(study: Study) -> dict[str, str]:
@@ -194,13 +167,18 @@ def references(study: Study) -> dict[str, str]:
         "discrete.weights": study.discrete.weights,
         "generator.weights": study.generator.weights,
         "scoring.extractor.weights": study.scoring.extractor.weights,
+        **{f"scoring.further.{name}": value for name, value in study.scoring.further.items()},
+        **{f"scoring.further_statistics.{name}": value for name, value in study.scoring.further_statistics.items()},
     }
     for name, run in study.runs.items():
-        for seed in run.seeds if run.start else ():
-            named[f"runs.{name}.start (seed {seed})"] = run.start.replace("{seed}", str(seed))
-    for asset in ASSETS.values():
-        if study.scoring.protocol in asset.protocols:
-            named[f"scoring.protocol {study.scoring.protocol}"] = PREFIX + asset.name
+        for key, value in (("start", run.start), ("weights", run.weights)):
+            for seed in run.seeds if value else ():
+                named[f"runs.{name}.{key} (seed {seed})"] = value.replace("{seed}", str(seed))
+    for key in ("protocol", "reconstructions"):
+        protocol = getattr(study.scoring, key)
+        for asset in ASSETS.values():
+            if protocol in asset.protocols:
+                named[f"scoring.{key} {protocol}"] = PREFIX + asset.name
     return {key: value for key, value in named.items() if value}
 
 
@@ -215,9 +193,53 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _git_blob(path: Path) -> str:
+def git_blob(path: Path) -> str:
+    """What `git hash-object` prints of a file."""
     content = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             content.update(block)
     return content.hexdigest()
+
+
+HASHES = {"sha256": file_sha256, "git_blob": git_blob}
+
+
+def memory_of(path: Path) -> Path:
+    """The small file beside `path` that remembers its hashes, with the size and time of change they belong to."""
+    return path.with_name(f".{path.name}.verified")
+
+
+def recalled(path: Path, name: str) -> str | None:
+    """The remembered hash of a file; None where there is none, or where the file has changed since."""
+    return _remembered(path).get(name)
+
+
+def digest(path: Path, name: str) -> str:
+    """A hash of a file, by its name in HASHES: computed once, then remembered until the file changes."""
+    known = _remembered(path)
+    if name not in known:
+        known[name] = HASHES[name](path)
+        _remember(path, known)
+    return known[name]
+
+
+def _remembered(path: Path) -> dict:
+    """Size and time of change of the file as it is now, and the hashes that were computed of just this file."""
+    now = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
+    try:
+        known = json.loads(memory_of(path).read_text())
+    except (OSError, ValueError):
+        return now
+    same = isinstance(known, dict) and now.items() <= known.items()
+    return known if same else now
+
+
+def _remember(path: Path, known: dict) -> None:
+    temporary = memory_of(path).with_name(f"{memory_of(path).name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(known))
+        os.replace(temporary, memory_of(path))
+    except OSError:  # a folder that others share may be read-only: then every call hashes again
+        with contextlib.suppress(OSError):
+            temporary.unlink()

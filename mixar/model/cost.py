@@ -17,6 +17,7 @@ import torch
 from mixar.model.decode import steps_of
 from mixar.model.guidance import STAGES, Guidance, build_guidance
 from mixar.model.head import NUM_FREQUENCIES
+from mixar.model.layers import width_and_heads
 from mixar.model.mar import MAR
 from mixar.model.masking import mask_rate_at
 from mixar.spec import Model, Sampler, Study
@@ -89,16 +90,19 @@ class _Size:
 
     def condition(self, visible: int, memory: bool) -> float:
         """One pass of encoder and decoder. memory: including the keys and values of the memory, made once an image."""
-        buffer, width = self.model.buffer_size, self.model.width
+        buffer, width, decoder_width = self.model.buffer_size, self._width("encoder"), self._width("decoder")
         return (
             visible * self.channels * width
             + self.model.encoder_depth * self._block(buffer + visible, "encoder", memory)
-            + (buffer + visible) * width**2
+            + (buffer + visible) * width * decoder_width
             + self.model.decoder_depth * self._block(buffer + self.length, "decoder", memory)
         )
 
+    def _width(self, stage: str) -> int:
+        return width_and_heads(self.model, stage)[0]
+
     def _block(self, tokens: int, stage: str, memory: bool) -> float:
-        width = self.model.width
+        width = self._width(stage)
         n, context = tokens + self.guidance.prefix_tokens(stage), self.guidance.memory_tokens(stage)
         own = n * (4 * width**2 + 2 * width * int(width * self.model.mlp_ratio)) + 2 * n**2 * width
         if not context:
@@ -107,7 +111,7 @@ class _Size:
 
     def head_condition(self) -> int:
         """Embedding the condition, once for all noise draws or head steps of a position."""
-        return self.model.width * self.model.head_width
+        return self._width("decoder") * self.model.head_width
 
     def head_time(self) -> int:
         """Embedding one timestep."""

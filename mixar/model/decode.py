@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixar.model.layers import put, take
+from mixar.model.layers import put, take, wide
 from mixar.model.mar import MAR
 from mixar.model.masking import mask_first, masked_counts, sample_orders
 from mixar.spec import Sampler
@@ -50,7 +50,7 @@ def sample_latents(
     """
     size, length = q.shape
     orders = sample_orders(size, length, rng) if draws is None else draws.orders
-    x = q.new_zeros(size, length, model.channels, dtype=model.fake_latent.dtype)
+    x = wide(q.new_zeros(size, length, model.channels, dtype=model.fake_latent.dtype))
     cache: dict[str, Any] = {}
     for index, step in enumerate(steps_of(length, sampler)):
         rows = orders[:, step.left : step.missing].sort(dim=1).values

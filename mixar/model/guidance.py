@@ -7,7 +7,8 @@ To write one: subclass `Guidance`, take (width, num_tokens, bits, **options) in 
   leave  drops again what `enter` added.
 A strategy initialises what it owns and owns only what it uses: a parameter without a gradient stops distributed
 training and falsifies the parameter count. `prefix_tokens` and `memory_tokens` declare what it adds to each half, for
-FLOPs and token counts. Then name it in a study: `strategies: {mine: "my_module:MyClass"}`.
+FLOPs and token counts. `width` is the decoder's; what joins the encoder's sequence needs halves of equal width. Then
+name it in a study: `strategies: {mine: "my_module:MyClass"}`.
 
 Symbols: q discrete tokens [B, L] int64 in [0, 2**K), or DROPPED; h hidden [B, n, D]; stage "encoder" or "decoder".
 B batch, L positions, D width, K bits.
@@ -15,14 +16,13 @@ B batch, L positions, D width, K bits.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixar.model.layers import Block, CrossBlock, Memory, initialise, learned, normalised
+from mixar import plugins
+from mixar.model.layers import Block, CrossBlock, Memory, initialise, learned, normalised, width_and_heads
 from mixar.spec import Model, Study
 
 STAGES = ("encoder", "decoder")
@@ -46,7 +46,7 @@ class Guidance(nn.Module):
 
     def block(self, model: Model, stage: str) -> nn.Module:
         """A new block of a half, called with h, or with (h, memory) where `enter` hands one over."""
-        return Block(model)
+        return Block(model, stage)
 
     def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
         """The sequence that a half's blocks work on, and their memory or None.
@@ -147,7 +147,7 @@ class DCCrossAttention(Guidance):
         return self.mask_token
 
     def block(self, model: Model, stage: str) -> nn.Module:
-        return CrossBlock(model)
+        return CrossBlock(model, stage)
 
     def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
         if stage not in cache:
@@ -171,26 +171,21 @@ def embed(table: nn.Embedding, q: Tensor) -> Tensor:
 
 def load_strategy(where: str) -> type[Guidance]:
     """The class at "module:Class". Raises ValueError if there is none or it is no Guidance."""
-    module, _, name = where.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name) if module and name else None
-    except ModuleNotFoundError as error:
-        raise ValueError(f"strategy {where!r}: {error}; it must be importable from where mixar runs") from error
-    except AttributeError:
-        raise ValueError(f"strategy {where!r}: {module} has no {name}") from None
-    if not (inspect.isclass(found) and issubclass(found, Guidance)):
-        raise ValueError(f"strategy {where!r}: expected 'module:Class', a subclass of mixar.model.guidance.Guidance")
-    return found
+    return plugins.load_class(where, "strategy", Guidance)
 
 
 def build_guidance(study: Study, run: str) -> Guidance:
-    """The strategy of a run with its options. Raises ValueError naming options it does not take."""
-    settings = study.runs[run].guidance
+    """The strategy of a run with its options. Raises ValueError naming options or widths that it does not take."""
+    settings, model = study.runs[run].guidance, study.models[study.runs[run].model]
     where = study.guidance_table[settings.strategy]
     strategy = load_strategy(where)
-    sizes = (study.models[study.runs[run].model].width, study.num_tokens, study.discrete.bits)
-    try:
-        inspect.signature(strategy).bind(*sizes, **settings.options)
-    except TypeError as error:
-        raise ValueError(f"runs.{run}.guidance.options: {where} {error}") from None
-    return strategy(*sizes, **settings.options)
+    width, _ = width_and_heads(model, "decoder")
+    sizes = (width, study.num_tokens, study.discrete.bits)
+    guidance = plugins.construct(strategy, where, f"runs.{run}.guidance.options", *sizes, **settings.options)
+    joins_encoder = guidance.prefix_tokens("encoder") or guidance.memory_tokens("encoder")
+    if joins_encoder and width != model.width:
+        raise ValueError(
+            f"models.{study.runs[run].model}.decoder_width: {width} differs from width {model.width}, and {where} adds "
+            f"tokens of one width to both; leave decoder_width out"
+        )
+    return guidance

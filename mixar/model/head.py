@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixar.model.diffusion import Diffusion
+from mixar.model.layers import wide
 
 NORM_EPS = 1e-6
 NUM_FREQUENCIES = 128  # of the sinusoidal time embedding
@@ -43,9 +44,10 @@ class ResBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, h: Tensor, s: Tensor) -> Tensor:
-        # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already.
-        shift, scale, gate = self.adaLN_modulation[1](s).chunk(3, dim=1)
-        return torch.addcmul(h, gate, self.mlp(torch.addcmul(shift, self.in_ln(h), 1 + scale)))
+        # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already. Under autocast h is float32.
+        shift, scale, gate = self.adaLN_modulation[1](s).to(h.dtype).chunk(3, dim=1)
+        change = self.mlp(torch.addcmul(shift, self.in_ln(h), 1 + scale))
+        return torch.addcmul(h, gate, change.to(h.dtype))
 
 
 class FinalLayer(nn.Module):
@@ -57,7 +59,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, h: Tensor, s: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation[1](s).chunk(2, dim=1)
+        shift, scale = self.adaLN_modulation[1](s).to(h.dtype).chunk(2, dim=1)
         return self.linear(torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=NORM_EPS), 1 + scale))
 
 
@@ -91,10 +93,11 @@ class HeadNetwork(nn.Module):
 
     def denoise(self, x: Tensor, y: Tensor) -> Tensor:
         """The output [R, 2C] for latents x and the summed time and condition embedding y [R, W]."""
-        h, s = self.input_proj(x), F.silu(y)
+        dtype = self.input_proj.weight.dtype
+        h, s = self.input_proj(x.to(dtype)).to(dtype), F.silu(y)
         for block in self.res_blocks:
             h = block(h, s)
-        return self.final_layer(h, s)
+        return wide(self.final_layer(h, s))  # guidance, loss and steps are computed in float32
 
 
 class DiffusionHead(nn.Module):
@@ -119,7 +122,7 @@ class DiffusionHead(nn.Module):
 
         The draw r of row i stands at r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
         """
-        x = x.repeat(repeats, 1)
+        x = wide(x).repeat(repeats, 1)
         if t is None:
             t = torch.randint(self.diffusion.num_steps, x.shape[:1], generator=rng, device=x.device)
         if noise is None:
@@ -168,7 +171,8 @@ class DiffusionHead(nn.Module):
         return x
 
     def _noise(self, rows: int, z: Tensor, rng: torch.Generator | None) -> Tensor:
-        return torch.randn(rows, self.channels, generator=rng, device=z.device, dtype=self.net.cond_embed.weight.dtype)
+        dtype = torch.promote_types(self.net.cond_embed.weight.dtype, torch.float32)
+        return torch.randn(rows, self.channels, generator=rng, device=z.device, dtype=dtype)
 
     def _guided(self, x: Tensor, y: Tensor, cfg: float) -> Tensor:
         """The output [R, 2C] under guidance of the predicted noise; the variance stays the conditional one's."""

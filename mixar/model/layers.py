@@ -1,6 +1,7 @@
-"""Layers of the masked autoregressive transformer: blocks, cross-attention, rows in and out of a sequence.
+"""Layers of the masked autoregressive transformer: blocks, cross-attention, patches, rows in and out of a sequence.
 
-Symbols: h hidden [B, n, D]; memory tokens [B, N, D]; rows positions [B, n] int64. B batch, n tokens, D width.
+Symbols: h hidden [B, n, D]; memory tokens [B, N, D]; rows positions [B, n] int64; stage "encoder" or "decoder", the
+half that a layer belongs to. B batch, n tokens, D width.
 """
 
 from __future__ import annotations
@@ -41,13 +42,19 @@ def learned(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).normal_(std=0.02))
 
 
+def width_and_heads(model: Model, stage: str) -> tuple[int, int]:
+    """Those of one half."""
+    if stage == "encoder":
+        return model.width, model.heads
+    return model.decoder_width or model.width, model.decoder_heads or model.heads
+
+
 class Block(VisionBlock):
     """timm's pre-norm block with MAR's settings: h [B, n, D] to the same shape."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, stage: str):
         super().__init__(
-            model.width,
-            model.heads,
+            *width_and_heads(model, stage),
             mlp_ratio=model.mlp_ratio,
             qkv_bias=True,
             proj_drop=model.dropout,
@@ -60,9 +67,9 @@ class Block(VisionBlock):
 class CrossBlock(Block):
     """A block followed by cross-attention to a memory: (h [B, n, D], memory) to [B, n, D]."""
 
-    def __init__(self, model: Model):
-        super().__init__(model)
-        self.cross = initialise(CrossAttention(model.width, model.heads, model.dropout))
+    def __init__(self, model: Model, stage: str):
+        super().__init__(model, stage)
+        self.cross = initialise(CrossAttention(*width_and_heads(model, stage), model.dropout))
 
     def forward(self, h: Tensor, memory: Memory) -> Tensor:
         h = super().forward(h)
@@ -107,6 +114,21 @@ class Memory:
 def normalised(h: Tensor) -> Tensor:
     """LayerNorm without parameters over the last axis."""
     return F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
+
+
+def patchify(z: Tensor, patch: int = 1) -> Tensor:
+    """Latents [B, C, h * patch, w * patch] as tokens [B, h * w, C * patch²], row-major; channels (C, row, column)."""
+    return F.pixel_unshuffle(z, patch).flatten(2).transpose(1, 2)
+
+
+def unpatchify(x: Tensor, height: int, patch: int = 1) -> Tensor:
+    """The inverse of `patchify`; height: rows of tokens."""
+    return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, -1)), patch)
+
+
+def wide(t: Tensor) -> Tensor:
+    """t in float32, or in float64 where it is."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def take(h: Tensor, rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ It calls the hooks of a guidance strategy and knows none by name. Eq. (3), (5) a
 
 Symbols: x latents [B, L, C]; q discrete tokens [B, L] int64; m mask [B, L] bool, True = missing; c class [B] int64;
 drop [B] bool, True = the class is replaced by `fake_latent`; h hidden [B, n, D]; z head condition [B, L, D].
-B batch, L positions (row-major), C channels, D width.
+B batch, L positions (row-major), C channels, D width (the encoder's or the decoder's; z has the decoder's).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar.model.guidance import DROPPED, Guidance, build_guidance
+from mixar.model.guidance import DROPPED, STAGES, Guidance, build_guidance
 from mixar.model.head import DiffusionHead
-from mixar.model.layers import initialise, layer_norm, learned, put, take
+from mixar.model.layers import initialise, layer_norm, learned, put, take, width_and_heads
 from mixar.spec import Model, Study
 
 
@@ -29,7 +29,8 @@ class MAR(nn.Module):
 
     def __init__(self, model: Model, guidance: Guidance, num_tokens: int, channels: int, num_classes: int):
         super().__init__()
-        width, length = model.width, model.buffer_size + num_tokens
+        length = model.buffer_size + num_tokens
+        (width, _), (decoder_width, _) = (width_and_heads(model, stage) for stage in STAGES)
         self.buffer_size, self.num_tokens, self.channels = model.buffer_size, num_tokens, channels
         self.class_emb = initialise(nn.Embedding(num_classes, width))
         self.fake_latent = learned(1, width)
@@ -38,13 +39,13 @@ class MAR(nn.Module):
         self.encoder_pos_embed_learned = learned(1, length, width)
         self.encoder_blocks = nn.ModuleList(guidance.block(model, "encoder") for _ in range(model.encoder_depth))
         self.encoder_norm = layer_norm(width)
-        self.decoder_embed = initialise(nn.Linear(width, width))
-        self.decoder_pos_embed_learned = learned(1, length, width)
+        self.decoder_embed = initialise(nn.Linear(width, decoder_width))
+        self.decoder_pos_embed_learned = learned(1, length, decoder_width)
         self.decoder_blocks = nn.ModuleList(guidance.block(model, "decoder") for _ in range(model.decoder_depth))
-        self.decoder_norm = layer_norm(width)
-        self.diffusion_pos_embed_learned = learned(1, num_tokens, width)
+        self.decoder_norm = layer_norm(decoder_width)
+        self.diffusion_pos_embed_learned = learned(1, num_tokens, decoder_width)
         self.guidance = guidance
-        self.diffloss = DiffusionHead(channels, width, model.head_width, model.head_depth)
+        self.diffloss = DiffusionHead(channels, decoder_width, model.head_width, model.head_depth)
 
     @classmethod
     def from_study(cls, study: Study, run: str) -> MAR:
@@ -94,7 +95,7 @@ class MAR(nn.Module):
         """Encoder output [B, buffer + V, D]: class tokens, then the visible tokens in position order."""
         label = torch.where(drop[:, None], self.fake_latent, self.class_emb(c))
         buffer, positions = self.encoder_pos_embed_learned.split([self.buffer_size, self.num_tokens], dim=1)
-        tokens = self.z_proj(take(x, visible)) + F.embedding(visible, positions[0])
+        tokens = self.z_proj(take(x, visible).to(self.z_proj.weight.dtype)) + F.embedding(visible, positions[0])
         h = self.z_proj_ln(torch.cat([label[:, None] + buffer, tokens], dim=1))
         return self.encoder_norm(self._run(self.encoder_blocks, h, q, positions, "encoder", cache))
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar.spec import Generator, GeneratorSampler, GeneratorTraining, Study
+from mixar.tokens.norms import wide
 from mixar.weights import load_module
 
 # --- the network
@@ -124,13 +125,17 @@ class FeedForward(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Always in float32: eps 1e-12 (MaskBit, released code) is nothing in a lower precision."""
+    """Always in float32: eps 1e-12 (MaskBit, released code) is nothing in a lower precision.
+
+    The result has the weights' type.
+    """
 
     def __init__(self, width: int):
         super().__init__(width, eps=1e-12)
 
     def forward(self, h: Tensor) -> Tensor:
-        return super().forward(h.float())
+        h, weight, bias = (wide(t) for t in (h, self.weight, self.bias))
+        return F.layer_norm(h, self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -258,8 +263,8 @@ def masked_counts(num_entries: int, num_steps: int, schedule: str) -> list[int]:
     """Entries still masked after each step. At least one is fixed a step; the list ends with its first 0."""
     counts = [num_entries]
     while counts[-1] and len(counts) < num_steps:
-        # The tiny term mends shares such as 1 - 0.9 that fall just short of a whole number of entries.
-        wanted = math.floor(MASK_SCHEDULES[schedule](len(counts) / num_steps) * num_entries + 1e-9)
+        # In float32, as the release: at whole numbers of entries the rounding decides.
+        wanted = int(MASK_SCHEDULES[schedule](torch.tensor(len(counts) / num_steps)) * num_entries)
         counts.append(min(max(wanted, 1), counts[-1] - 1))
     return counts[1:] if counts[-1] == 0 else [*counts[1:], 0]
 
@@ -271,10 +276,10 @@ ANNEALINGS = {
     "cosine": lambda done, power: (1 - math.cos(math.pi * done**power)) / 2,
 }
 
-# Share of entries still masked, from the share of steps done (MaskBit, released code).
+# Share of entries still masked, from the share of steps done, a float32 scalar tensor (MaskBit, released code).
 MASK_SCHEDULES = {
-    "arccos": lambda done: math.acos(done) / (math.pi / 2),
-    "cosine": lambda done: math.cos(done * math.pi / 2),
+    "arccos": lambda done: done.acos() / (math.pi / 2),
+    "cosine": lambda done: (done * math.pi / 2).cos(),
     "linear": lambda done: 1 - done,
     "square": lambda done: 1 - done**2,
     "root": lambda done: 1 - done**0.5,

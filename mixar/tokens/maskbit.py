@@ -9,18 +9,13 @@ q discrete tokens [B, L]; z values before quantisation [B, K, h, w]; images [B, 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar import spec
-from mixar.weights import load_module
-
-
-def norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, width, eps=1e-6)
+from mixar.tokens.norms import Norm, wide
 
 
 class SameConv(nn.Conv2d):
@@ -40,9 +35,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
-        self.norm1 = norm(width_in)
+        self.norm1 = Norm(width_in)
         self.conv1 = SameConv(width_in, width_out, 3, bias=False)
-        self.norm2 = norm(width_out)
+        self.norm2 = Norm(width_out)
         self.conv2 = SameConv(width_out, width_out, 3, bias=False)
         if width_in != width_out:
             self.nin_shortcut = SameConv(width_out, width_out, 1, bias=False)
@@ -50,7 +45,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(h) if hasattr(self, "nin_shortcut") else x)
+        shortcut = self.nin_shortcut(h) if hasattr(self, "nin_shortcut") else x
+        return h + shortcut.to(self.norm1.weight.dtype)  # under autocast the sum of residuals stays in float32
 
 
 class Level(nn.Module):
@@ -84,16 +80,16 @@ class Encoder(nn.Module):
             self.down.append(stage)
             width = out
         self.mid = Level(width, width, s.num_res_blocks)
-        self.norm_out = norm(width)
+        self.norm_out = Norm(width)
         self.conv_out = SameConv(width, s.bits, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        h = self.conv_in(images)
+        h = self.conv_in(images.to(self.conv_in.weight.dtype))
         for stage in self.down:
             h = stage(h)
             if hasattr(stage, "down_conv"):
                 h = stage.down_conv(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return wide(self.conv_out(F.silu(self.norm_out(self.mid(h)))))
 
 
 class Decoder(nn.Module):
@@ -112,16 +108,16 @@ class Decoder(nn.Module):
                 stage.upsample_conv = SameConv(out, out, 3)
             self.up.append(stage)
             width = out
-        self.norm_out = norm(width)
+        self.norm_out = Norm(width)
         self.conv_out = SameConv(width, 3, 3)
 
     def forward(self, bits: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(bits))
+        h = self.mid(self.conv_in(bits.to(self.conv_in.weight.dtype)))
         for stage in self.up:
             h = stage(h)
             if hasattr(stage, "upsample_conv"):
                 h = stage.upsample_conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return wide(self.conv_out(F.silu(self.norm_out(h))))
 
 
 class Quantizer(nn.Module):
@@ -171,6 +167,17 @@ class MaskBit(nn.Module):
         bits = self.quantize.bits_of(q).view(len(q), side, side, -1).permute(0, 3, 1, 2)
         return self.decoder(bits.contiguous()).clamp(0.0, 1.0)
 
+    def training_loss(
+        self, images: Tensor, settings: spec.TokenizerTraining, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """`loss` (pixel error, commitment and entropy) and `mse`, for images [B, 3, H, W] in [0, 1]; draws nothing."""
+        z = self.encoder(images)
+        error = self.decoder(straight_through(z)) - images
+        mse = error.square().mean()
+        commitment, entropy = quantizer_losses(z, self.quantize.codebook, settings)
+        loss = 4.0 * mse + 2.0 * settings.l1_weight * error.abs().mean() + commitment + entropy
+        return {"loss": loss, "mse": mse}
+
 
 def entropy_terms(z: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Mean entropy of each position's code distribution, and the entropy of their mean (MaskBit, lookup-free).
@@ -192,17 +199,3 @@ def quantizer_losses(z: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> 
     with torch.autocast(z.device.type, enabled=False):  # the small temperature magnifies every rounding error
         per_sample, batch = entropy_terms(rows, codebook, s.entropy_temperature)
     return commitment, s.entropy_weight * (per_sample - s.entropy_gamma * batch)
-
-
-def training_loss(model: MaskBit, images: Tensor, s: spec.TokenizerTraining, rng: torch.Generator) -> dict[str, Tensor]:
-    """`loss` (pixel error, commitment and entropy) and `mse`, for images [B, 3, H, W] in [0, 1]. rng is not used."""
-    z = model.encoder(images)
-    error = model.decoder(straight_through(z)) - images
-    mse = error.square().mean()
-    commitment, entropy = quantizer_losses(z, model.quantize.codebook, s)
-    return {"loss": 4.0 * mse + 2.0 * s.l1_weight * error.abs().mean() + commitment + entropy, "mse": mse}
-
-
-def load(s: spec.MaskBit, path: Path) -> MaskBit:
-    """The network with the weights of a file, in evaluation mode. Raises ValueError for a file that does not fit."""
-    return load_module(MaskBit(s), path)

@@ -8,18 +8,12 @@ x latents [B, C, h, w]; images [B, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar import spec
-from mixar.weights import load_module
-
-
-def norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, width, eps=1e-6)
+from mixar.tokens.norms import Norm, wide
 
 
 class ResBlock(nn.Module):
@@ -27,9 +21,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
-        self.norm1 = norm(width_in)
+        self.norm1 = Norm(width_in)
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm2 = norm(width_out)
+        self.norm2 = Norm(width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         if width_in != width_out:
             self.nin_shortcut = nn.Conv2d(width_in, width_out, 1)
@@ -37,7 +31,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        shortcut = self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x
+        return h + shortcut.to(self.norm1.weight.dtype)  # under autocast the sum of residuals stays in float32
 
 
 class Attention(nn.Module):
@@ -45,14 +40,14 @@ class Attention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = norm(width)
+        self.norm = Norm(width)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(out.transpose(1, 2).reshape_as(x))
+        return x.to(self.norm.weight.dtype) + self.proj_out(out.transpose(1, 2).reshape_as(x))
 
 
 class Downsample(nn.Module):
@@ -113,7 +108,7 @@ class Encoder(nn.Module):
             self.down.append(stage)
             width = out
         self.mid = _middle(width)
-        self.norm_out = norm(width)
+        self.norm_out = Norm(width)
         self.conv_out = nn.Conv2d(width, 2 * s.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,7 +140,7 @@ class Decoder(nn.Module):
             stages.insert(0, stage)
             width = widths[level]
         self.up = nn.ModuleList(stages)
-        self.norm_out = norm(width)
+        self.norm_out = Norm(width)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -171,12 +166,25 @@ class VaVae(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log variance, [B, C, h, w] each, of images in [-1, 1]."""
-        mean, logvar = self.quant_conv(self.encoder(images)).chunk(2, dim=1)
+        moments = self.quant_conv(self.encoder(images.to(self.quant_conv.weight.dtype)))
+        mean, logvar = wide(moments).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
         """Images around [-1, 1], not clamped."""
-        return self.decoder(self.post_quant_conv(z))
+        return wide(self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))))
+
+    def training_loss(
+        self, images: Tensor, settings: spec.TokenizerTraining, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """`loss` (squared and absolute pixel error and KL) and `mse`, for images [B, 3, H, W] in [0, 1]."""
+        target = images * 2.0 - 1.0
+        mean, logvar = self.encode(target)
+        noise = torch.randn(mean.shape, generator=rng, device=mean.device)
+        error = self.decode(sample_posterior(mean, logvar, noise)) - target
+        mse, kl = error.square().mean(), kl_divergence(mean, logvar).mean()
+        loss = mse + settings.l1_weight * error.abs().mean() + settings.kl_weight * kl
+        return {"loss": loss, "mse": mse / 4.0}  # of pixels in [0, 1]
 
 
 def sample_posterior(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -187,19 +195,3 @@ def sample_posterior(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL to the standard normal, summed over each latent map: [B], nats."""
     return 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
-
-
-def training_loss(model: VaVae, images: Tensor, s: spec.TokenizerTraining, rng: torch.Generator) -> dict[str, Tensor]:
-    """`loss` (squared and absolute pixel error and KL) and `mse`, for images [B, 3, H, W] in [0, 1]."""
-    target = images * 2.0 - 1.0
-    mean, logvar = model.encode(target)
-    noise = torch.randn(mean.shape, generator=rng, device=mean.device)
-    error = model.decode(sample_posterior(mean, logvar, noise)) - target
-    mse = error.square().mean()
-    loss = mse + s.l1_weight * error.abs().mean() + s.kl_weight * kl_divergence(mean, logvar).mean()
-    return {"loss": loss, "mse": mse / 4.0}  # of pixels in [0, 1]
-
-
-def load(s: spec.VaVae, path: Path) -> VaVae:
-    """The network with the weights of a file, in evaluation mode. Raises ValueError for a file that does not fit."""
-    return load_module(VaVae(s), path)

@@ -1,0 +1,119 @@
+"""What `mixar assets` prints: the table of external files, one row of it, checks and downloads."""
+
+from __future__ import annotations
+
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mixar import assets, download
+from mixar.assets import PREFIX, Asset
+from mixar.spec import Study
+from mixar.stages.progress import Progress
+
+WIDTH = 110  # of the table where it is not printed to a terminal
+
+
+def list_all(study: Study | None) -> None:
+    """Print the table of all assets, and below it what is wrong and the command that gets each missing one.
+
+    study: mark what it needs, tell how to get that alone, and how the files stand that it names by path.
+    """
+    needed = set(assets.references(study).values()) if study else set()
+    states = {asset.name: assets.state(asset) for asset in assets.ASSETS.values()}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), expand=True)
+    for column in ("asset", "state", "size", "SHA-256"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
+    table.add_column("licence", width=14)
+    table.add_column("file", overflow="fold", ratio=1)
+    for asset in assets.ASSETS.values():
+        name = f"{asset.name} *" if PREFIX + asset.name in needed else asset.name
+        file = f"{asset.file_name}/" if asset.is_folder else asset.file_name
+        table.add_row(name, states[asset.name][0], asset.size, _short_hash(asset), asset.licence, file)
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
+    print(f"\nLooked for in {assets.folder()} (MIXAR_ASSETS).{' * The study needs it.' if study else ''}")
+    for value in sorted(v for v in needed if not v.startswith(PREFIX)):
+        print(f"The study names {value}: {'there' if assets.locate(value).exists() else 'missing'}.")
+    _print_what_to_do({name: found for name, found in states.items() if not study or PREFIX + name in needed})
+
+
+def _short_hash(asset: Asset) -> str:
+    """The beginning of the known hash; of one that git computes, after its name."""
+    if asset.known_hash is None:
+        return ""
+    name, value = asset.known_hash
+    return f"{'git ' if name == 'git_blob' else ''}{value[:8]}…"
+
+
+def _print_what_to_do(states: dict[str, tuple[str, str]]) -> None:
+    if notes := [f"  {name}: {why}" for name, (_, why) in states.items() if why]:
+        print("\n".join(["\nNot known to be whole:", *notes]))
+    lost = [assets.ASSETS[name] for name, (state, _) in states.items() if state in ("missing", "damaged")]
+    if lost:
+        ways = [f"  {f'{a.name}: ' if a.is_folder else ''}{assets.way_to_get(a)}" for a in lost]
+        print("\n".join(["\nTo get what is missing or damaged:", *ways]))
+    print(f"\n{_HINT}")
+
+
+_HINT = "mixar assets show [NAME]: every fact of a row, with whole hashes and sources; check: compute the hashes."
+
+
+def show(names: list[str]) -> None:
+    """Print every fact of these assets, or of all. Raises ValueError for an unknown name."""
+    for asset in [assets.asset_named(name) for name in names] or assets.ASSETS.values():
+        state, why = assets.state(asset)
+        print(f"{asset.name}: {asset.what}")
+        for label, text in {"state": f"{state}{f': {why}' if why else ''}", **assets.facts(asset)}.items():
+            print(f"  {label:<14}{text}")
+
+
+def check(names: list[str]) -> None:
+    """Compute and compare the hashes of these assets, or of all that are there. Raises ValueError naming the damaged.
+
+    Assets that are named must be there.
+    """
+    chosen = [assets.asset_named(name) for name in names] or [a for a in assets.ASSETS.values() if a.is_there]
+    if not chosen:
+        print(f"{assets.folder()}: no asset is there yet")
+    failed = []
+    for asset in chosen:
+        problem = assets.check(asset) if asset.is_there else "missing"
+        failed += [f"{asset.path}: {problem}; mixar assets get {asset.name}"] if problem else []
+        print(f"{asset.name}: {problem or ': '.join(part for part in assets.state(asset) if part)}", flush=True)
+    if failed:
+        raise ValueError("\n".join(failed))
+
+
+def get(names: list[str], study: Study | None) -> None:
+    """Fetch these assets, and those of the study that are not there; one failure does not stop the others.
+
+    Raises ValueError: for an unknown name at once, for everything that could not be fetched at the end.
+    """
+    missed = [v for v in assets.missing(study).values() if v.startswith(PREFIX)] if study else []
+    chosen = {asset.name: asset for asset in map(assets.asset_named, [*names, *missed])}
+    if not chosen and not study:
+        raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study misses")
+    if not chosen:
+        print("nothing to fetch: every asset of the study is there")
+    failed = []
+    for asset in chosen.values():
+        try:
+            fetched = download.get(asset, _report(asset))
+            print(f"{asset.name}: {'fetched to' if fetched else 'is there already:'} {asset.path}", flush=True)
+        except ValueError as error:
+            failed.append(str(error))
+    if failed:
+        raise ValueError("\n".join(failed))
+
+
+def _report(asset: Asset) -> download.Report:
+    progress, mib = Progress(asset.name, "MiB"), 2**20
+
+    def report(done: int, total: int) -> None:
+        if total:  # a server that does not say how much is to come gives no estimate
+            last = -(-total // mib)
+            progress(last if done == total else min(done // mib, last - 1), last)
+
+    return report

@@ -1,0 +1,331 @@
+"""Released weight files: every kind loads strictly, and what does not fit is told in words."""
+
+import re
+
+import pytest
+import torch
+from released_files import SMALL, released_content, released_state, write_released
+from toy_models import toy_mar
+
+from mixar.__main__ import app
+from mixar.stages.convert import convert, to_released
+from mixar.tokens import pretrained
+from mixar.tokens.pretrained import KINDS, load, load_released
+from mixar.weights import read_metadata, read_weights, save_weights
+
+EVERY_KIND = list(KINDS)
+
+
+def ours(kind, state):
+    """Released weights under our names."""
+    for released, name in KINDS[kind].renamed:
+        state = {name + k.removeprefix(released) if k.startswith(released) else k: v for k, v in state.items()}
+    return state
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_released_file_loads(kind, tmp_path):
+    state = write_released(tmp_path / "released.bin", kind)
+
+    network = load(kind, tmp_path / "released.bin", **SMALL[kind])
+
+    assert not network.training
+    assert_same(network.state_dict(), ours(kind, state))
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_mapping_loads_as_its_file(kind):
+    state = released_state(kind)
+
+    assert_same(load(kind, state, **SMALL[kind]).state_dict(), ours(kind, state))
+    assert_same(load(kind, released_content(kind, state), **SMALL[kind]).state_dict(), ours(kind, state))
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_converted_file_holds_the_same_weights_and_where_they_come_from(kind, tmp_path):
+    state = write_released(tmp_path / "released.ckpt", kind)
+
+    convert(kind, tmp_path / "released.ckpt", tmp_path / "ours.safetensors", dims=SMALL[kind])
+
+    assert_same(read_weights(tmp_path / "ours.safetensors"), ours(kind, state))
+    recorded = read_metadata(tmp_path / "ours.safetensors")
+    assert (recorded["kind"], recorded["source"], recorded["preset"]) == (kind, "released.ckpt", None)
+    assert recorded["settings"].items() >= {"num_res_blocks": 1}.items() or kind.startswith(("mar", "maskbit-g"))
+    assert_same(load(kind, tmp_path / "ours.safetensors", **SMALL[kind]).state_dict(), ours(kind, state))
+
+
+def test_mar_files_hold_averaged_and_plain_weights(tmp_path):
+    state = write_released(tmp_path / "m.pth", "mar")
+
+    averaged = load_released("mar", tmp_path / "m.pth", dims=SMALL["mar"])
+    plain = load_released("mar", tmp_path / "m.pth", entry="model", dims=SMALL["mar"])
+
+    assert_same(averaged.network.state_dict(), ours("mar", state))
+    assert_same(plain.network.state_dict(), {k: v + 1 for k, v in ours("mar", state).items()})
+    assert set(averaged.state.left_out) == {"model", "optimizer", "epoch", "scaler", "args"}
+
+
+def test_training_parts_of_a_vavae_file_are_left_out_by_name(tmp_path):
+    write_released(tmp_path / "v.pt", "vavae")
+
+    left_out = load_released("vavae", tmp_path / "v.pt", dims=SMALL["vavae"]).state.left_out
+
+    assert {"loss.discriminator.main.0.weight", "linear_proj.weight", "foundation_model.model.pos_embed"} < set(
+        left_out
+    )
+
+
+def test_the_older_name_of_the_generators_input_is_understood():
+    state = released_state("maskbit-generator")
+    renamed = {key.replace("input_proj.", "token_emb."): value for key, value in state.items()}
+
+    assert "token_emb.weight" in renamed
+    assert_same(load("maskbit-generator", renamed, **SMALL["maskbit-generator"]).state_dict(),
+                {k.replace("token_emb.", "input_proj."): v for k, v in state.items()})  # fmt: skip
+
+
+def test_half_precision_weights_become_float32():
+    state = {k: v.half() if v.is_floating_point() else v for k, v in released_state("kl16").items()}
+
+    assert {p.dtype for p in load("kl16", state, **SMALL["kl16"]).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_missing_surplus_misshapen_and_infinite_tensors_are_listed(kind):
+    state = released_state(kind)
+    weights = [key for key, value in state.items() if value.is_floating_point() and value.dim() > 1]
+    gone, misshapen, infinite = weights[:3]
+    del state[gone]
+    state[misshapen] = state[misshapen][:1, :1]
+    state[infinite] = state[infinite] / 0
+    state["surplus.weight"] = torch.ones(1)
+
+    with pytest.raises(ValueError, match=r"4 differences") as caught:
+        load(kind, state, **SMALL[kind])
+
+    shown = str(caught.value)
+    assert "missing: " + next(iter(ours(kind, {gone: 0}))) in shown
+    assert "surplus: surplus.weight" in shown
+    assert f"{next(iter(ours(kind, {misshapen: 0})))}: shape " in shown
+    assert f"{next(iter(ours(kind, {infinite: 0})))}: holds values that are not finite" in shown
+
+
+@pytest.mark.parametrize("other", EVERY_KIND)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_file_of_another_kind_is_refused(kind, other, tmp_path):
+    family = {"vavae", "kl16"}
+    if kind == other or {kind, other} == family:
+        return  # the same names: told apart by what does not fit, below
+    write_released(tmp_path / "released.bin", other)
+
+    with pytest.raises(ValueError, match=rf"released\.bin: no {kind} file: .* is missing; it looks like .*{other}"):
+        load(kind, tmp_path / "released.bin", **SMALL[kind])
+
+
+def test_a_kl16_file_is_no_vavae():
+    with pytest.raises(ValueError, match=r"missing: decoder\.up\.1\.attn"):
+        load("vavae", released_state("kl16"), **SMALL["vavae"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evil": 1}, "evil: stands beside 'model_ema', which it does in no mar file"),
+        ({"model_ema": {**released_state("mar"), "step": 7}}, "step: is a int, expected a tensor"),
+        ({"model_ema": 7, "model": 7}, "no mar file: .* is missing; it holds args, epoch, model"),
+    ],
+)
+def test_foreign_entries_of_a_mar_file_are_refused(change, message):
+    content = {**released_content("mar", released_state("mar")), **change}
+
+    with pytest.raises(ValueError, match=message):
+        load("mar", {key: content[key] for key in sorted(content)}, **SMALL["mar"])
+
+
+def test_what_is_no_tensor_is_listed_with_every_other_difference():
+    state = released_state("mar")
+    del state["mask_token"]
+    content = {"model_ema": {**state, "step": 7, "surplus": torch.ones(1)}, "evil": 1}
+
+    with pytest.raises(ValueError, match=r"\(4 differences\)") as caught:
+        load("mar", content, **SMALL["mar"])
+
+    for key in ("evil: ", "step: ", "surplus: surplus", "missing: guidance.mask_token"):
+        assert f"\n  {key}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "twin"),
+    [("mar", "mask_token", "guidance.mask_token"), ("maskbit-generator", "token_emb.weight", "input_proj.weight")],
+)
+def test_a_weight_under_two_names_is_refused_in_any_order(kind, key, twin):
+    state = released_state(kind)
+
+    for order in ({**state, twin: state[key] + 1}, {twin: state[key] + 1, **state}):
+        with pytest.raises(ValueError, match=r"\(1 difference\)\n  .*: a second .*another name"):
+            load(kind, order, **SMALL[kind])
+
+
+def test_every_difference_is_listed_and_blocks_share_a_line():
+    dims = {**SMALL["mar"], "encoder_depth": 12}
+    state = {f"x{i}": torch.ones(1) for i in range(40)} | released_state("mar", dims=dims)
+    gone = [key for key in state if ".mlp.fc1." in key or key == "encoder_blocks.3.norm1.bias"]
+    kept = {key: value for key, value in state.items() if key not in gone}
+
+    with pytest.raises(ValueError, match=rf"\({40 + len(gone)} differences\)") as caught:
+        load("mar", kept, **dims)
+
+    lines = str(caught.value).splitlines()
+    assert "  missing: encoder_blocks.{0,1,2,3,4,5,6,7,8,9,10,11}.mlp.fc1.weight" in lines
+    assert "  missing: encoder_blocks.3.norm1.bias" in lines
+    assert {f"  surplus: x{i}" for i in range(40)} < set(lines)
+
+
+def test_an_entry_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="has no entry 'model_ema'; it holds model"):
+        load_released("mar", {"model": released_state("mar")}, entry="model_ema")
+    with pytest.raises(ValueError, match="entry 'ema': mar files have model_ema or model"):
+        load_released("mar", released_state("mar"), entry="ema")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vae", {}), "kind 'vae' is unknown; choose from mar, maskbit-tokenizer"),
+        (("mar", {}, None, "mar-xl"), "preset 'mar-xl': unknown for mar; choose from mar-b, mar-l, mar-h"),
+        (("mar", {}, None, None, {"depth": 3}), "depth: Extra inputs are not permitted"),
+        (("mar", {}, None, None, {"width": 30}), "divisible"),
+        (("maskbit-generator", {}, None, None, {"tokens": 3}), "tokens"),
+        (("mar", {}, None, None, {"num_tokens": -4}), "num_tokens=-4: expected a whole number from 1"),
+        (("mar", {}, None, None, {"num_classes": 0}), "num_classes=0: expected a whole number from 1"),
+        (("mar", {}, None, None, {"channels": 1.5}), "channels=1.5: expected a whole number from 1"),
+        (("maskbit-generator", {}, None, None, {"bits": "6"}), "bits=6: expected a whole number from 1"),
+        (("mar", {}, None, None, {"width": 12 * 10**12}), "mar with .*width=12000000000000, .*: "),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    kind, weights, *rest = arguments
+    weights = released_state(kind) if kind in KINDS else weights
+
+    with pytest.raises(ValueError, match=message):
+        load_released(kind, weights, *rest)
+
+
+@pytest.mark.parametrize("kind", ["maskbit-tokenizer", "maskbit-generator"])
+def test_another_order_of_bits_is_refused(kind):
+    state = released_state(kind)
+    key = next(name for name in state if name.endswith("bits_to_indices"))
+    state[key] = state[key].flip(0)
+
+    with pytest.raises(ValueError, match="expected powers of two, the lowest bit first"):
+        load(kind, state, **SMALL[kind])
+
+
+def test_another_codebook_is_refused():
+    state = released_state("maskbit-tokenizer")
+    state["quantize.codebook"] = -state["quantize.codebook"]
+
+    with pytest.raises(ValueError, match=r"quantize\.codebook is not the table of all bits"):
+        load("maskbit-tokenizer", state, **SMALL["maskbit-tokenizer"])
+
+
+def test_the_preset_that_fits_is_found(monkeypatch):
+    small = {"small": {**KINDS["mar"].presets["mar-b"], **SMALL["mar"]}}
+    monkeypatch.setitem(KINDS["mar"].presets, "small", small["small"])
+
+    loaded = load_released("mar", released_state("mar"))
+
+    assert loaded.preset == "small"
+    assert load_released("mar", released_state("mar"), dims={"dropout": 0.0}).preset is None
+
+
+def test_mar_goes_back_to_its_own_layout(tmp_path):
+    state = write_released(tmp_path / "m.pth", "mar")
+    convert("mar", tmp_path / "m.pth", tmp_path / "ours.safetensors", dims=SMALL["mar"])
+
+    to_released(tmp_path / "ours.safetensors", tmp_path / "back" / "checkpoint-last.pth", dims=SMALL["mar"])
+
+    content = torch.load(tmp_path / "back" / "checkpoint-last.pth", weights_only=True)
+    assert set(content) == {"model", "model_ema"}
+    assert_same(content["model_ema"], state)
+    assert_same(content["model"], state)
+
+
+def test_a_guided_network_does_not_go_back(tmp_path):
+    save_weights(tmp_path / "dc_mix.safetensors", toy_mar("dc_mix").state_dict(), {})
+
+    with pytest.raises(ValueError, match=r"guided network; .*guidance\.embed\.weight"):
+        to_released(tmp_path / "dc_mix.safetensors", tmp_path / "back.pth")
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_nothing_is_written_where_the_source_does_not_fit(kind, tmp_path):
+    state = released_state(kind)
+    state["surplus"] = torch.ones(1)
+    torch.save(state, tmp_path / "bad.bin")
+
+    with pytest.raises(ValueError, match="surplus"):
+        convert(kind, tmp_path / "bad.bin", tmp_path / "ours.safetensors", dims=SMALL[kind])
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.bin"]
+
+
+def test_the_command_converts_and_says_what_it_left_out(tmp_path, capsys):
+    write_released(tmp_path / "m.pth", "mar")
+    sizes = [part for key, value in SMALL["mar"].items() for part in ("--set", f"{key}={value}")]
+    target = tmp_path / "ours.safetensors"
+
+    app(["convert", "mar", str(tmp_path / "m.pth"), str(target), *sizes], standalone_mode=False)
+    app(["convert", "mar", str(target), str(tmp_path / "back.pth"), "--to-released", *sizes], standalone_mode=False)
+
+    printed = capsys.readouterr().out
+    assert re.search(r"ours\.safetensors: mar, sizes of its own, [\d,]+ parameters, from model_ema\n", printed)
+    assert "left out: model, optimizer, epoch, scaler, args" in printed
+    assert torch.load(tmp_path / "back.pth", weights_only=True)["model"]["mask_token"].shape == (1, 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mar", "m.pth", "ours.pt"], r"ours\.pt: the file to write must end in \.safetensors"),
+        (["vavae", "m.pth", "ours.pth", "--to-released"], "--to-released: only for mar, found 'vavae'"),
+        (["mar", "m.pth", "ours.safetensors", "--to-released"], r"must end in \.pth or \.pt"),
+        (["mar", "m.pth", "ours.safetensors", "--set", "width"], "--set width: expected key=value"),
+        (["mar", "m.pth", "ours.safetensors", "--set", "width=["], r"--set width=\[: '\[' is no YAML value"),
+        (["mar", "m.safetensors", "o.pth", "--to-released", "--entry", "model"], "--entry: .* reads one of ours"),
+        (["mar", "absent.pth", "ours.safetensors"], r"absent\.pth: no such weights file"),
+    ],
+)
+def test_the_command_refuses_in_words(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        app(["convert", *arguments], standalone_mode=False)
+
+
+def test_a_target_that_is_there_is_replaced_only_when_told_to(tmp_path):
+    write_released(tmp_path / "m.pth", "mar")
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    convert("mar", tmp_path / "m.pth", ours, dims=SMALL["mar"])
+    to_released(ours, back, dims=SMALL["mar"])
+    before = ours.read_bytes()
+
+    for again in (
+        lambda **force: convert("mar", ours, ours, dims=SMALL["mar"], **force),
+        lambda **force: to_released(ours, back, dims=SMALL["mar"], **force),
+    ):
+        with pytest.raises(ValueError, match=r"(ours\.safetensors|back\.pth): is there already; --force replaces it"):
+            again()
+    assert ours.read_bytes() == before
+    convert("mar", tmp_path / "m.pth", ours, entry="model", dims=SMALL["mar"], force=True)
+    assert ours.read_bytes() != before
+
+
+def test_every_size_that_a_kind_lists_can_be_built():
+    for kind, k in KINDS.items():
+        for preset, dims in k.presets.items():
+            network = pretrained._build(k, kind, dims)
+            assert k.signature in network.state_dict(), preset
