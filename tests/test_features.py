@@ -2,8 +2,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixar.assets import file_sha256
-from mixar.scoring import features
 from mixar.scoring.features import (
     augment,
     build_network,
@@ -129,41 +127,3 @@ def test_images_of_another_size_and_no_images_are_refused(tmp_path):
         extract(extractor, [images(size=20)])
     with pytest.raises(ValueError, match="no images"):
         extract(extractor, [])
-
-
-def test_missing_or_altered_inception_weights_are_refused_with_path_size_and_hash(tmp_path):
-    settings = Extractor(network="inception-v3", weights="x")
-    altered = tmp_path / "altered.pth"
-    altered.write_bytes(b"no weights")
-    save_weights(tmp_path / "unknown.safetensors", network().state_dict(), {"sha256": "0" * 64})
-
-    for path in (tmp_path / "missing.pth", altered, tmp_path / "unknown.safetensors"):
-        with pytest.raises(ValueError, match=f"{path}.*95628359 bytes, sha256 6726825d"):
-            load_network(settings, path)
-
-
-def test_verified_inception_weights_load_from_the_released_file_and_from_the_imported_one(tmp_path, monkeypatch):
-    released = tmp_path / "released.pth"
-    skeleton(monkeypatch)
-    torch.save({"weight": torch.arange(4.0)}, released)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", file_sha256(released))
-    settings = Extractor(network="inception-v3", weights="x")
-
-    first = load_network(settings, released)
-    save_weights(tmp_path / "imported.safetensors", first.state_dict(), {"sha256": file_sha256(released)})
-    second = load_network(settings, tmp_path / "imported.safetensors")
-
-    assert torch.equal(first.weight, torch.arange(4.0)) and torch.equal(second.weight, first.weight)
-    assert load_extractor(settings, released).name == "inception-v3-compat"
-
-
-def skeleton(monkeypatch) -> None:
-    """Put a network of four numbers in place of torch-fidelity's, with the same constructor: building it takes long."""
-
-    class Small(torch.nn.Module):
-        def __init__(self, name, layers, feature_extractor_weights_path):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(4))
-            self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=True))
-
-    monkeypatch.setattr(features, "FeatureExtractorInceptionV3", Small)

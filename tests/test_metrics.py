@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 from mixar.scoring import metrics
-from mixar.scoring.metrics import METRICS, FeatureSet, check_sizes, frechet_distance, kid_of_all, merge
+from mixar.scoring.metrics import METRICS, FeatureSet, check_sizes, frechet_distance, known, line_sizes, merge
 from mixar.spec import Extractor, Scoring
 
 
@@ -93,14 +95,41 @@ def test_a_subset_keeps_the_order_in_which_splits_are_cut():
     assert part.index[part.walk].tolist() == [i for i in whole.walk if keep[i]]
 
 
-def test_the_kernel_distance_of_all_pairs_is_near_zero_for_one_distribution_and_grows_with_a_shift():
-    reference = features(400, seed=1)
-    near, far, further = (kid_of_all(features(400, shift=s), reference, settings()) for s in (0, 0.3, 0.6))
+def test_the_kernel_distance_is_near_zero_for_one_distribution_and_grows_with_a_shift():
+    reference, scoring = features(400, seed=1), settings(kid_subsets=20, kid_subset_size=100)
 
-    assert abs(near) < 0.02 < far < further
-    assert kid_of_all(features(400, shift=0.6), reference, settings()) == pytest.approx(
-        METRICS["kid"](features(400, shift=0.6), reference, settings(kid_subsets=1, kid_subset_size=400)), rel=1e-4
-    )
+    near, far, further = (METRICS["kid"](features(400, shift=s), reference, scoring) for s in (0, 0.3, 0.6))
+
+    assert abs(near) < 0.05 < far < further
+
+
+def test_class_sorted_images_score_as_high_as_shuffled_ones():
+    n, classes = 400, 8
+    labels = np.arange(n) * classes // n  # as MAR writes its files
+    sure = 50 * torch.nn.functional.one_hot(torch.from_numpy(labels), classes).float()
+    in_order = FeatureSet(np.arange(n), labels, torch.zeros(n, 2), sure)
+    scoring = settings(is_splits=8)
+
+    assert METRICS["is"](in_order, in_order, scoring) > 0.9 * classes
+    assert isc_features_to_metric(sure, splits=8, shuffle=False)[KEY_METRIC_ISC_MEAN] == pytest.approx(1)  # the trap
+
+
+def test_the_score_rises_with_fewer_splits_as_published_ones_do():
+    sample = features(200, classes=10, seed=3)
+
+    values = [METRICS["is"](sample, sample, settings(is_splits=splits)) for splits in (1, 5, 10, 20)]
+
+    assert values == sorted(values, reverse=True) and values[0] > 1.03 * values[-1]
+
+
+def test_options_that_the_library_would_ignore_are_refused():
+    shifted = features(60, seed=1), features(60)
+    typo = kid_features_to_metric(shifted[0].features, shifted[1].features, kid_subset_sizes=3, kid_subset_size=40,
+                                  verbose=False)  # fmt: skip
+
+    assert typo  # the trap: the misspelt key changed nothing and said nothing
+    with pytest.raises(ValueError, match="torch-fidelity knows no kid_subset_sizes"):
+        known(kid_subset_sizes=3, verbose=False)
 
 
 def test_precision_sees_fidelity_and_recall_sees_coverage():
@@ -161,3 +190,18 @@ def test_too_few_images_for_a_metric_name_the_setting(n, names, changes, key):
 def test_references_of_another_width_are_refused():
     with pytest.raises(ValueError, match="one network"):
         check_sizes(["fd"], features(50), features(50, width=8), settings())
+
+
+@pytest.mark.parametrize(("n", "width", "smallest"), [(1000, 6, 100), (400, 64, 200), (1000, 64, 256), (6, 2, 3)])
+def test_the_line_to_infinity_begins_where_the_distance_falls_as_one_over_n(n, width, smallest):
+    sizes = line_sizes(features(n, width))
+
+    assert (sizes[0], sizes[-1]) == (smallest, n) and sizes == sorted(set(sizes))
+
+
+def test_the_limit_of_wide_features_is_not_bent_by_sets_that_are_too_small():
+    reference = features(10, 64).standing_for({"mu": np.zeros(64), "sigma": np.eye(64)})
+    found = [METRICS["fd_infinity"](features(768, 64, seed, shift=0.1), reference, settings()) for seed in range(8)]
+
+    error = np.std(found, ddof=1) / np.sqrt(8)
+    assert np.mean(found) == pytest.approx(0.64, abs=3 * error)

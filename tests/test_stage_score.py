@@ -10,16 +10,21 @@ import torch
 import torch_fidelity
 from PIL import Image
 from torch.utils.data import Dataset
+from toy_metrics import mean_shift
 
 from mixar.data.images import ingest_manifest, load_images, write_images, write_table
 from mixar.layout import Layout
+from mixar.reporting.results import read_rows
+from mixar.reporting.tables import number, quality_table
 from mixar.scoring.features import build_network, load_extractor
+from mixar.scoring.metrics import METRICS
 from mixar.scoring.protocols import PROTOCOLS, distance_name, load_statistics, protocol_of
 from mixar.spec import parse_study
 from mixar.stages import score as stage
 from mixar.weights import save_weights
 
-SIZE, SHARD, NUM_IMAGES = 16, 20, 60
+SIZE, SHARD, NUM_IMAGES, BATCH = 16, 20, 60, 12
+SMOKE_ID = "emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16]"  # the smoke study's own settings
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 
 
@@ -105,20 +110,25 @@ class Images(Dataset):
         return self.images[i]
 
 
-def test_three_shards_in_any_order_equal_one_direct_call_of_the_library_bit_for_bit(house, monkeypatch):
+def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(house, monkeypatch):
     study, layout = house
+    study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"shard_size": BATCH})})
     images, s = drawings(NUM_IMAGES, 1), study.scoring
-    monkeypatch.setattr(stage, "BATCH", SHARD)  # the last bits of a matrix product depend on the size of its batch
+    monkeypatch.setattr(stage, "BATCH", BATCH)  # the last bits of a matrix product depend on the size of its batch
     stage.reference_features(study, layout, "train")
-    draw(layout, images)
+    parts = np.random.default_rng(3).permutation(NUM_IMAGES).reshape(5, BATCH)
+    assert study.evaluation.num_shards == 5
 
-    features(study, layout, shards=(2, 0, 1))
+    for shard in (3, 0, 4, 2, 1):
+        rows = parts[shard]
+        write_images(layout.samples("mar", 0, "default", shard), rows, rows % 3, images[rows])
+        stage.score_features(study, layout, layout.samples("mar", 0, "default", shard))
     stage.score(study, layout, "sample", "mar", 0, "default")
 
     train = load_images(stage._manifest(layout, "train"), SIZE)
     direct = torch_fidelity.calculate_metrics(
         input1=Images(images), input2=Images(train), isc=True, fid=True, kid=True, prc=True,
-        feature_extractor=load_extractor(s.extractor, layout.extractor()).name, batch_size=SHARD,
+        feature_extractor=load_extractor(s.extractor, layout.extractor()).name, batch_size=BATCH,
         isc_splits=s.is_splits, kid_subsets=s.kid_subsets, kid_subset_size=s.kid_subset_size,
         prc_neighborhood=s.neighbours, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
@@ -135,13 +145,31 @@ def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references
 
     extractor = load_extractor(study.scoring.extractor, layout.extractor())
     assert list(rows) == SAMPLE_METRICS
-    for row in rows.values():
+    for metric, row in rows.items():
+        reference = ", reference=held_out]" if metric == "fd_held_out" else "]"
         assert (row["run"], row["seed"], row["sampler"], row["source"]) == ("mar", 0, "default", "sample")
-        assert (row["n"], row["protocol"]) == (NUM_IMAGES, "emoji-gfd")
+        assert (row["n"], row["protocol"]) == (NUM_IMAGES, SMOKE_ID.replace("]", reference))
         assert row["low"] <= row["value"] <= row["high"]
         hashes = json.loads(row["hashes"])
         assert (hashes["extractor"], hashes["extractor_name"]) == (extractor.sha256, extractor.name)
         assert hashes["reference"] != hashes["reference_held_out"]
+
+
+@pytest.mark.parametrize("place", ["study", "table"])
+def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monkeypatch, place):
+    study, layout = house
+    added = {"own_metrics": {"mine": "toy_metrics:mean_shift"}} if place == "study" else {"metrics": ("fd", "mine")}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
+    monkeypatch.setitem(METRICS, "mine", mean_shift)
+
+    rows = scored(study, layout, drawings(NUM_IMAGES, 1))
+
+    assert rows["mine"]["low"] < rows["mine"]["value"] < rows["mine"]["high"]
+    assert len(rows["mine"]["replicates"]) == study.scoring.jackknife_groups
+    table = quality_table(study, read_rows(layout.root))
+    assert table.columns[table.columns.index("Recall ↑") + 1] == "mine"
+    mar = next(cells for cells in table.cells if cells[0] == "MAR")
+    assert mar[table.columns.index("mine")] == number(rows["mine"]["value"])
 
 
 def test_scoring_again_writes_the_same_numbers(house):
@@ -306,7 +334,7 @@ def test_a_protocol_may_take_part_of_the_training_images_always_the_same(house, 
     study, layout = house
     monkeypatch.setitem(PROTOCOLS, "emoji-gfd", replace(PROTOCOLS["emoji-gfd"], reference_images=10))
 
-    chosen = [stage._reference_rows(study, layout, "train")["index"].to_pylist() for _ in range(2)]
+    chosen = [stage.reference_rows(study, layout, "train")["index"].to_pylist() for _ in range(2)]
 
     assert chosen[0] == chosen[1] == sorted(set(chosen[0])) and len(chosen[0]) == 10
     assert set(chosen[0]) <= set(stage._manifest(layout, "train")["index"].to_pylist())

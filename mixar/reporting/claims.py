@@ -11,19 +11,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mixar.reporting.results import OTHERS
+from mixar.reporting.results import label_of
 from mixar.reporting.summary import Summary, distance_name, rows_of, same_ground, summarise
 from mixar.reporting.tables import decimals, interval, number
+from mixar.scoring.intervals import half_width
 from mixar.spec import Study
 
 CLOSE = 1.05  # "close": a distance at most 5 % above the other
 RULE = (
-    "Rule. A difference counts when it has the same sign for every seed and exceeds the combined 95 % interval "
-    "sqrt(a² + b²), where a and b are the half widths of the two intervals (means over seeds). Then the claim held or "
-    "did not hold, by its sign; otherwise it is undecided. Runs with equal seeds are compared seed by seed, others in "
-    "all pairs. One seed shows no spread, and only the interval decides. 'Close' means: not more than "
-    f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens. The intervals take the two sides as "
-    "independent; as far as these share labels, discrete tokens and noise, the rule is cautious."
+    "Rule. A difference counts when it has the same sign for every seed and exceeds its 95 % interval. Then the claim "
+    "held or did not hold, by its sign; otherwise it is undecided. The interval is a jackknife of the difference "
+    "itself (of the means over seeds): a group of evaluation images leaves both sides at once, so that what the sides "
+    "share, labels and discrete tokens, cancels. It tells how far other images would move the difference, not other "
+    "trainings: that the seeds show. Runs with equal seeds are compared seed by seed, others in all pairs. One seed "
+    "shows no spread, and only the interval decides. 'Close' means: not more than "
+    f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens."
 )
 
 
@@ -72,7 +74,7 @@ def claims_of(study: Study, rows: pd.DataFrame) -> list[Claim]:
 def verdict(ours: Summary, theirs: Summary, allowance: float = 1.0) -> str:
     """'held' if `ours` is surely below `allowance` times `theirs`, 'did not hold' if surely above, else 'undecided'.
 
-    Surely: the difference has one sign over all seeds and exceeds the combined half width of the intervals.
+    Surely: the difference has one sign over all seeds and exceeds the half width of its interval.
     """
     by_seed = differences(ours, theirs, allowance)
     if not by_seed:
@@ -94,15 +96,22 @@ def differences(ours: Summary, theirs: Summary, allowance: float = 1.0) -> list[
 
 
 def combined(ours: Summary, theirs: Summary, allowance: float = 1.0) -> float | None:
-    """Half width of the difference's interval; None where a side has no interval."""
+    """Half width of the interval of ours − allowance · theirs; None where a side has no interval.
+
+    Paired where both sides have replicates of the same groups of images; else sqrt(a² + b²), as of independent sides.
+    KID's replicates also leave out groups of its random subsets, the same for all runs: their noise cancels as far as
+    the sides share it, and the rest stays in the interval.
+    """
+    if ours.replicates and len(ours.replicates) == len(theirs.replicates):
+        pairs = zip(ours.replicates, theirs.replicates, strict=True)
+        return half_width([a - allowance * b for a, b in pairs])
     if ours.half_width is None or theirs.half_width is None:
         return None
     return math.hypot(ours.half_width, allowance * theirs.half_width)
 
 
 def _side(study: Study, rows: pd.DataFrame, run: str) -> _Side:
-    label = study.runs[run].label if run in study.runs else OTHERS[run]
-    return _Side(run, label, summarise(study, rows, run, "fd"), summarise(study, rows, run, "kid"))
+    return _Side(run, label_of(study, run), summarise(study, rows, run, "fd"), summarise(study, rows, run, "kid"))
 
 
 def _better(title: str, name: str, rows: pd.DataFrame, ours: _Side, theirs: _Side) -> Claim:

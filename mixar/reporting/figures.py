@@ -6,7 +6,6 @@ live in pictures.
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixar.reporting.results import total_epochs
+from mixar.files import replaced
+from mixar.reporting.claims import combined
+from mixar.reporting.results import own_epochs, total_epochs
 from mixar.reporting.summary import Summary, distance_name, rows_of, summarise
 from mixar.reporting.tables import si
 from mixar.spec import Study
@@ -47,19 +48,18 @@ STYLE = {
     "figure.dpi": 100,
 }
 CHARACTER = 0.066  # inches, of the caption's font
+BARS = "Bars: 95 % intervals over images, spanning all seeds; differences of runs that share images are surer."
 CAPTION = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
 
 
 def save(figure: Figure, stem: str | Path) -> None:
-    """Write stem.png and stem.pdf, each under a temporary name first, and close the figure."""
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write stem.png and stem.pdf, and close the figure."""
+    look = {"dpi": 200, "bbox_inches": "tight", "pad_inches": 0.12, "facecolor": "white"}
     for ending in ("png", "pdf"):
-        temporary = stem.with_name(f".{stem.name}.{os.getpid()}.{ending}")
         # Without a date the same rows give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {}
-        figure.savefig(temporary, dpi=200, bbox_inches="tight", pad_inches=0.12, facecolor="white", metadata=metadata)
-        os.replace(temporary, stem.with_name(f"{stem.name}.{ending}"))
+        with replaced(f"{stem}.{ending}") as temporary:
+            figure.savefig(temporary, metadata=metadata, **look)
     plt.close(figure)
 
 
@@ -89,7 +89,7 @@ def balance_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Figure 7's points: run, label, tokens, parameters, fd, low, high, seeds. Runs without scores are left out."""
     rows = rows_of(study, rows)
     points = []
-    for run in study.report.figure7 or study.runs:
+    for run in study.shown(study.report.figure7):
         fd = summarise(study, rows, run, "fd")
         tokens, parameters = (summarise(study, rows, run, m, "measure") for m in ("tokens_total", "parameters"))
         if fd and tokens and parameters:
@@ -110,8 +110,7 @@ def figure7(study: Study, rows: pd.DataFrame) -> Figure:
         if len(points):
             _draw_balance(study, axes, points)
         summaries = [summarise(study, rows_of(study, rows), run, "fd") for run in points["run"]]
-        bars = "smallest and largest seed; for a single seed, its 95 % interval"
-        text = f"{ground_of(name, summaries)}. Bars: {bars}. Marker area: parameters."
+        text = f"{ground_of(name, summaries)}. {BARS} Marker area: parameters."
         text += " Runs with equally many tokens stand side by side." if points["tokens"].duplicated().any() else ""
         caption(figure, text)
     return figure
@@ -166,6 +165,8 @@ def _apart(y: np.ndarray, group: np.ndarray, gap: float) -> np.ndarray:
 
 # Figure 8
 
+SIDES = {"plain": -1, "ti_mix": 1}  # of the epoch that both continuations end at
+
 
 def ablation_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Figure 8's points: role (parent, plain, ti_mix), run, label, epochs in all, fd, low, high, seeds."""
@@ -173,7 +174,7 @@ def ablation_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     for role, run in study.report.figure8.model_dump().items():
         fd = summarise(study, rows, run, "fd")
         if fd:
-            epochs = rows.loc[rows["run"] == run, "epochs_total"].iloc[0]
+            epochs = total_epochs(study, run)
             low, high = fd.span or (fd.mean, fd.mean)
             points.append({"role": role, "run": run, "label": study.runs[run].label, "epochs": int(epochs),
                            "fd": fd.mean, "low": low, "high": high, "seeds": len(fd.values)})  # fmt: skip
@@ -188,10 +189,10 @@ def figure8(study: Study, rows: pd.DataFrame) -> Figure:
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
         axes.set(xlabel="Training epochs in all", ylabel=f"{name}  ↓ better")
         axes.set_title("Training on, with and without TI-Mix")
-        lines = (("plain", COLOURS[0], "o", "-", -1), ("ti_mix", COLOURS[1], "D", "--", 1))
-        for role, colour, marker, dash, side in lines:
+        for role, colour, marker, dash in (("plain", COLOURS[0], "o", "-"), ("ti_mix", COLOURS[1], "D", "--")):
             if {"parent", role} <= set(points.index):
-                _draw_continuation(axes, points.loc["parent"], points.loc[role], colour, marker, dash, side)
+                x = points.loc[role, "epochs"] + SIDES[role] * _side_step(points)  # the two bars side by side
+                _draw_continuation(axes, points.loc["parent"], points.loc[role], colour, marker, dash, x)
         if "parent" in points.index:
             _draw_point(axes, points.loc["parent"], points.loc["parent", "epochs"], "#333333", "s")
             handles, labels = axes.get_legend_handles_labels()  # the parent, drawn last, is named first
@@ -207,14 +208,34 @@ def figure8(study: Study, rows: pd.DataFrame) -> Figure:
             axes.set_xticks(epochs)
             reach = epochs[-1] - epochs[0] or epochs[-1]
             axes.set_xlim(epochs[0] - 0.15 * reach, epochs[-1] + 0.2 * reach)
+            _draw_seeds(axes, study, rows, points)
         summaries = [summarise(study, rows_of(study, rows), run, "fd") for run in points["run"]]
-        caption(figure, f"{ground_of(name, summaries)}. Bars: smallest and largest seed; for a single seed, "
-                        "its 95 % interval.")  # fmt: skip
+        caption(figure, f"{ground_of(name, summaries)}. {BARS} Small dots: single seeds.{_paired(study, rows)}")
     return figure
 
 
-def _draw_continuation(axes: Axes, parent, child, colour: str, marker: str, dash: str, side: int) -> None:
-    x = child["epochs"] + side * 0.015 * max(child["epochs"] - parent["epochs"], 1)  # the two bars side by side
+def _draw_seeds(axes: Axes, study: Study, rows: pd.DataFrame, points: pd.DataFrame) -> None:
+    for role, point in points.iterrows():
+        values = list(summarise(study, rows_of(study, rows), point["run"], "fd").values.values())
+        at = point["epochs"] + SIDES.get(role, 0) * _side_step(points)
+        axes.plot([at] * len(values), values, ".", ms=4, color="white", mec="#333333", mew=0.8, zorder=4)
+
+
+def _paired(study: Study, rows: pd.DataFrame) -> str:
+    """What the bars cannot show, in words: the difference with and without TI-Mix on the same images."""
+    roles = study.report.figure8
+    ours, theirs = (summarise(study, rows_of(study, rows), run, "fd") for run in (roles.ti_mix, roles.plain))
+    reach = combined(ours, theirs) if ours and theirs else None
+    if reach is None:
+        return ""
+    return f" With TI-Mix minus without, on the same images: {ours.mean - theirs.mean:+.2f}\u00a0±\u00a0{reach:.2f}."
+
+
+def _side_step(points: pd.DataFrame) -> float:
+    return 0.015 * max(points["epochs"].max() - points["epochs"].min(), 1)
+
+
+def _draw_continuation(axes: Axes, parent, child, colour: str, marker: str, dash: str, x: float) -> None:
     axes.plot([parent["epochs"], x], [parent["fd"], child["fd"]], dash, color=colour, lw=1.6, alpha=0.7, zorder=2)
     _draw_point(axes, child, x, colour, marker)
 
@@ -250,7 +271,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
 
 
 def _draw_losses(axes: Axes, study: Study, run: str, seeds: list[pd.DataFrame], dash: str) -> None:
-    colour, start = colour_of(study, run), total_epochs(study, run) - study.training_of(run).epochs
+    colour, start = colour_of(study, run), total_epochs(study, run) - own_epochs(study, run)
     smoothed = [f.assign(loss=f["loss"].ewm(span=max(len(f) / 20, 1)).mean()) for f in seeds]
     for frame in smoothed if len(smoothed) > 1 else []:
         axes.plot(start + frame["epoch"], frame["loss"], color=colour, lw=0.6, alpha=0.45)

@@ -92,21 +92,22 @@ def montage(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def figure2(ours: np.ndarray, theirs: np.ndarray, label: str, classes: Sequence[str]) -> Figure:
-    """Pairs on the same discrete tokens: MaskBit's decoder above, our run below, [n, H, W, 3] each."""
-    columns = min(PAIR_COLUMNS, len(ours))
-    bands = -(-len(ours) // columns)
+def figure2(theirs: np.ndarray, ours: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """The same discrete tokens: MaskBit's decoder above, runs of ours by label below, [n, H, W, 3] each."""
+    columns = min(PAIR_COLUMNS, len(theirs))
+    bands = -(-len(theirs) // columns)
     with plt.rc_context(STYLE):
-        size = (INCHES * columns + 1.4, bands * (2.1 * INCHES + 0.4) + 0.3)
+        size = (INCHES * columns + 1.4, bands * ((1 + len(ours)) * 1.05 * INCHES + 0.4) + 0.3)
         figure, axes = plt.subplots(bands, 1, figsize=size, layout="constrained")
         for band, a in enumerate(np.atleast_1d(axes)):
             part = slice(band * columns, (band + 1) * columns)
-            _show(a, montage([*_filled(theirs[part], columns), *_filled(ours[part], columns)], columns))
-            _row_labels(a, ["MaskBit", label])
+            sets = [theirs, *ours.values()]
+            _show(a, montage([image for images in sets for image in _filled(images[part], columns)], columns))
+            _row_labels(a, ["MaskBit", *ours])
             _column_labels(a, classes[part], columns)
-        figure.suptitle("The same discrete tokens, two decoders", fontsize=11, fontweight="bold", x=0.02, ha="left")
-        text = f"Above: MaskBit's tokenizer decodes its generator's tokens. Below: {label}, guided by the same tokens."
-        caption(figure, f"{text} {len(ours)} pairs, the first of each class; not selected.")
+        figure.suptitle("The same discrete tokens decoded", fontsize=11, fontweight="bold", x=0.02, ha="left")
+        text = f"MaskBit's tokenizer decodes its generator's tokens; {' and '.join(ours)}, guided by the same tokens."
+        caption(figure, f"{text} {len(theirs)} sets of tokens, the first of each class; not selected.")
     return figure
 
 

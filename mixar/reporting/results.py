@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -20,13 +19,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixar.files import write_table
 from mixar.spec import Study
 
-FORMAT = "mixar result rows, version 1"
+FORMAT = "mixar result rows, version 2"
 SOURCES = ("sample", "reconstruct", "measure")
 
 # Rows that belong to no run of the study: MaskBit's own decoded tokens, and the two tokenizers' reconstructions.
 OTHERS = {"maskbit": "MaskBit's own images", "continuous": "VA-VAE", "discrete": "MaskBit tokenizer"}
+OWN = "own_"  # begins the run name of images that somebody brought; such rows carry the label they were given
 
 SCHEMA = pa.schema(
     [
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
         ("low", pa.float64()),  # 95 % interval
         ("high", pa.float64()),
+        ("replicates", pa.list_(pa.float64())),  # the value with each jackknife group of images left out, in order
         ("n", pa.int64()),  # images (or repeats) behind the value
         ("protocol", pa.string()),
         ("unit", pa.string()),
@@ -64,7 +66,12 @@ SCHEMA = pa.schema(
 )
 REQUIRED = ("study", "run", "source", "metric", "value")
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "guidance_rate", "seconds")
-ROW_FOLDERS = ("score/sample", "score/reconstruct", "measure")  # features lie beside these and hold no rows
+ROW_FOLDERS = (
+    "score/sample",
+    "score/reconstruct",
+    "score/own",
+    "measure",
+)  # features lie beside these and hold no rows
 _PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "pandas", "pyarrow")
 
 
@@ -80,11 +87,14 @@ def make_rows(
     digest: str | None = None,
     device: str = "cpu",
     hashes: Mapping[str, str] | None = None,
+    label: str | None = None,
 ) -> list[dict]:
     """Rows of one run, one for each of `values`.
 
-    values: mappings with metric and value, and low, high, n, unit where they are known. run: a run of the study, or
-    'maskbit', 'continuous', 'discrete'. hashes: sha256 by name, such as {"weights": ..., "extractor": ...}.
+    values: mappings with metric and value, and low, high, replicates, n, unit where they are known; protocol, where a
+    value has one of its own. run: a run of the
+    study, or 'maskbit', 'continuous', 'discrete', or for images that somebody brought a name that begins with OWN,
+    which needs a label. hashes: sha256 by name, such as {"weights": ..., "extractor": ...}.
     Raises ValueError for an unknown run or source, an unknown key, or a value that is not finite.
     """
     if source not in SOURCES:
@@ -92,7 +102,7 @@ def make_rows(
     keys = {"study": study.study, "run": run, "sampler": sampler, "seed": seed, "source": source, "protocol": protocol}
     common = {
         **keys,
-        **run_settings(study, run),
+        **run_settings(study, run, label),
         **provenance(),
         "device": device,
         "digest": digest,
@@ -102,16 +112,16 @@ def make_rows(
 
 
 def _checked(value: Mapping, run: str) -> dict:
-    known = {"metric", "value", "low", "high", "n", "unit"}
+    known = {"metric", "value", "low", "high", "replicates", "n", "unit", "protocol"}
     if set(value) - known or not {"metric", "value"} <= set(value):
-        raise ValueError(f"result rows of {run!r}: each value needs metric and value, and may have low, high, n, unit; "
-                         f"found {sorted(value)}")  # fmt: skip
+        raise ValueError(f"result rows of {run!r}: each value needs metric and value, and may have low, high, "
+                         f"replicates, n, unit, protocol; found {sorted(value)}")  # fmt: skip
     if not math.isfinite(value["value"]):
         raise ValueError(f"result rows of {run!r}: {value['metric']} is {value['value']}; a result must be finite")
     return dict(value)
 
 
-def run_settings(study: Study, run: str) -> dict:
+def run_settings(study: Study, run: str, label: str | None = None) -> dict:
     """The columns that describe a run: label, strategy, model, epochs, epochs_total, ti_mix, parent."""
     if run in study.runs:
         r = study.runs[run]
@@ -120,21 +130,36 @@ def run_settings(study: Study, run: str) -> dict:
             "label": r.label,
             "strategy": r.guidance.strategy,
             "model": r.model,
-            "epochs": study.training_of(run).epochs,
+            "epochs": own_epochs(study, run),
             "epochs_total": total_epochs(study, run),
             "ti_mix": ti_mix,
             "parent": r.parent,
         }
+    if run.startswith(OWN) and label:
+        return {"label": label}
     if run not in OTHERS:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*study.runs, *OTHERS])}")
-    return {"label": OTHERS[run]}
+    return {"label": label_of(study, run)}
+
+
+def label_of(study: Study, run: str) -> str:
+    """How a run, or what is no run of the study, is printed: a tokenizer of one's own by the name of its class."""
+    if run in study.runs:
+        return study.runs[run].label
+    network = getattr(study, run).network if run in ("continuous", "discrete") else None
+    return network.partition(":")[2] if network else OTHERS[run]
 
 
 def total_epochs(study: Study, run: str) -> int:
     """Epochs behind a run's weights, its parents' and its start file's included."""
     r = study.runs[run]
     before = total_epochs(study, r.parent) if r.parent else r.start_epochs
-    return study.training_of(run).epochs + before
+    return own_epochs(study, run) + before
+
+
+def own_epochs(study: Study, run: str) -> int:
+    """Epochs that this study trains a run for; none for finished weights."""
+    return 0 if study.runs[run].weights else study.training_of(run).epochs
 
 
 @functools.cache
@@ -184,15 +209,6 @@ def write_rows(path: str | Path, rows: list[dict]) -> None:
                 f"{path}: a row lacks {missing} or has unknown columns {sorted(set(row) - set(SCHEMA.names))}"
             )
     write_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
-
-
-def write_table(path: str | Path, table: pa.Table) -> None:
-    """Write a Parquet file so that it is either whole or absent."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
 
 
 def read_rows(root: str | Path) -> pd.DataFrame:

@@ -13,12 +13,19 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from mixar.reporting.results import OTHERS
+from mixar.reporting.results import OTHERS, OWN
 from mixar.spec import Study
 
 # Only these protocols make a Fréchet distance an FID: Inception features and the field's own references.
 FID_PROTOCOLS = {"adm256-gfid", "val256-rfid", "mar-train-rfid", "vavae-val-rfid"}
 QUALITY = ("fd", "is", "kid", "precision", "recall")
+# Metrics that Table 1 shows as well where a study has them, in this order; one's own come after them, by name.
+FURTHER = ("fd_infinity", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg")
+# What a metric is measured against: the first of these hashes that a row has. Given statistics stand for the images of
+# the reference in a Fréchet distance, and there alone.
+FRECHET_REFERENCE = ("statistics", "reference")
+REFERENCES = {"fd": FRECHET_REFERENCE, "fd_infinity": FRECHET_REFERENCE, "rfd": FRECHET_REFERENCE,
+              "fd_held_out": ("reference_held_out",), "is": (), "psnr": ()}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Summary:
     low: float | None = None
     high: float | None = None
     half_width: float | None = None  # of the 95 % interval, mean over seeds
+    replicates: tuple[float, ...] = ()  # the mean over seeds with each jackknife group of images left out
     n: int | None = None
     protocol: str | None = None
     device: str | None = None
@@ -48,20 +56,27 @@ class Summary:
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """Smallest and largest value over seeds, or the interval where there is one seed only."""
-        if len(self.values) > 1:
-            return min(self.values.values()), max(self.values.values())
-        return None if self.low is None else (self.low, self.high)
+        """The interval, or the smallest and largest value over seeds where there is none."""
+        if self.low is not None:
+            return self.low, self.high
+        return (min(self.values.values()), max(self.values.values())) if len(self.values) > 1 else None
 
 
 def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that belong to the study as it is now: its runs with their seeds, and the runs that every study has."""
+    """The rows that belong to the study as it is now: its runs with their seeds, what every study has, and images that
+    somebody brought."""
     seeds = {name: set(run.seeds) for name, run in study.runs.items()}
     known = [
-        run in OTHERS or (run in seeds and (pd.isna(seed) or int(seed) in seeds[run]))
+        run in OTHERS or run.startswith(OWN) or (run in seeds and (pd.isna(seed) or int(seed) in seeds[run]))
         for run, seed in zip(rows["run"], rows["seed"], strict=True)
     ]
     return rows[pd.Series(known, index=rows.index) & (rows["study"] == study.study)]
+
+
+def own_labels(rows: pd.DataFrame) -> dict[str, str]:
+    """Run name -> label of the images that somebody brought, by name."""
+    own = rows[rows["run"].str.startswith(OWN)]
+    return dict(sorted(zip(own["run"], own["label"], strict=True)))
 
 
 def headline_sampler(study: Study, run: str) -> str | None:
@@ -70,6 +85,12 @@ def headline_sampler(study: Study, run: str) -> str | None:
         return None
     samplers = study.runs[run].samplers
     return study.report.sampler if study.report.sampler in samplers else samplers[0]
+
+
+def further_metrics(rows: pd.DataFrame) -> list[str]:
+    """The metrics of drawn images beyond QUALITY that rows hold. (fd_held_out, a check for copies, is none of them.)"""
+    found = set(rows["metric"][rows["source"] == "sample"]) - {*QUALITY, "fd_held_out"}
+    return [m for m in FURTHER if m in found] + sorted(found - set(FURTHER))
 
 
 def summarise(study: Study, rows: pd.DataFrame, run: str, metric: str, source: str = "sample") -> Summary:
@@ -94,11 +115,19 @@ def summarise(study: Study, rows: pd.DataFrame, run: str, metric: str, source: s
         low=float(low.min()) if has_interval else None,
         high=float(high.max()) if has_interval else None,
         half_width=float(((high - low) / 2).mean()) if has_interval else None,
+        replicates=_mean_replicates(found["replicates"]),
         n=None if pd.isna(first["n"]) else int(first["n"]),
         protocol=_text(first["protocol"]),
         device=_text(first["device"]),
         unit=_text(first["unit"]),
     )
+
+
+def _mean_replicates(found: pd.Series) -> tuple[float, ...]:
+    """Group by group the mean over seeds; empty where a seed has none or another number of groups."""
+    if not all(pd.api.types.is_list_like(value) for value in found) or len({len(value) for value in found}) > 1:
+        return ()
+    return tuple(statistics.fmean(group) for group in zip(*found, strict=True))
 
 
 def same_ground(rows: pd.DataFrame, where: str, marked: bool = False) -> dict[str, str]:
@@ -114,13 +143,20 @@ def same_ground(rows: pd.DataFrame, where: str, marked: bool = False) -> dict[st
     return {rows.at[i, "run"]: "†" for i, ground in grounds.items() if ground != common[0][0]}
 
 
+def strangers(rows: pd.DataFrame, standard: pd.DataFrame) -> dict[str, str]:
+    """The mark '†' for each run of `rows` that no row of the column's `standard` shares its ground with."""
+    grounds = {_ground(row) for _, row in standard.iterrows()}
+    return {row["run"]: "†" for _, row in rows.iterrows() if _ground(row) not in grounds}
+
+
 def _ground(row: pd.Series) -> tuple:
     hashes = _hashes(row)
+    reference = [key for key in REFERENCES.get(row["metric"], ("reference",)) if key in hashes]
     n = None if pd.isna(row["n"]) else int(row["n"])
     return (
         _text(row["protocol"]) or "no protocol",
         f"n={n}",
-        *(f"{key}={hashes[key][:12]}" for key in ("extractor", "reference") if key in hashes),
+        *(f"{key}={hashes[key][:12]}" for key in ("extractor", *reference[:1]) if key in hashes),
     )
 
 
@@ -133,10 +169,13 @@ def _text(value) -> str | None:
 
 
 def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> str:
-    """gFID or rFID where the protocol earns the name; else the Fréchet distance named after its feature network."""
+    """gFID or rFID where the protocol earns the name; else the Fréchet distance named after its feature network.
+
+    Brought images decide it only where there is nothing else.
+    """
     letter = {"sample": "g", "reconstruct": "r"}[source]
     metric = {"sample": "fd", "reconstruct": "rfd"}[source]
-    used = rows[(rows["metric"] == metric) & (rows["source"] == source)]
+    used = _without_brought(rows[(rows["metric"] == metric) & (rows["source"] == source)])
     if len(used) and set(used["protocol"]) <= FID_PROTOCOLS:
         return f"{letter}FID"
     return f"{letter}FD-{re.sub(r'-[0-9a-f]{8}$', '', extractor_name(study, used))}"
@@ -144,5 +183,10 @@ def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> s
 
 def extractor_name(study: Study, rows: pd.DataFrame) -> str:
     """The feature network behind rows, with the hash that its name ends in; the study's where rows do not say."""
-    names = {_hashes(row).get("extractor_name") for _, row in rows.iterrows()} - {None}
+    names = {_hashes(row).get("extractor_name") for _, row in _without_brought(rows).iterrows()} - {None}
     return names.pop() if len(names) == 1 else study.scoring.extractor.network
+
+
+def _without_brought(rows: pd.DataFrame) -> pd.DataFrame:
+    kept = rows[~rows["run"].str.startswith(OWN)]
+    return kept if len(kept) else rows

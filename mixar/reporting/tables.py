@@ -1,27 +1,30 @@
-"""Tables 1 and 2 and the paper's own numbers, each as Markdown, CSV, LaTeX and HTML.
+"""Tables 1 and 2, and any table as Markdown, CSV, LaTeX and HTML.
 
-Every cell of ours is computed from result rows; a number that was not measured is a dash. What the paper reports comes
-from the literature file alone and never enters our tables.
+Every cell of ours is computed from result rows; a number that was not measured is a dash. What papers report has tables
+of its own (audit.py) and never enters ours.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
 from tabulate import tabulate
 
-from mixar.reporting.results import OTHERS
+from mixar.reporting.results import label_of
 from mixar.reporting.summary import (
     QUALITY,
     Summary,
     distance_name,
     extractor_name,
+    further_metrics,
     headline_sampler,
+    own_labels,
     rows_of,
     same_ground,
+    strangers,
     summarise,
 )
 from mixar.spec import Study
@@ -29,8 +32,16 @@ from mixar.spec import Study
 MISSING = "–"
 TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$",
        "–": "--", "†": r"$\dagger$", "×": r"$\times$", "λ": r"$\lambda$", "~": r"\textasciitilde{}", "é": r"\'e",
-       "·": r"$\cdot$", "−": r"$-$", "≈": r"$\approx$", "\\": r"\textbackslash{}", "$": r"\$"}  # fmt: skip
+       "·": r"$\cdot$", "−": r"$-$", "≈": r"$\approx$", "∞": r"$\infty$", "\\": r"\textbackslash{}", "$": r"\$",
+       "‡": r"$\ddagger$", "§": r"\S{}", "{": r"\{", "}": r"\}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+       ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"}  # fmt: skip
+WIDE = 10  # columns from which LaTeX prints a table small, over both columns of a page
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+# Further columns of Table 1, after the distance's name; any other metric stands there under its own.
+TITLES = {"fd_infinity": "{gfd}∞ ↓", "fd_dinov2": "FD-DINOv2 ↓", "sfid": "sFID ↓",
+          "precision_vgg": "Precision (VGG) ↑", "recall_vgg": "Recall (VGG) ↑"}  # fmt: skip
+SHARES = ("precision", "recall", "precision_vgg", "recall_vgg")  # printed with two decimals
+OF_OTHER_NETWORKS = ("fd_dinov2", "sfid", "precision_vgg", "recall_vgg")  # than the study's own feature network
 SHARED = ("n", "protocol")  # columns that the terminal prints once when all rows agree
 
 
@@ -44,9 +55,17 @@ class Table:
     notes: tuple[str, ...]
     frame: pd.DataFrame
     not_in_terminal: tuple[str, ...] = ()  # columns that would not fit there
+    intervals: tuple[list[str], ...] = ()  # a line below each row, in the same columns
+
+    def _lines(self) -> Iterator[tuple[list[str], bool]]:
+        """Every row with its line of intervals below; True for the latter."""
+        for i, row in enumerate(self.cells):
+            yield row, False
+            if self.intervals:
+                yield self.intervals[i], True
 
     def markdown(self) -> str:
-        escaped = [[c.replace("|", r"\|") for c in row] for row in self.cells]
+        escaped = [[c.replace("|", r"\|") for c in row] for row, _ in self._lines()]
         align = ("left", *["right"] * (len(self.columns) - 1))
         body = tabulate(escaped, self.columns, tablefmt="github", colalign=align, disable_numparse=True)
         notes = "\n".join(f"- {note}" for note in self.notes)
@@ -56,12 +75,15 @@ class Table:
         return self.frame.to_csv(index=False)
 
     def latex(self) -> str:
-        rows = [" & ".join(_tex(c) for c in row) + r" \\" for row in self.cells]
+        rows = [r"\quad " * below + " & ".join(_tex(c) for c in row) + r" \\" for row, below in self._lines()]
+        wide = len(self.columns) >= WIDE
+        environment, small = ("table*", [r"  \scriptsize\setlength{\tabcolsep}{3pt}"]) if wide else ("table", [])
         lines = [
             "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
+            f"\\begin{{{environment}}}",
             r"  \centering",
-            f"  \\caption{{{_tex(self.title)}. {_tex(' '.join(self.notes))}}}",
+            f"  \\caption{{{_tex(self.title)}.}}",
+            *small,
             f"  \\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             r"    \toprule",
             "    " + " & ".join(_tex(c) for c in self.columns) + r" \\",
@@ -69,13 +91,19 @@ class Table:
             *(f"    {row}" for row in rows),
             r"    \bottomrule",
             r"  \end{tabular}",
-            r"\end{table}",
+            r"  \begin{flushleft}\scriptsize",
+            *(f"    {_tex(note)}\\par" for note in self.notes),
+            r"  \end{flushleft}",
+            f"\\end{{{environment}}}",
         ]
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
         head = "".join(f"<th>{html.escape(c)}</th>" for c in self.columns)
-        body = "\n".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.cells)
+        start = {False: "<tr>", True: "<tr class='interval'>"}
+        body = "\n".join(
+            start[below] + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row, below in self._lines()
+        )
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         caption = f"<caption>{html.escape(self.title)}</caption>"
         table = f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
@@ -88,7 +116,7 @@ class Table:
         }
         kept = [i for i, c in enumerate(self.columns) if c not in same and c not in self.not_in_terminal]
         header = [self.columns[i].replace(" / ", "\n").replace("-", "-\n").replace(" ", "\n") for i in kept]
-        cells = [[row[i].replace(" ± ", "±") for i in kept] for row in self.cells]
+        cells = [[row[i].replace(" ± ", "±") for i in kept] for row, _ in self._lines()]
         align, widths = ("left", *["right"] * (len(kept) - 1)), [18, *[None] * (len(kept) - 1)]
         body = tabulate(cells, header, "simple", colalign=align, disable_numparse=True, maxcolwidths=widths)
         shared = ["", ", ".join(f"{c}: {value}" for c, value in same.items())] if same else []
@@ -106,57 +134,102 @@ def _tex(text: str) -> str:
 def quality_table(study: Study, rows: pd.DataFrame, marked: bool = False) -> Table:
     """Table 1: quality of MaskBit's own images and of every run, means over seeds ± their standard deviation.
 
-    Raises ValueError if a column would mix protocols, numbers of images or feature networks; with `marked` the rows
-    that differ carry a dagger instead.
+    Every further metric that the rows hold has a column after Recall (not in the terminal).
+    Below them stand images that somebody brought (`mixar score PATH`), with a dagger where they differ in protocol,
+    number of images, features or reference.
+    Raises ValueError if the study's own rows of a column differ in one of these; with `marked` they carry a dagger too.
     """
     rows = rows_of(study, rows)
-    runs = ["maskbit", *study.runs]
-    marks = _quality_marks(study, rows, runs, marked)
+    brought = {run: label for run, label in own_labels(rows).items() if run not in study.runs}
+    runs = ["maskbit", *study.runs, *brought]
+    further = further_metrics(rows)
+    metrics = (*QUALITY, *further)
+    marks = _quality_marks(study, rows, metrics, list(brought), marked)
     gfd, rfd = distance_name(study, rows), distance_name(study, rows, "reconstruct")
-    columns = ("Method", f"{rfd} ↓", "# Params", f"{gfd} ↓", "95 % interval", "IS ↑", "KID ↓", "Precision ↑",
-               "Recall ↑", "seeds", "n", "protocol")  # fmt: skip
-    cells, records = [], []
+    titles = tuple(TITLES.get(metric, metric).format(gfd=gfd) for metric in further)
+    columns = ("Method", f"{rfd} ↓", "# Params", f"{gfd} ↓", "IS ↑", "KID ↓", "Precision ↑", "Recall ↑", *titles,
+               "seeds", "n", "protocol")  # fmt: skip
+    cells, intervals, records = [], [], []
     for run in runs:
-        found = {metric: summarise(study, rows, run, metric) for metric in QUALITY}
-        own = summarise(study, rows, "discrete" if run == "maskbit" else "continuous", "rfd", "reconstruct")
+        found = {metric: summarise(study, rows, run, metric) for metric in metrics}
+        own = _tokenizer_rfd(study, rows, run)
         parameters = summarise(study, rows, run, "parameters", "measure")
         fd = found["fd"]
-        scores = [with_spread(found[m], 2 if m in ("precision", "recall") else None) for m in QUALITY[1:]]
+        scores = [with_spread(found[m], 2 if m in SHARES else None) for m in metrics]
         around = [str(len(fd.values) or MISSING), _count(fd.n), fd.protocol or MISSING]
-        label = _label(study, run) + marks.get(run, "")
-        cells.append([label, number(own.mean), si(parameters.mean), with_spread(fd), interval(fd), *scores, *around])
-        records.append(_record(study, run, {"rfd": own, "parameters": parameters, **found}))
-    notes = _quality_notes(study, rows, runs, marks)
+        label = brought.get(run) or label_of(study, run)
+        cells.append([label + marks.get(run, ""), number(own.mean), si(parameters.mean), *scores, *around])
+        reaches = [interval(found[m], 2 if m in SHARES else None, "") for m in metrics]
+        intervals.append(["95 % interval", interval(own, none=""), "", *reaches, "", "", ""])
+        records.append(_record(study, run, label, {"rfd": own, "parameters": parameters, **found}))
+    notes = _quality_notes(study, rows, marks, list(brought.values()))
     frame = pd.DataFrame(records)
-    return Table(f"Table 1. Quality: {study.title}", columns, cells, notes, frame, ("# Params", "seeds"))
+    hidden = ("# Params", "seeds", *titles)
+    return Table(f"Table 1. Quality: {study.title}", columns, cells, notes, frame, hidden, tuple(intervals))
 
 
-def _quality_marks(study: Study, rows: pd.DataFrame, runs: list[str], marked: bool) -> dict[str, str]:
+def _tokenizer_rfd(study: Study, rows: pd.DataFrame, run: str) -> Summary:
+    """rfd of the tokenizer behind a run's images; of brought images it is not known."""
+    if run not in ("maskbit", *study.runs):
+        return Summary()
+    return summarise(study, rows, "discrete" if run == "maskbit" else "continuous", "rfd", "reconstruct")
+
+
+def _quality_marks(
+    study: Study, rows: pd.DataFrame, metrics: Iterable[str], brought: list[str], marked: bool
+) -> dict[str, str]:
     """Every column checked for one ground; the marks of the runs that differ."""
     marks: dict[str, str] = {}
-    for metric, source in [*((m, "sample") for m in QUALITY), ("rfd", "reconstruct")]:
+    for metric, source in [*((m, "sample") for m in metrics), ("rfd", "reconstruct")]:
         used = rows[(rows["metric"] == metric) & (rows["source"] == source)]
         sampler = used["run"].map(lambda run: headline_sampler(study, run))
         used = used[used["sampler"].isna() | sampler.isna() | (used["sampler"] == sampler)]
-        marks |= same_ground(used, f"Table 1, column {metric}", marked) if len(used) else {}
-    return {run: mark for run, mark in marks.items() if run in runs}
+        is_brought = used["run"].isin(brought)
+        theirs, ours = used[is_brought], used[~is_brought]
+        marks |= same_ground(ours, f"Table 1, column {metric}", marked) if len(ours) else {}
+        marks |= strangers(theirs, ours if len(ours) else theirs[theirs["n"] == study.evaluation.num_images])
+    return {run: mark for run, mark in marks.items() if run in ("maskbit", *study.runs, *brought)}
 
 
-def _quality_notes(study: Study, rows: pd.DataFrame, runs: list[str], marks: dict) -> tuple[str, ...]:
+def _quality_notes(study: Study, rows: pd.DataFrame, marks: dict, brought: list[str]) -> tuple[str, ...]:
     gfd = distance_name(study, rows)
     samplers = {run: headline_sampler(study, run) for run in study.runs}
-    others = [f"{_label(study, r)}: {s}" for r, s in samplers.items() if s != study.report.sampler]
+    others = [f"{label_of(study, r)}: {s}" for r, s in samplers.items() if s != study.report.sampler]
     notes = [
-        "Mean ± standard deviation over seeds; the interval spans the 95 % jackknife intervals of all seeds.",
+        "Mean ± standard deviation over seeds. The interval spans the 95 % jackknife intervals of all seeds: how far "
+        "other images would move a score of so many. (A Fréchet distance of more images is lower.)",
         f"Sampler: {study.report.sampler}" + (f" ({'; '.join(others)})." if others else "."),
-        "The reconstruction column belongs to the tokenizer: VA-VAE for every run, MaskBit's own for its images.",
+        *_reconstruction_notes(study, rows),
     ]
     if not gfd.endswith("FID"):
         network = extractor_name(study, rows)
-        notes.append(f"All scores use features of {network}; {gfd} is a Fréchet distance, but no FID.")
+        other = any(metric in rows["metric"].values for metric in OF_OTHER_NETWORKS)
+        notes.append(f"All {'other ' if other else ''}scores use features of {network}; {gfd} is a Fréchet distance, "
+                     "but no FID.")  # fmt: skip
+    if brought:
+        notes.append(f"Brought from outside the study and scored here: {', '.join(brought)}.")
     if marks:
-        notes.append("† Another protocol, number of images or feature network than the other rows; not comparable.")
+        notes.append("† Another protocol, number of images, feature network or reference than the study's rows; "
+                     "not comparable.")  # fmt: skip
     return tuple(notes)
+
+
+def _reconstruction_notes(study: Study, rows: pd.DataFrame) -> list[str]:
+    """Whose the reconstruction column is, over which images, and what the table has no column for: PSNR."""
+    kinds = ("continuous", "discrete")
+    rfd, psnr = ([summarise(study, rows, k, m, "reconstruct") for k in kinds] for m in ("rfd", "psnr"))
+    grounds = dict.fromkeys(f"protocol {s.protocol or MISSING}, n = {_count(s.n)}" for s in rfd if s)
+    notes = [
+        f"The reconstruction column belongs to the tokenizer: {label_of(study, kinds[0])} for every run, "
+        f"{label_of(study, kinds[1])} for MaskBit's own images"
+        + (f"; it has {' and '.join(grounds)}, not those of the row." if grounds else ".")
+    ]
+    shown = [
+        f"{label_of(study, kind)} {number(s.mean)} dB" + (f" {interval(s)}" if s.low is not None else "")
+        for kind, s in zip(kinds, psnr, strict=True)
+        if s
+    ]
+    return notes + ([f"PSNR of the same reconstructions, with 95 % interval: {', '.join(shown)}."] if shown else [])
 
 
 def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
@@ -165,7 +238,7 @@ def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
     Raises ValueError if the measurements differ in protocol (batch size).
     """
     rows = rows_of(study, rows)
-    runs = list(study.report.table2 or study.runs)
+    runs = study.shown(study.report.table2)
     measured = rows[(rows["source"] == "measure") & rows["run"].isin(runs)]
     if measured["protocol"].nunique() > 1:
         found = "; ".join(sorted(set(measured["protocol"].dropna())))
@@ -178,46 +251,19 @@ def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
     shown = (number, number, si, si, si, number, _count, _count, _count, _count)
     devices = measured.groupby("run", sort=False)["device"].first()
     usual = devices.mode().iloc[0] if len(devices) else MISSING
-    cells, records = [], []
+    cells, intervals, records = [], [], []
     for run in runs:
         found = {m: summarise(study, rows, run, m, "measure") for m in metrics}
+        intervals.append(["least and most", *(interval(found[m], none="") for m in metrics)])
         mark = "†" if run in devices and devices[run] != usual else ""
-        cells.append([_label(study, run) + mark, *(f(found[m].mean) for f, m in zip(shown, metrics, strict=True))])
-        records.append(_record(study, run, found))
+        cells.append([label_of(study, run) + mark, *(f(found[m].mean) for f, m in zip(shown, metrics, strict=True))])
+        records.append(_record(study, run, label_of(study, run), found))
     notes = [f"Measured on {usual}, {_first(measured['protocol'])}; FLOPs are computed from the settings."]
     notes.append("Seconds per image leave out MaskBit's generation of the discrete tokens, which guided runs share.")
     notes += [f"† Measured on {devices[r]}." for r in runs if r in devices and devices[r] != usual]
     frame = pd.DataFrame(records)
-    return Table(f"Table 2. Efficiency: {study.title}", columns, cells, tuple(notes), frame, columns[-3:])
-
-
-def literature_tables(literature: dict) -> list[Table]:
-    """The paper's Tables 1 and 2 as it prints them, with what the sources say. Never joined with our own rows."""
-    return [_literature_table(literature, name) for name in ("table1", "table2")]
-
-
-def _literature_table(literature: dict, name: str) -> Table:
-    part = literature[name]
-    metrics, rows = part["columns"], part["rows"]
-    cells, records = [], []
-    for row in rows:
-        printed = row["printed"]
-        said = row.get("source", {})
-        words = "; ".join(f"{metrics[m].rstrip(' ↓↑')} {s['value']} ({s['source']})" for m, s in said.items())
-        shown = [MISSING if printed.get(m) is None else str(printed[m]) for m in metrics]
-        cells.append([row["method"], *shown, *([words or MISSING, row["remark"]] if "remark" in row else [])])
-        for m in metrics:
-            record = {
-                "method": row["method"],
-                "metric": m,
-                "printed": printed.get(m),
-                "protocol": row["protocol"].get(m),
-            }
-            records.append(record | {f"source_{key}": value for key, value in said.get(m, {}).items()})
-    cited = {s["source"] for row in rows for s in row.get("source", {}).values()}
-    notes = [*part["notes"], *(f"{key}: {text}." for key, text in literature["sources"].items() if key in cited)]
-    columns = ("Method", *metrics.values(), *(("sources say", "remark") if cited else ()))
-    return Table(part["title"], columns, cells, tuple(notes), pd.DataFrame(records))
+    title = f"Table 2. Efficiency: {study.title}"
+    return Table(title, columns, cells, tuple(notes), frame, columns[-3:], tuple(intervals))
 
 
 def number(value: float | None) -> str:
@@ -241,8 +287,12 @@ def with_spread(summary: Summary, places: int | None = None) -> str:
     return f"{summary.mean:,.{places}f}{spread}"
 
 
-def interval(summary: Summary) -> str:
-    return MISSING if summary.low is None else f"[{number(summary.low)}, {number(summary.high)}]"
+def interval(summary: Summary, places: int | None = None, none: str = MISSING) -> str:
+    """[low, high] with so many decimals, by default what suits each; `none` where there is no interval."""
+    if summary.low is None:
+        return none
+    low, high = (number(v) if places is None else f"{v:,.{places}f}" for v in (summary.low, summary.high))
+    return f"[{low}, {high}]"
 
 
 def si(value: float | None) -> str:
@@ -258,17 +308,13 @@ def _count(value: float | None) -> str:
     return MISSING if value is None else f"{int(value):,}"
 
 
-def _label(study: Study, run: str) -> str:
-    return study.runs[run].label if run in study.runs else OTHERS[run]
-
-
 def _first(values: Iterable) -> str:
     return next((v for v in values if isinstance(v, str)), "no protocol")
 
 
-def _record(study: Study, run: str, found: dict[str, Summary]) -> dict:
+def _record(study: Study, run: str, label: str, found: dict[str, Summary]) -> dict:
     """One row of the CSV: every number in full."""
-    record: dict = {"run": run, "label": _label(study, run), "sampler": headline_sampler(study, run)}
+    record: dict = {"run": run, "label": label, "sampler": headline_sampler(study, run)}
     for metric, s in found.items():
         record |= {metric: s.mean, f"{metric}_sd": s.sd, f"{metric}_low": s.low, f"{metric}_high": s.high}
         record |= {f"{metric}_seeds": len(s.values) or None, f"{metric}_n": s.n, f"{metric}_protocol": s.protocol}

@@ -1,37 +1,31 @@
-"""Feature networks behind every score: a small one trained on the emoji subgroups, and torch-fidelity's Inception.
+"""Feature networks behind every score: a small one trained on the emoji subgroups, and how any of them is run.
 
-Symbols: B images in a batch, F features, V fine classes. What is done with features lives in metrics.py; which network
-a study must use, in protocols.py. Nothing here downloads anything.
+Symbols: B images in a batch, F features, V fine classes. Inception and other released networks lie in released.py;
+what is done with features, in metrics.py; which network a study must use, in protocols.py. Nothing here downloads
+anything.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, register_feature_extractor
+from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from mixar.assets import file_sha256
+from mixar.scoring.released import FURTHER, INCEPTION_NAME, INCEPTION_SHA256, INCEPTIONS, load_inception
 from mixar.spec import Extractor as Settings
 from mixar.spec import ExtractorTraining
-from mixar.weights import load_module, read_metadata, read_weights
+from mixar.weights import load_module, read_weights, tensors_sha256
 
 GROUPS = 8  # of every GroupNorm
 SHIFT_PIXELS = 2
 BRIGHTNESS = 0.1  # augmentation: pixel values times 1 ± this
 SUBGROUP_NAME = "emoji-subgroups"
-INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
-INCEPTION_LAYERS = ("2048", "logits_unbiased")
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity; pytorch-fid's has the same bytes
-INCEPTION_BYTES = 95_628_359
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 class SubgroupCNN(nn.Module):
@@ -128,15 +122,6 @@ def load_network(settings: Settings, path: Path) -> nn.Module:
     return NETWORKS[settings.network](settings, Path(path))
 
 
-def weights_sha256(network: nn.Module) -> str:
-    """SHA-256 of names, shapes and float32 values: the same for every file that holds these weights."""
-    content = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
-        content.update(f"{key} {list(value.shape)} ".encode())
-        content.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
-
-
 def _load_subgroup_cnn(settings: Settings, path: Path) -> SubgroupCNN:
     tensors = read_weights(path)
     sizes = ("head.weight", "image_size")
@@ -146,26 +131,10 @@ def _load_subgroup_cnn(settings: Settings, path: Path) -> SubgroupCNN:
     return load_module(model, path)
 
 
-def _load_inception(_settings: Settings, path: Path) -> FeatureExtractorInceptionV3:
-    """torch-fidelity's network, from its released file or from the safetensors file that `extractor` made of it."""
-    wanted = f"{INCEPTION_FILE}, {INCEPTION_BYTES} bytes, sha256 {INCEPTION_SHA256}"
-    if not path.is_file():
-        raise ValueError(f"{path}: Inception weights are missing; put {wanted} there, or set scoring.extractor.weights")
-    if path.suffix == ".safetensors":
-        tensors, found = read_weights(path), read_metadata(path).get("sha256")
-    else:
-        found = file_sha256(path)
-        tensors = torch.load(path, weights_only=True, map_location="cpu") if found == INCEPTION_SHA256 else None
-    if found != INCEPTION_SHA256:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, made from sha256 {found}; expected {wanted}")
-    # The library unpickles whatever it is given, so it gets these checked tensors, and no path of a user's file.
-    buffer = io.BytesIO()
-    torch.save(tensors, buffer)
-    buffer.seek(0)
-    return FeatureExtractorInceptionV3(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=buffer)
-
-
-NETWORKS = {"subgroup-cnn": _load_subgroup_cnn, "inception-v3": _load_inception}
+NETWORKS = {
+    "subgroup-cnn": _load_subgroup_cnn,
+    "inception-v3": lambda _settings, path: load_inception(path)[0],
+}
 
 
 # Extractors
@@ -212,7 +181,7 @@ class Extractor:
 
 def register_network(network: SubgroupCNN) -> str:
     """Make a network known to torch-fidelity; returns its name, which ends in the hash of its weights."""
-    name = f"{SUBGROUP_NAME}-c{network.channels}-{weights_sha256(network)[:8]}"
+    name = f"{SUBGROUP_NAME}-c{network.channels}-{tensors_sha256(network.state_dict())[:8]}"
 
     class Registered(SubgroupExtractor):
         def __init__(self, name, features_list, **_):
@@ -223,27 +192,58 @@ def register_network(network: SubgroupCNN) -> str:
     return name
 
 
-def load_extractor(settings: Settings, path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """The study's feature network from a file, ready for `extract`. Raises ValueError as `load_network` does."""
+def load_extractor(
+    settings: Settings, path: Path, device: torch.device | str = "cpu", resize: str | None = None
+) -> Extractor:
+    """The study's feature network from a file, ready for `extract`. Raises ValueError as `load_network` does.
+
+    resize: how Inception resizes, a key of released.INCEPTIONS; null: as TensorFlow did.
+    """
+    if settings.network == "inception-v3":
+        resize = resize or "tensorflow-1"
+        network, sha256 = load_inception(path, INCEPTIONS[resize])
+        name = INCEPTION_NAME if resize == "tensorflow-1" else f"{settings.network}-{resize}"
+        name = name if sha256 == INCEPTION_SHA256 else f"{name}-{sha256[:8]}"
+        return Extractor(name, sha256, network.to(device))
     network = load_network(settings, path)
-    if isinstance(network, FeatureExtractorInceptionV3):
-        return Extractor(INCEPTION_NAME, INCEPTION_SHA256, network.to(device))
     name = register_network(network)
     module = SubgroupExtractor(name, ["pool", "logits"], network).to(device).requires_grad_(False)
-    return Extractor(name, weights_sha256(network), module)
+    return Extractor(name, tensors_sha256(network.state_dict()), module)
 
 
-@torch.inference_mode()
+def load_further(name: str, path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """One of the networks beside the protocol's own (a key of released.FURTHER). Raises ValueError for unfit files."""
+    if name not in FURTHER:
+        raise ValueError(f"scoring.further: {name!r} is unknown; choose from {', '.join(FURTHER)}")
+    network, sha256 = FURTHER[name](Path(path))
+    return Extractor(name, sha256, network.to(device))
+
+
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features [n, F] and logits [n, V], float32 on the CPU, of uint8 batches [B, H, W, 3], in order.
 
     Raises ValueError for no images, another image size than the network's, and features that are not finite.
     """
+    return extract_all(extractor, {}, batches)[0]
+
+
+@torch.inference_mode()
+def extract_all(
+    extractor: Extractor, further: Mapping[str, Extractor], batches: Iterable[Tensor]
+) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+    """What `extract` returns, and by name the features [n, F] of further networks, in one pass over the images."""
+    networks = [extractor, *further.values()]
     device = next(extractor.module.parameters()).device
-    outputs = [extractor.module(images.movedim(-1, 1).contiguous().to(device)) for images in batches]
+    outputs = []
+    for images in batches:
+        pixels = images.movedim(-1, 1).contiguous().to(device)
+        outputs.append([tuple(o.float().cpu() for o in network.module(pixels)) for network in networks])
     if not outputs:
         raise ValueError(f"{extractor.name}: no images to extract features from")
-    features, logits = (torch.cat([o.float().cpu() for o in layer]) for layer in zip(*outputs, strict=True))
-    if not (features.isfinite().all() and logits.isfinite().all()):
-        raise ValueError(f"{extractor.name}: features that are not finite; its weights or the images are damaged")
-    return features, logits
+    found = []
+    for network, parts in zip(networks, zip(*outputs, strict=True), strict=True):
+        layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
+        if not all(layer.isfinite().all() for layer in layers):
+            raise ValueError(f"{network.name}: features that are not finite; its weights or the images are damaged")
+        found.append(layers)
+    return found[0], {name: layers[0] for name, layers in zip(further, found[1:], strict=True)}

@@ -1,14 +1,14 @@
 """Feature files: Parquet with one row an image, and who made the features in the schema metadata.
 
-Columns index int64, label int32, features and logits float32 lists of one fixed length each.
+Columns index int64, label int32, features and logits float32 lists of one fixed length each; further networks have a
+column of their name.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from mixar.assets import file_sha256
+from mixar.files import write_table
 from mixar.scoring.metrics import FeatureSet, merge
 
 FORMAT = "mixar features, version 1"
@@ -31,25 +33,62 @@ class Scored:
     features: FeatureSet
     header: dict[str, str]  # extractor, sha256, protocol
     psnr: np.ndarray | None = None  # [n] dB, of reconstructions
+    further: dict[str, FeatureSet] = field(default_factory=dict)  # of further networks, by their names
+    further_sha256: dict[str, str] = field(default_factory=dict)
+    images: tuple[str, ...] = ()  # what each file was made of, as `write_features` was told
 
 
-def write_features(path: Path, index, labels, outputs: tuple[Tensor, Tensor], header: dict, psnr=None) -> None:
-    """Write features [n, F] and logits [n, V] with their keys and the header, under a temporary name first.
+def write_features(
+    path: Path,
+    index,
+    labels,
+    outputs: tuple[Tensor, Tensor],
+    header: dict,
+    psnr=None,
+    *,
+    further: Mapping[str, tuple[Tensor, str]] | None = None,
+    images: Path | str = "",
+) -> None:
+    """Write features [n, F] and logits [n, V] with their keys and the header.
 
-    header: extractor, sha256, protocol. psnr: a column that comes with reconstructed images, dB.
+    header: extractor, sha256, protocol. psnr: a column that comes with reconstructed images, dB. further: features
+    [n, F] and the file's SHA-256 of other networks, by name. images: the file they were made from, or a hash of what
+    they were made from, to know it again.
     """
-    vectors = [
-        pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().ravel()), values.shape[1]) for values in outputs
-    ]
+    further = further or {}
+    vectors = [_column(values) for values in outputs]
     keys = {"index": pa.array(np.asarray(index), pa.int64()), "label": pa.array(np.asarray(labels), pa.int32())}
     columns = {**keys, **dict(zip(("features", "logits"), vectors, strict=True))}
     if psnr is not None:
         columns[PSNR] = psnr
-    table = pa.table(columns, metadata={"mixar": json.dumps({"format": FORMAT, **header})})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+    columns |= {name: _column(values) for name, (values, _) in further.items()}
+    metadata = {"mixar": json.dumps({"format": FORMAT, **header})}
+    metadata["further"] = json.dumps({name: sha256 for name, (_, sha256) in further.items()})
+    metadata["images"] = file_sha256(images) if isinstance(images, Path) else images
+    metadata["state"] = _state(images) if isinstance(images, Path) else ""
+    write_table(path, pa.table(columns, metadata=metadata))
+
+
+def _column(values: Tensor) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.numpy().ravel()), values.shape[1])
+
+
+def check_fresh(path: Path, images: Path) -> None:
+    """Raise ValueError where the images have changed since their features were made; images may also be gone.
+
+    They are hashed unless size and time of change are those that the features remember: a copy may be older than what
+    was made of the original.
+    """
+    known = pq.read_schema(path).metadata or {}
+    if not images.is_file() or known.get(b"state", b"").decode() == _state(images):
+        return
+    if known.get(b"images", b"").decode() != file_sha256(images):
+        raise ValueError(f"{path}: features of images that {images} no longer holds; run `score --images {images}`")
+
+
+def _state(file: Path) -> str:
+    """Size in bytes and time of the last change in ns."""
+    return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
 def read_features(paths: Sequence[Path]) -> Scored:
@@ -61,9 +100,11 @@ def read_features(paths: Sequence[Path]) -> Scored:
     tables = {path: _read_table(path) for path in paths}
     headers = {path: json.loads(table.schema.metadata[b"mixar"]) for path, table in tables.items()}
     first = paths[0]
-    for path, header in headers.items():
-        if header != headers[first]:
-            raise ValueError(f"{path}: made with {header}, but {first} with {headers[first]}; score both again")
+    hashes = {path: json.loads(table.schema.metadata.get(b"further", b"{}")) for path, table in tables.items()}
+    for found in (headers, hashes):
+        for path, header in found.items():
+            if header != found[first]:
+                raise ValueError(f"{path}: made with {header}, but {first} with {found[first]}; score both again")
     parts = [
         (t["index"].to_numpy(), t["label"].to_numpy(), _vectors(t, "features"), _vectors(t, "logits"))
         for t in tables.values()
@@ -72,7 +113,15 @@ def read_features(paths: Sequence[Path]) -> Scored:
     if all(PSNR in table.column_names for table in tables.values()):
         order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
         psnr = np.concatenate([table[PSNR].to_numpy() for table in tables.values()])[order]
-    return Scored(merge(parts), headers[first], psnr)
+    further = {name: _merged_further(tables.values(), name) for name in hashes[first]}
+    images = tuple(table.schema.metadata.get(b"images", b"").decode() for table in tables.values())
+    return Scored(merge(parts), headers[first], psnr, further, hashes[first], images)
+
+
+def _merged_further(tables: Iterable[pa.Table], name: str) -> FeatureSet:
+    """Features of a further network; it has no logits."""
+    keys = [(t["index"].to_numpy(), t["label"].to_numpy(), _vectors(t, name)) for t in tables]
+    return merge([(*part, torch.zeros(len(part[0]), 0)) for part in keys])
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -56,12 +56,17 @@ def standard_error(replicates: np.ndarray) -> np.ndarray:
     return np.sqrt((num_groups - 1) / num_groups * ((replicates - replicates.mean(axis=0)) ** 2).sum(axis=0))
 
 
+def half_width(replicates: np.ndarray) -> float:
+    """Half the 95 % interval of the value behind replicates [num_groups]: Student's t at num_groups - 1 degrees."""
+    return float(standard_error(np.asarray(replicates)) * stdtrit(len(replicates) - 1, (1 + LEVEL) / 2))
+
+
 def interval(value: float, replicates: np.ndarray, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Interval:
-    """The 95 % interval of a value from its replicates [num_groups], with Student's t at num_groups - 1 degrees.
+    """The 95 % interval of a value from its replicates [num_groups].
 
     bounds: values that the quantity cannot leave; the interval is cut there.
     """
-    reach = float(standard_error(replicates) * stdtrit(len(replicates) - 1, (1 + LEVEL) / 2))
+    reach = half_width(replicates)
     return Interval(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
 
 

@@ -1,5 +1,10 @@
 """Scores as pure functions of features: torch-fidelity's, asked for by their exact definitions.
 
+A metric of one's own is a function (sample, reference, scoring) -> float, the first two a FeatureSet each, and either a
+row of METRICS with its name in `Metric` of mixar/spec.py, or a line of a study: `scoring: {own_metrics: {mine:
+"my_module:my_function"}}`. Nothing else is needed; a row in BOUNDS cuts its interval, and one in REPLICATES
+(replicates.py) saves computing it anew for every group of the jackknife.
+
 Symbols: n images, F features, V classes of the feature network. Which images a score needs, and how its row is named,
 lies in protocols.py; its interval in intervals.py.
 """
@@ -9,18 +14,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch_fidelity.defaults import DEFAULTS
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
+from mixar import plugins
+from mixar.scoring.statistics import factor, frechet_infinity, kept_factor
 from mixar.spec import Scoring
 
 SEED = 2020  # torch-fidelity's: order of the Inception Score's splits, and KID's subsets
+LINE_POINTS = 10  # of the line through distances of fewer images
+LINE_IMAGES = 4  # images a feature, of its smallest set
 BLOCK = 1000  # images a side of a distance or kernel matrix: memory is BLOCK * n floats
 
 
@@ -30,7 +41,8 @@ class FeatureSet:
 
     index: int64 [n], ascending. labels: int [n]. features: float32 [n, F]. logits: float32 [n, V].
     walk: int64 [n], the order in which the Inception Score cuts its splits. moments_given: mean and covariance that
-    stand for more images than are here. Raises ValueError for duplicate indices, other lengths, values not finite.
+    stand for more images than are here. root_folder: where the covariance's root is kept between calls.
+    Raises ValueError for duplicate indices, other lengths, values not finite.
     """
 
     index: np.ndarray
@@ -39,6 +51,7 @@ class FeatureSet:
     logits: Tensor
     walk: np.ndarray | None = None
     moments_given: dict[str, np.ndarray] | None = None
+    root_folder: Path | None = None
 
     def __post_init__(self):
         lengths = {len(self.index), len(self.labels), len(self.features), len(self.logits)}
@@ -70,10 +83,20 @@ class FeatureSet:
         """The same features with the mean and covariance of a larger set, for the Fréchet distance."""
         return replace(self, moments_given=moments)
 
+    def keeping_root_in(self, folder: Path) -> FeatureSet:
+        """The same features; the root of their covariance is looked for in a folder, and left there."""
+        return replace(self, root_folder=folder)
+
     @cached_property
     def moments(self) -> dict[str, np.ndarray]:
         """Mean `mu` [F] and covariance `sigma` [F, F] of the features."""
         return self.moments_given or fid_features_to_statistics(self.features)
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """Matrix root [F, F] of the covariance; kept between calls where there is a folder for it."""
+        folder = self.root_folder
+        return kept_factor(self.moments["sigma"], folder) if folder else factor(self.moments["sigma"])
 
 
 def merge(parts: Sequence[tuple]) -> FeatureSet:
@@ -102,6 +125,8 @@ def check_sizes(names: Sequence[str], sample: FeatureSet, reference: FeatureSet,
     limits = (
         ("fd", "jackknife_groups", scoring.jackknife_groups, len(sample)),
         ("fd", "jackknife_groups", 2, left),
+        ("fd_infinity", "jackknife_groups", scoring.jackknife_groups, len(sample)),
+        ("fd_infinity", "jackknife_groups", 3, left),  # two points of a line
         ("is", "is_splits", scoring.is_splits, left),
         ("kid", "kid_subset_size", scoring.kid_subset_size, fewest),
         ("precision", "neighbours", scoring.neighbours + 1, min(left, fewest)),
@@ -127,6 +152,27 @@ def fd(sample: FeatureSet, reference: FeatureSet, _scoring: Scoring) -> float:
     return frechet_distance(sample.moments, reference.moments)
 
 
+def fd_infinity(sample: FeatureSet, reference: FeatureSet, _scoring: Scoring) -> float:
+    """The distance extrapolated to infinitely many drawn images, from ten sets of fewer up to all of them."""
+    return _limit(sample, reference)
+
+
+@lru_cache(maxsize=1)  # the interval asks again
+def _limit(sample: FeatureSet, reference: FeatureSet) -> float:
+    order = torch.from_numpy(sample.walk)
+    return frechet_infinity(sample.features[order], reference.moments, line_sizes(sample), reference.root)
+
+
+def line_sizes(sample: FeatureSet) -> list[int]:
+    """Sizes of the line's sets: a tenth or, where there are enough, LINE_IMAGES images a feature, up to all of them.
+
+    Below that the distance does not fall as 1/n, for the covariance is singular or nearly so.
+    """
+    n, width = sample.features.shape
+    smallest = max(2, n // LINE_POINTS, min(LINE_IMAGES * width, n // 2))
+    return sorted({int(size) for size in np.linspace(smallest, n, LINE_POINTS)})
+
+
 def inception_score(sample: FeatureSet, _reference: FeatureSet, scoring: Scoring) -> float:
     """Mean over `is_splits` splits of exp(mean KL of class probabilities to their average); 1 to V."""
     logits = sample.logits[torch.from_numpy(sample.walk)]
@@ -138,26 +184,8 @@ def kid(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> float:
     return kid_features_to_metric(
         sample.features,
         reference.features,
-        kid_subsets=scoring.kid_subsets,
-        kid_subset_size=scoring.kid_subset_size,
-        rng_seed=SEED,
-        verbose=False,
+        **known(kid_subsets=scoring.kid_subsets, kid_subset_size=scoring.kid_subset_size, rng_seed=SEED, verbose=False),
     )[KEY_METRIC_KID_MEAN]
-
-
-def kid_of_all(sample: FeatureSet, reference: FeatureSet, _scoring: Scoring) -> float:
-    """What `kid` estimates by subsets, from every pair of images instead: no random choice, so it can be jackknifed."""
-    x, y = sample.features, reference.features
-    within = [(_kernel_sum(f, f) - _kernel_diagonal(f).sum().item()) / (len(f) * (len(f) - 1)) for f in (x, y)]
-    return sum(within) - 2 * _kernel_sum(x, y) / (len(x) * len(y))
-
-
-def _kernel_sum(x: Tensor, y: Tensor) -> float:
-    return sum(((block @ y.T) / x.shape[1] + 1).pow(3).sum(dtype=torch.float64).item() for block in x.split(BLOCK))
-
-
-def _kernel_diagonal(x: Tensor) -> Tensor:
-    return (x.square().sum(1) / x.shape[1] + 1).double().pow(3)
 
 
 def precision(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> float:
@@ -176,22 +204,39 @@ def _precision_recall(sample: FeatureSet, reference: FeatureSet, neighbours: int
     return prc_features_to_metric(
         sample.features,
         reference.features,
-        prc_neighborhood=neighbours,
-        prc_batch_size=BLOCK,
-        save_cpu_ram=True,
-        verbose=False,
+        **known(prc_neighborhood=neighbours, prc_batch_size=BLOCK, save_cpu_ram=True, verbose=False),
     )
+
+
+def known(**options) -> dict:
+    """The same options, which the library would ignore where it does not know them. Raises ValueError for those."""
+    if unknown := sorted(set(options) - set(DEFAULTS)):
+        raise ValueError(f"torch-fidelity knows no {', '.join(unknown)}, and would go on without")
+    return options
 
 
 Metric = Callable[[FeatureSet, FeatureSet, Scoring], float]
 METRICS: dict[str, Metric] = {
     "fd": fd,
+    "fd_infinity": fd_infinity,
     "is": inception_score,
     "kid": kid,
     "precision": precision,
     "recall": recall,
 }
-# For jackknife replicates: the same quantities without random subsets, whose noise would pass for spread.
-REPLICATED: dict[str, Metric] = {**METRICS, "kid": kid_of_all}
-# Least and greatest value of each metric, to which intervals are cut.
-BOUNDS = {"fd": (0, np.inf), "is": (1, np.inf), "kid": (-np.inf, np.inf), "precision": (0, 1), "recall": (0, 1)}
+# Least and greatest value of the metrics that have one, to which intervals are cut. (fd_infinity may fall below zero.)
+UNBOUNDED = (-np.inf, np.inf)
+BOUNDS = {"fd": (0, np.inf), "is": (1, np.inf), "precision": (0, 1), "recall": (0, 1)}
+# What the networks of scoring.further give: name of the row -> how it is computed from their features.
+FURTHER = {
+    "dinov2-vitl14": {"fd_dinov2": "fd"},
+    "vgg16": {"precision_vgg": "precision", "recall_vgg": "recall"},
+    "inception-spatial": {"sfid": "fd"},
+}
+
+
+def metric_of(name: str, scoring: Scoring) -> Metric:
+    """The metric of a name: one of METRICS, or the study's own. Raises ValueError where that cannot be loaded."""
+    if name in scoring.own_metrics:
+        return plugins.load_function(scoring.own_metrics[name], f"scoring.own_metrics.{name}")
+    return METRICS[name]

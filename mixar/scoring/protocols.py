@@ -5,15 +5,19 @@ Two numbers are comparable only under one protocol. `FID` is the name of an Ince
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
-import numpy as np
-
-from mixar.scoring.features import INCEPTION_NAME
+from mixar.asset_table import ASSETS
+from mixar.scoring.metrics import FURTHER
+from mixar.scoring.released import INCEPTION_NAME
+from mixar.scoring.statistics import load_statistics as load_statistics  # offered here too
 from mixar.spec import SpecError, Study
 
-INCEPTION_WIDTH = 2048
+# How the field computes them; a study that differs says so in the protocol id of its rows.
+USUAL = MappingProxyType({"is_splits": 10, "kid_subsets": 100, "kid_subset_size": 1000, "neighbours": 3})
+DEMO = MappingProxyType({"is_splits": 5, "kid_subsets": 50, "kid_subset_size": 200, "neighbours": 3})
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,26 @@ class Protocol:
     reconstruction: str | None = None  # the protocol for the same study's reconstructions
     statistics: str | None = None
     reference_images: int | None = None  # of the training split, drawn at random; null: all of it
+    rounding: str = (
+        "half-even"  # of the images' pixels, a key of data.images.ROUNDINGS: MAR's, for samples of all methods
+    )
+    crop: str = "adm"  # of the originals, a key of data.images.CROPS
+    resize: str | None = None  # inside the network, a key of released.INCEPTIONS; null: the images' own size
+    image_size: int | None = None  # pixels; null: the study's
+    extractor_sha256: str | None = None  # of the network's file; null: the study's own network, named after its hash
+    labels: str | None = None  # of drawn images: balanced; null: whichever the study has, or a whole split
+    order: str = "by image index; the Inception Score's splits after one permutation, seed 2020"
+    num_images: int | None = None  # drawn or reconstructed; null: the study's
+    metrics: Mapping[str, int] = field(default_factory=dict)  # settings of `scoring` that it fixes
 
 
+_INCEPTION = {
+    "network": "inception-v3",
+    "resize": "tensorflow-1",
+    "image_size": 256,
+    "extractor_sha256": ASSETS["inception"].sha256,
+    "num_images": 50_000,
+}
 _TABLE = (
     Protocol(
         "emoji-gfd",
@@ -37,8 +59,9 @@ _TABLE = (
         "subgroup-cnn",
         "train",
         "Drawn images against all training images, in the features of a small network trained on the emoji subgroups. "
-        "PNG, pixel values rounded. Not comparable with an ImageNet FID.",
+        "PNG, pixels rounded half to even. Not comparable with an ImageNet FID.",
         reconstruction="emoji-rfd",
+        metrics=DEMO,
     ),
     Protocol(
         "emoji-rfd",
@@ -48,27 +71,98 @@ _TABLE = (
         "Reconstructions of the held-out images against the same images; network and rounding as in emoji-gfd.",
     ),
     Protocol(
-        "adm256-gfid",
-        "sample",
-        "inception-v3",
-        "train",
-        "50,000 drawn images, equally many a class, against ADM's mean and covariance of the ImageNet-256 training "
-        "images; torch-fidelity's Inception with TensorFlow-compatible resize; PNG, rounded; Inception Score over 10 "
-        "splits shuffled with seed 2020. Precision, recall and KID against 10,000 training images. As MAR.",
+        name="adm256-gfid",
+        source="sample",
+        reference="train",
+        description="50,000 drawn images, equally many a class, against ADM's mean and covariance of the ImageNet-256 "
+        "training images; torch-fidelity's Inception with TensorFlow-compatible resize; PNG, pixels rounded half to "
+        "even; Inception Score over 10 splits shuffled with seed 2020. Precision, recall and KID against 10,000 "
+        "training images. As MAR.",
         reconstruction="val256-rfid",
         statistics="asset:adm-statistics",
         reference_images=10_000,
+        labels="balanced",
+        metrics=USUAL,
+        **_INCEPTION,
     ),
     Protocol(
-        "val256-rfid",
-        "reconstruct",
-        "inception-v3",
-        "held_out",
-        "Reconstructions of the ImageNet validation images against the same images after the same ADM centre crop; "
-        "torch-fidelity's Inception. Not comparable with MAR's own 1.22, which is against the training statistics.",
+        name="val256-rfid",
+        source="reconstruct",
+        reference="held_out",
+        description="Reconstructions of the ImageNet validation images against the same images after the same ADM "
+        "centre crop; torch-fidelity's Inception; pixels rounded half to even. Not comparable with MAR's own 1.22, "
+        "which is against the training statistics.",
+        **_INCEPTION,
+    ),
+    Protocol(
+        name="mar-train-rfid",
+        source="reconstruct",
+        reference="train",
+        description="Reconstructions of 50,000 training images, drawn at random, against ADM's mean and covariance of "
+        "all training images; else as val256-rfid. What MAR's 1.22 was measured with (GitHub LTH14/mar, issues 3 and "
+        "8); the same tokenizer has 0.53 against validation images.",
+        statistics="asset:adm-statistics",
+        reference_images=50_000,
+        **_INCEPTION,
+    ),
+    Protocol(
+        name="vavae-val-rfid",
+        source="reconstruct",
+        reference="held_out",
+        description="Reconstructions of the ImageNet validation images against the same images, shorter side 256 by "
+        "bilinear interpolation of the tensor, then the centre; Inception with half-pixel bilinear resize, as "
+        "pytorch-fid has it; latents drawn from the posterior; pixels 127.5 x + 128, truncated. What VA-VAE's 0.28 "
+        "was measured with (GitHub hustvl/LightningDiT, evaluate_tokenizer.py).",
+        crop="bilinear",
+        rounding="half-up",
+        **(_INCEPTION | {"resize": "half-pixel"}),
     ),
 )
 PROTOCOLS = {protocol.name: protocol for protocol in _TABLE}
+
+
+# Scores that are measured otherwise than their protocol says: against other images, or by another network.
+OTHERWISE = {"fd_held_out": "reference=held_out"}
+OTHERWISE |= {score: f"network={name}" for name, scores in FURTHER.items() for score in scores}
+
+
+def row_id(protocol: Protocol, study: Study, extractor_sha256: str, labels: str | None = None) -> str:
+    """The id that rows carry: the protocol's name where the study keeps to it, else with what differs in brackets.
+
+    labels: of the images, where they are not the study's own. n has a column of its own and is left out. Only the bare
+    name earns the name FID.
+    """
+    labels = labels or study.evaluation.labels
+    found = {key: getattr(study.scoring, key) for key in protocol.metrics}
+    differs = [f"{key}={value}" for key, value in found.items() if value != protocol.metrics[key]]
+    if protocol.labels and labels != protocol.labels:
+        differs.append(f"labels={labels}")
+    if protocol.image_size and study.data.image_size != protocol.image_size:
+        differs.append(f"image_size={study.data.image_size}")
+    if protocol.extractor_sha256 and extractor_sha256 != protocol.extractor_sha256:
+        differs.append(f"extractor={extractor_sha256[:8]}")
+    return _bracketed(protocol.name, differs)
+
+
+def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str]) -> list[dict]:
+    """The values, each with the protocol id of its row: `row_id`, and in brackets what its metric does otherwise.
+
+    hashes: of the rows; `statistics_NETWORK` names the file that stands for the reference images of a further network.
+    """
+    return [{**value, "protocol": _id_of(value["metric"], row_id, hashes)} for value in values]
+
+
+def _id_of(metric: str, row_id: str, hashes: Mapping[str, str]) -> str:
+    otherwise = [OTHERWISE[metric]] if metric in OTHERWISE else []
+    files = [hashes.get(f"statistics_{name}") for name, scores in FURTHER.items() if metric in scores]
+    return _bracketed(row_id, otherwise + [f"statistics={sha256[:8]}" for sha256 in files if sha256])
+
+
+def _bracketed(name: str, differs: list[str]) -> str:
+    """`name`, or a name that has brackets already, with more in its brackets."""
+    name, _, before = name.removesuffix("]").partition("[")
+    differs = ([before] if before else []) + differs
+    return f"{name}[{', '.join(differs)}]" if differs else name
 
 
 def protocol_of(study: Study, source: str) -> Protocol:
@@ -83,29 +177,20 @@ def protocol_of(study: Study, source: str) -> Protocol:
             f"scoring.protocol: {name!r} is defined for the network {protocol.network!r}, and "
             f"scoring.extractor.network is {study.scoring.extractor.network!r}"
         )
-    return protocol if source == "sample" else PROTOCOLS[protocol.reconstruction]
+    return protocol if source == "sample" else _of_reconstructions(study, protocol)
+
+
+def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
+    name = study.scoring.reconstructions or protocol.reconstruction
+    choices = [p.name for p in _TABLE if p.source == "reconstruct" and p.network == protocol.network]
+    if name not in choices:
+        raise SpecError(
+            f"scoring.reconstructions: {name!r} is no protocol for the network {protocol.network!r}; choose from "
+            f"{', '.join(choices)}"
+        )
+    return PROTOCOLS[name]
 
 
 def distance_name(extractor: str) -> str:
     """What the Fréchet distance of an extractor is called in print: FID for Inception, else FD- and its name."""
     return "FID" if extractor == INCEPTION_NAME else f"FD-{extractor}"
-
-
-def load_statistics(path: Path) -> dict[str, np.ndarray]:
-    """Mean `mu` [2048] and covariance `sigma` [2048, 2048], float64, of an ADM statistics file (.npz).
-
-    Raises ValueError for a file without them, other shapes, values not finite, or an asymmetric covariance.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            found = {key: content[key].astype(np.float64) for key in ("mu", "sigma")}
-    except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: no statistics file with arrays mu and sigma ({error})") from None
-    shapes = {key: value.shape for key, value in found.items()}
-    if shapes != {"mu": (INCEPTION_WIDTH,), "sigma": (INCEPTION_WIDTH,) * 2}:
-        raise ValueError(f"{path}: mu {shapes['mu']} and sigma {shapes['sigma']}; expected 2048 Inception features")
-    if not all(np.isfinite(value).all() for value in found.values()):
-        raise ValueError(f"{path}: holds values that are not finite")
-    if not np.allclose(found["sigma"], found["sigma"].T, atol=1e-6):
-        raise ValueError(f"{path}: sigma is not symmetric, so it is no covariance")
-    return found

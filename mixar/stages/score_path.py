@@ -1,0 +1,264 @@
+"""`score PATH`: images that any program drew, scored under a study's protocol as one more row of its Table 1.
+
+Everything that can be refused is refused before the first feature: files, sizes, modes, names, references. Features lie
+in shards, so a call that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixar import assets
+from mixar.assets import file_sha256
+from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
+from mixar.files import write_text
+from mixar.layout import Digests, Layout
+from mixar.reporting.results import OWN, make_rows, read_rows, write_rows
+from mixar.reporting.tables import quality_table
+from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
+from mixar.scoring.files import Scored, read_features, write_features
+from mixar.scoring.metrics import FURTHER, FeatureSet, check_sizes
+from mixar.scoring.protocols import Protocol, load_statistics, protocol_of, row_id, with_ids
+from mixar.spec import Scoring, Study
+from mixar.stages.device import device_of
+from mixar.stages.progress import Progress
+from mixar.stages.score import (
+    BATCH,
+    SPLITS,
+    further_hashes,
+    further_networks,
+    further_values,
+    hash_of,
+    header_of,
+    is_given,
+    read_reference,
+    require_assets,
+    roots_of,
+    sample_values,
+)
+
+SHARD = 2000  # images a file of features: what an interruption costs at most
+WITHOUT_IMAGES = ("fd", "fd_infinity", "is")  # the metrics that need no reference images, only their statistics
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What makes the features, and who it is in the files."""
+
+    main: Extractor
+    further: dict[str, Extractor]
+    header: dict[str, str]
+    further_sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What brought images are measured against. images is None where statistics alone stand for the reference."""
+
+    train: FeatureSet
+    held_out: FeatureSet | None
+    images: Scored | None
+    scoring: Scoring
+    hashes: dict[str, str]
+
+
+def score_path(study: Study, layout: Layout, path: Path, label: str | None, protocol: str | None, replace: bool) -> str:
+    """Score the images at `path` and write layout.scores("own", name); returns the row's name, made of the label.
+
+    label: as Table 1 prints it; default: the path's last part. protocol: must be the study's, whose references, feature
+    networks and folder are used. replace: drop what an earlier call with this label made of other images.
+    Raises ValueError for all that is unfit, before any feature is computed.
+    """
+    label = label or Path(os.path.abspath(path)).stem  # `.` has a name there
+    name, used = _name(study, label), _protocol(study, protocol)
+    require_assets(study, "sample")
+    collection = open_collection(path)
+    networks = _networks(study, layout, used)
+    reference = _reference(study, layout, used, networks)
+    _check_count(len(collection.index), reference)
+    sha256 = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
+    _claim(layout, name, {"images": sha256, "n": len(collection.index), "path": str(path)}, replace)
+    scored = _features(layout, name, collection, networks, {**networks.header, "brought": sha256})
+    values = sample_values(reference.scoring, scored.features, reference.train, reference.held_out)
+    values += further_values(reference.scoring, scored, reference.images)
+    labels = _labels(collection.labels, study.data.num_classes)
+    hashes = {"extractor": networks.main.sha256, "extractor_name": networks.main.name, "images": sha256}
+    hashes |= reference.hashes | further_hashes(reference.scoring, networks.further_sha256)
+    rows = make_rows(
+        study,
+        name,
+        source="sample",
+        values=with_ids(values, row_id(used, study, networks.main.sha256, labels), hashes),
+        digest=Digests(study).score(),
+        device=str(device_of(study)),
+        hashes=hashes,
+        label=label,
+    )
+    write_rows(layout.scores("own", name), rows)
+    _tell(study, layout, label, used, collection.labels)
+    return name
+
+
+def _name(study: Study, label: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
+    if not slug:
+        raise ValueError(f"--label: {label!r} has no letter or digit; give one that has")
+    if OWN + slug in study.runs:
+        raise ValueError(f"--label: {label!r} gives the name {OWN + slug}, which is a run of the study; give another")
+    return OWN + slug
+
+
+def _protocol(study: Study, name: str | None) -> Protocol:
+    protocol = protocol_of(study, "sample")
+    if name not in (None, protocol.name):
+        raise ValueError(f"--protocol: {name!r}, but the study {study.study!r} scores under {protocol.name!r}; give "
+                         "the study of that protocol with --study")  # fmt: skip
+    return protocol
+
+
+def _labels(labels: np.ndarray, num_classes: int) -> str:
+    """balanced: each class of the study equally often, give or take one; unknown: images without labels; or uneven."""
+    if (labels <= UNLABELLED).any():
+        return "unknown"
+    counts = np.bincount(labels, minlength=num_classes)
+    return "balanced" if len(counts) == num_classes and np.ptp(counts) <= 1 else "uneven"
+
+
+def _networks(study: Study, layout: Layout, protocol: Protocol) -> Networks:
+    path = layout.extractor()
+    if not path.is_file():
+        raise ValueError(f"{path}: the study's feature network is missing; run `extractor` for this study first")
+    main = load_extractor(study.scoring.extractor, path, device_of(study), protocol.resize)
+    further = further_networks(study)
+    hashes = {name: network.sha256 for name, network in further.items()}
+    return Networks(main, further, header_of(study, main), hashes)
+
+
+def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Networks) -> Reference:
+    """The study's reference features; without them the protocol's statistics alone, for the metrics that need no more.
+
+    Raises ValueError where there are neither, or where other networks made them.
+    """
+    paths = [layout.reference_features(split) for split in SPLITS]
+    images, held_out, hashes = None, None, {}
+    if all(path.is_file() for path in paths):
+        images, other = (_of_same_networks(study, layout, split, networks) for split in SPLITS)
+        train, held_out, scoring = images.features, other.features.keeping_root_in(roots_of(layout)), study.scoring
+        hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out)}
+    elif protocol.statistics:
+        train, scoring = _nothing(networks.main, study.data.image_size), _without_images(study.scoring)
+    else:
+        missing = next(path for path in paths if not path.is_file())
+        raise ValueError(f"{missing}: no reference features yet; run `score --reference train` and `score --reference "
+                         "held_out` for this study first")  # fmt: skip
+    if protocol.statistics:
+        path = assets.resolve(protocol.statistics)
+        statistics = load_statistics(path, width=train.features.shape[1])
+        train, hashes["statistics"] = train.standing_for(statistics), file_sha256(path)
+    return Reference(train.keeping_root_in(roots_of(layout)), held_out, images, scoring, hashes)
+
+
+def _of_same_networks(study: Study, layout: Layout, split: str, networks: Networks) -> Scored:
+    found = read_reference(study, layout, split)
+    if not _is_made_by(networks, found, networks.header):
+        raise ValueError(f"{layout.reference_features(split)}: made with {found.header}, and the study now uses "
+                         f"{networks.header}; run `score --reference` again")  # fmt: skip
+    return found
+
+
+def _is_made_by(networks: Networks, found: Scored, header: dict[str, str]) -> bool:
+    """Whether a file says what `header` does, and comes from the same further networks; it also names its format."""
+    same = all(found.header.get(key) == value for key, value in header.items())
+    return same and found.further_sha256 == networks.further_sha256
+
+
+def _nothing(extractor: Extractor, size: int) -> FeatureSet:
+    """No images, in the widths of a network's features and logits, which one black image tells."""
+    features, logits = extract(extractor, [torch.zeros(1, size, size, 3, dtype=torch.uint8)])
+    none = np.zeros(0, np.int64)
+    return FeatureSet(none, none, features[:0], logits[:0])
+
+
+def _without_images(scoring: Scoring) -> Scoring:
+    """The metrics and further networks that need no reference images; says which are left out."""
+    kept = tuple(metric for metric in scoring.metrics if metric in WITHOUT_IMAGES)
+    further = {name: file for name, file in scoring.further.items() if is_given(scoring, name)}
+    left_out = [metric for metric in (*scoring.metrics, *scoring.own_metrics) if metric not in WITHOUT_IMAGES]
+    left_out += [metric for name in scoring.further if name not in further for metric in FURTHER[name]]
+    if left_out:
+        print(f"score: without reference images there is no {', '.join(left_out)}; run `score --reference` for them")
+    return scoring.model_copy(update={"metrics": kept, "own_metrics": {}, "further": further})
+
+
+def _check_count(count: int, reference: Reference) -> None:
+    """Refuse a number of images that the metrics cannot be computed from, before there is any feature."""
+    keys, width = np.arange(count), reference.train.features.shape[1]
+    stub = FeatureSet(keys, keys, torch.zeros(1, width).expand(count, width), torch.zeros(count, 1))
+    check_sizes(list(reference.scoring.metrics), stub, reference.train, reference.scoring)
+
+
+def _claim(layout: Layout, name: str, record: dict, replace: bool) -> None:
+    """Give the name to these images. Raises ValueError where others have it and may not be replaced."""
+    file = layout.own_images(name)
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else record
+    if before["images"] != record["images"]:
+        if not replace:
+            raise ValueError(
+                f"{name}: holds {before['n']} other images, from {before['path']}; give another --label, or replace "
+                "them with --replace"
+            )
+        shutil.rmtree(file.parent)
+        shutil.rmtree(layout.own_features(name, 0).parent, ignore_errors=True)
+    write_text(file, json.dumps(record, indent=2) + "\n")
+
+
+def _features(layout: Layout, name: str, collection, networks: Networks, header: dict[str, str]) -> Scored:
+    """Features of all images, shard by shard; a whole shard of the same images and networks is kept."""
+    total, progress, paths = len(collection.index), Progress(f"score {name}", "images"), []
+    for shard, start in enumerate(range(0, total, SHARD)):
+        path, stop = layout.own_features(name, shard), min(start + SHARD, total)
+        index, labels = collection.index[start:stop], collection.labels[start:stop]
+        paths.append(path)
+        if not _is_done(path, networks, header, index):
+            batches = _batches(collection, start, stop, progress)
+            outputs, others = extract_all(networks.main, networks.further, batches)
+            others = {key: (values, networks.further_sha256[key]) for key, values in others.items()}
+            write_features(path, index, labels, outputs, header, further=others)
+    return read_features(paths)
+
+
+def _is_done(path: Path, networks: Networks, header: dict[str, str], index: np.ndarray) -> bool:
+    try:
+        found = read_features([path])
+    except ValueError:
+        return False
+    return _is_made_by(networks, found, header) and np.array_equal(found.features.index, np.sort(index))
+
+
+def _batches(collection, start: int, stop: int, progress: Progress):
+    batch, total = [], len(collection.index)
+    progress(start, total)  # what was there before counts in no estimate
+    for done, (_, pixels) in enumerate(iter_pixels(collection, start, stop), start + 1):
+        batch.append(torch.from_numpy(pixels.copy()))
+        if len(batch) == BATCH or done == stop:
+            yield torch.stack(batch)
+            progress(done, total)
+            batch = []
+
+
+def _tell(study: Study, layout: Layout, label: str, protocol: Protocol, labels: np.ndarray) -> None:
+    print(quality_table(study, read_rows(layout.root)).text())
+    usual = protocol.num_images or study.evaluation.num_images
+    if len(labels) != usual:
+        print(f"{label}: n = {len(labels)}, but {protocol.name} takes {usual}; not comparable with rows of that n.")
+    if protocol.labels and (found := _labels(labels, study.data.num_classes)) != protocol.labels:
+        print(f"{label}: its labels are {found}; {protocol.name} wants equally many images of each class.")
+    print(f"Rows in {layout.root}; `report` (or snakemake) puts them into the report's Table 1.")
