@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +33,9 @@ Shard = Annotated[int, typer.Option("--shard", min=0, help="Which part of the wo
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
 SamplerName = Annotated[str, typer.Option("--sampler", help="A sampler of the study.", show_default=False)]
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
 
 
 def load(path: Path) -> tuple[Study, Layout]:
@@ -125,23 +130,39 @@ def reconstruct(study: StudyFile, kind: Kind, shard: Shard) -> None:
 
 @app.command()
 def score(
-    study: StudyFile,
+    path: Annotated[
+        Path | None, typer.Argument(help="Images of any program: a folder, .npz or Parquet.", show_default=False)
+    ] = None,
+    study: Annotated[Path | None, typer.Option("--study", help="Study file, YAML or JSON.", show_default=False)] = None,
     images: Annotated[Path | None, typer.Option(help="Extract the features of this Parquet file of images.")] = None,
     reference: Annotated[str | None, typer.Option(help="Extract the features of a split: train or held_out.")] = None,
     run: Annotated[str | None, typer.Option(help="Score the samples of this run, or of 'maskbit'.")] = None,
     kind: Annotated[str | None, typer.Option(help="Score the reconstructions of this tokenizer.")] = None,
     seed: Seed = 0,
     sampler: SamplerName = "default",
+    protocol: Annotated[str | None, typer.Option(help="PATH: the protocol, such as adm256-gfid.")] = None,
+    label: Annotated[str | None, typer.Option(help="PATH: the row's name in Table 1.", show_default=False)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="PATH: drop other images of that label.")] = False,
 ) -> None:
-    """Extract features (--images, --reference), or turn them into scores (--run, --kind). Give one of the four."""
-    choices = {"images": images, "reference": reference, "run": run, "kind": kind}
+    """Score images of your own (PATH). Or a step of the workflow: features (--images, --reference), scores (--run,
+    --kind). Give one of the five."""
+    choices = {"PATH": path, "--images": images, "--reference": reference, "--run": run, "--kind": kind}
     given = [name for name, value in choices.items() if value is not None]
     if len(given) != 1:
-        found = " and ".join(f"--{name}" for name in given) or "none of them"
-        raise ValueError(f"score: give one of --images, --reference, --run, --kind; found {found}")
-    loaded, layout = load(study)
+        found = " and ".join(given) or "none of them"
+        raise ValueError(f"score: give one of PATH, --images, --reference, --run, --kind; found {found}")
+    if path is None and (protocol or label or replace):
+        raise ValueError("score: --protocol, --label and --replace belong to images of your own: give their PATH")
+    loaded, layout = load(study or _study_of(protocol if path else None))
+    if path is not None and not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise ValueError(f"{path}: no images there; give a folder, .npz or .parquet file of them")
     if kind is not None:
         _kind(kind)
+    if path is not None:
+        from mixar.stages.score_path import score_path
+
+        score_path(loaded, layout, path, label, protocol, replace)
+        return
     from mixar.stages import score as stage
 
     if images is not None:
@@ -154,14 +175,49 @@ def score(
         stage.score(loaded, layout, "reconstruct", kind)
 
 
+def _study_of(protocol: str | None) -> Path:
+    """The study that this project has for a protocol. Raises ValueError where it has none."""
+    if protocol not in STUDIES:
+        raise ValueError(f"score: give --study, or --protocol with one of {', '.join(STUDIES)}; found {protocol}")
+    return STUDIES[protocol]
+
+
 @app.command()
-def measure(study: StudyFile, run: RunName) -> None:
-    """Count parameters, FLOPs and tokens of a run; time it here."""
+def measure(
+    study: Annotated[Path | None, typer.Option("--study", help="Study file, YAML or JSON.", show_default=False)] = None,
+    run: Annotated[str | None, typer.Option("--run", help="A run of the study.", show_default=False)] = None,
+    params: Annotated[bool, typer.Option("--params", help="Count the paper's and the released models.")] = False,
+) -> None:
+    """Count parameters, FLOPs and tokens of a run; time it here. With --params: the models of the paper, counted."""
+    if params and (study or run):
+        raise ValueError("measure: --params counts the paper's models and takes neither --study nor --run")
+    if params:
+        _print_parameters()
+        return
+    if study is None or run is None:
+        raise ValueError("measure: give --study and --run, or --params alone")
     loaded, layout = load(study)
     _run(loaded, run)
     from mixar.stages import measure as stage
 
     stage.measure(loaded, layout, run)
+
+
+def _print_parameters() -> None:
+    """A table that fits into 80 columns, and below it where each number is printed and why it differs."""
+    from mixar.stages import parameters
+
+    table = Table("model", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("parameters", "without\nguidance", "guidance's\nown", "the paper\nprints", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    counts = parameters.count_all()
+    for c in counts:
+        own = ("", "") if c.guidance is None else (f"{c.total - c.guidance:,}", f"{c.guidance:,}")
+        table.add_row(c.model, f"{c.total:,}", *own, c.printed, f"{c.difference:+,}" if c.printed else "")
+    Console(width=80).print(table)
+    print()
+    for c in counts:
+        print(f"{c.model}{f' ({c.where})' if c.where else ''}: {c.why}")
 
 
 @app.command()
@@ -173,35 +229,112 @@ def report(study: StudyFile) -> None:
     stage.report(*loaded)
 
 
-@app.command()
-def assets(study: Annotated[Path | None, typer.Option("--study", help="Mark what this study needs.")] = None) -> None:
-    """List the external files, where each is looked for and whether it is there."""
-    from mixar import assets as files
+asset_app = typer.Typer(invoke_without_command=True)
+app.add_typer(asset_app, name="assets")
+AssetNames = Annotated[list[str] | None, typer.Argument(help="Names of assets.", show_default=False)]
 
-    needed = set(files.references(load_study(study)).values()) if study else set()
-    table = Table("asset", "needed", "there", "what", "size", "licence", "source", "looked for at")
-    for asset in files.ASSETS.values():
-        size = f"{asset.num_bytes / 2**20:,.0f} MiB" if asset.num_bytes else ""
-        row = (asset.name, "yes" if files.PREFIX + asset.name in needed else "", "yes" if asset.is_there else "no")
-        table.add_row(*row, asset.what, size, asset.licence, asset.source, str(asset.path))
-    for value in sorted(v for v in needed if not v.startswith(files.PREFIX)):
-        there = "yes" if files.locate(value).exists() else "no"
-        table.add_row(value, "yes", there, "named by the study", "", "", "", value)
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+
+@asset_app.callback()
+def assets(
+    context: typer.Context,
+    study: Annotated[Path | None, typer.Option("--study", help="Mark what this study needs.")] = None,
+) -> None:
+    """List the external files and how each stands; show, check and fetch them."""
+    if context.invoked_subcommand is None:
+        from mixar.stages import assets as stage
+
+        stage.list_all(load_study(study) if study else None)
+
+
+@asset_app.command("show")
+def assets_show(names: AssetNames = None) -> None:
+    """Print every fact of these assets, or of all: licence, source, size, hash, path, what gets it."""
+    from mixar.stages import assets as stage
+
+    stage.show(names or [])
+
+
+@asset_app.command("check")
+def assets_check(names: AssetNames = None) -> None:
+    """Compute and compare the hashes of these assets, or of all that are there."""
+    from mixar.stages import assets as stage
+
+    stage.check(names or [])
+
+
+@asset_app.command("get")
+def assets_get(
+    names: AssetNames = None,
+    study: Annotated[Path | None, typer.Option("--study", help="Fetch what this study misses.")] = None,
+) -> None:
+    """Fetch assets, check them and put them in their place; an interrupted download goes on where it stopped."""
+    from mixar.stages import assets as stage
+
+    stage.get(names or [], load_study(study) if study else None)
 
 
 @app.command()
 def check(study: StudyFile) -> None:
-    """Validate a study and say what it holds and what it misses."""
+    """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
     from mixar import assets as files
 
     loaded, layout = load(study)
+    from mixar.stages import check as stage
+
+    if found := stage.problems(loaded):
+        raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())
     print(f"{loaded.study}: valid. {loaded.title}")
     size = f"{loaded.grid} x {loaded.grid} tokens, {len(loaded.runs)} runs, {trained} trainings"
     print(f"  {size}, results in {layout.root}")
     for key, value in files.missing(loaded).items():
         print(f"  missing: {key} = {value}, expected at {files.locate(value)}")
+
+
+@app.command()
+def convert(
+    kind: Annotated[str, typer.Argument(help="mar, maskbit-tokenizer, maskbit-generator, vavae or kl16.")],
+    source: Annotated[Path, typer.Argument(help="Released file, or with --to-released one of ours.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .safetensors; with --to-released .pth.")],
+    entry: Annotated[str | None, typer.Option(help="mar: model_ema (default) or model.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="Size; default: the one that fits.", show_default=False)] = None,
+    dims: Annotated[
+        list[str] | None, typer.Option("--set", help="A size beside the preset: key=value.", show_default=False)
+    ] = None,
+    to_released: Annotated[bool, typer.Option("--to-released", help="mar: write MAR's own layout.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there already.")] = False,
+) -> None:
+    """Turn a released weights file into ours, strictly checked; --to-released goes back."""
+    sizes = _settings(dims or [])
+    from mixar.stages import convert as stage
+
+    if to_released and kind != "mar":
+        raise ValueError(f"--to-released: only for mar, found {kind!r}")
+    if to_released and entry:
+        raise ValueError("--entry: chooses a part of a released file; --to-released reads one of ours, which has none")
+    if to_released:
+        loaded = stage.to_released(source, target, preset, sizes, force)
+    else:
+        loaded = stage.convert(kind, source, target, entry, preset, sizes, force)
+    parameters = sum(p.numel() for p in loaded.network.parameters())
+    taken = f", from {loaded.state.entry}" if loaded.state.entry else ""
+    print(f"{target}: {kind}, {loaded.preset or 'sizes of its own'}, {parameters:,} parameters{taken}")
+    if left_out := loaded.state.left_out:
+        print(f"  left out: {stage.some(left_out)}")
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    """Pairs key=value as a mapping, values read as YAML. Raises ValueError."""
+    found = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair}: expected key=value")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {pair}: {value!r} is no YAML value, such as 3, 0.5 or [1, 2]") from None
+    return found
 
 
 @app.command()
@@ -228,7 +361,7 @@ def main() -> None:
     """Run a verb. What a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MIXAR_DEBUG") == "1":
             raise
         sys.stderr.write(f"mixar: {error}\n")

@@ -76,11 +76,28 @@ class Layout:
         return self.root / "score" / "features" / images.relative_to(self.root)
 
     def reference_features(self, split: str) -> Path:
-        """split: train or held_out."""
+        """split: train, held_out, or reconstructed where reconstructions have a protocol of their own."""
         return self.root / "score" / "reference" / f"{split}.parquet"
 
+    @property
+    def reconstruction_split(self) -> str:
+        """Which of them reconstructions are scored against."""
+        return "held_out" if self.study.scoring.reconstructions is None else "reconstructed"
+
+    def own_features(self, name: str, shard) -> Path:
+        """Features of images that somebody brought, by the name of their row."""
+        return self.root / "score" / "features" / "own" / name / f"shard-{_number(shard)}.parquet"
+
+    def own_images(self, name: str) -> Path:
+        """Which images stand behind that row: their number, hash and path."""
+        return self.root / "score" / "own" / name / "images.json"
+
+    def own_scores(self) -> list[Path]:
+        """The result rows of brought images that exist now."""
+        return sorted((self.root / "score" / "own").glob("*/scores.parquet"))
+
     def scores(self, source: str, name: str, seed=None, sampler: str | None = None) -> Path:
-        """source: sample (of a run, with seed and sampler) or reconstruct (of a tokenizer)."""
+        """source: sample (of a run, with seed and sampler), reconstruct (of a tokenizer) or own (brought images)."""
         file = "scores" if seed is None else f"seed{seed}-{sampler}"
         return self.root / "score" / source / name / f"{file}.parquet"
 
@@ -92,20 +109,22 @@ class Layout:
         return self.root / "report"
 
     @property
-    def figure2_run(self) -> str | None:
-        """The run beside MaskBit's own images: the claims' final or guided run, else the first guided one."""
+    def figure2_runs(self) -> list[str]:
+        """The runs below MaskBit's own images: the claims' guided and final ones, else the first guided one."""
         claims, runs = self.study.report.claims, self.study.runs
-        guided = [name for name, run in runs.items() if run.guidance.strategy != "none"]
-        return (claims and (claims.final or claims.guided)) or next(iter(guided), None)
+        if claims:
+            return list(dict.fromkeys(run for run in (claims.guided, claims.final) if run))
+        return [name for name, run in runs.items() if run.guidance.strategy != "none"][:1]
 
     def report_files(self) -> dict[str, Path]:
         """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
-        names = [f"{table}.{ending}" for table in ("table1", "table2") for ending in ("md", "csv", "tex", "html")]
+        tables = ("table1", "table2", "audit", "audit_costs", "later")
+        names = [f"{table}.{ending}" for table in tables for ending in ("md", "csv", "tex", "html")]
         figures = ["figure6", "figure7", "losses", "reconstructions"]
-        figures += ["figure2"] if self.figure2_run else []
+        figures += ["figure2"] if self.figure2_runs else []
         figures += ["figure8"] if self.study.report.figure8 else []
         names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
-        names += ["literature.md", "claims.md", "report.html", "results.parquet", "summary.txt"]
+        names += ["claims.md", "report.html", "results.parquet", "summary.txt"]
         return {name: self.report / name for name in names}
 
     def log(self, rule: str, *names) -> Path:
@@ -150,6 +169,10 @@ class Digests:
             r.start,
             seed,
         ]
+        if r.weights:
+            return digest(
+                "import", s.models[r.model], r.guidance, s.guidance_table[r.guidance.strategy], r.weights, seed
+            )
         if r.ti_mix:
             parts.append(self.generator())
         if r.parent:
@@ -157,10 +180,24 @@ class Digests:
         return digest(*parts)
 
     def sample(self, run: str, seed: int, sampler: str) -> str:
-        return digest("sample", self.train(run, seed), self.generate(), self.study.samplers[sampler])
+        """run 'maskbit': the generator's own images. The protocol rounds pixels."""
+        if run == "maskbit":
+            return digest("sample", self.generate(), self.tokenizer("discrete"), self.study.scoring.protocol)
+        parts = self.train(run, seed), self.generate(), self.study.samplers[sampler], self.study.scoring.protocol
+        return digest("sample", *parts)
+
+    def reconstruct(self, kind: str) -> str:
+        """The protocols choose and crop the images, and round pixels."""
+        used = self.study.scoring.model_dump(mode="json", include={"protocol", "reconstructions"})
+        return digest("reconstruct", self.tokenizer(kind), self.study.data.num_shards, used)
 
     def extractor(self) -> str:
         return digest("extractor", self.ingest(), self.study.scoring.extractor)
+
+    def features(self) -> str:
+        """Of what images are measured with: the networks and the protocols, but no metric."""
+        used = self.study.scoring.model_dump(mode="json", include={"protocol", "reconstructions", "further"})
+        return digest("features", self.extractor(), used)
 
     def score(self) -> str:
         return digest("score", self.extractor(), self.study.scoring, self.study.evaluation)
@@ -168,5 +205,6 @@ class Digests:
     def measure(self, run: str) -> str:
         s, r = self.study, self.study.runs[run]
         samplers = [s.samplers[name].model_dump(mode="json") for name in r.samplers]
-        sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model]]
-        return digest("measure", s.measure, *sizes, s.training_of(run), r.guidance, r.ti_mix, s.generator, samplers)
+        sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model], s.evaluation.batch_size]
+        guidance = [r.guidance, s.guidance_table[r.guidance.strategy], r.ti_mix]
+        return digest("measure", s.measure, *sizes, s.training_of(run), *guidance, s.generator, samplers)

@@ -6,14 +6,16 @@ found and what would do. No torch here: every cluster job parses the Snakefile, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
+from mixar import presets
+from mixar.identity import digest as digest  # these two are offered here
+from mixar.identity import seed_of as seed_of
+from mixar.spec_problems import SpecError as SpecError  # offered here
 from mixar.spec_problems import explain, problems
 
 # Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
@@ -27,17 +29,22 @@ GUIDANCE = {
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]  # becomes a folder name and a Snakemake wildcard
+Metric = Literal["fd", "fd_infinity", "is", "kid", "precision", "recall"]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
-class SpecError(ValueError):
-    """A study that cannot run, with the key, what was found and what would do."""
-
-
 class Section(BaseModel):
-    """A part of the study: unknown keys are errors, values never change after validation."""
+    """A part of the study: unknown keys are errors, values never change after validation.
+
+    `preset: NAME` stands for the keys of `mixar.presets`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, content: Any) -> Any:
+        return presets.fill(cls.__name__, content)
 
 
 class Data(Section):
@@ -82,8 +89,10 @@ class TokenizerTraining(Training):
 
 
 class Autoencoder(Section):
-    """Convolutional encoder and decoder; the grid is image_size / 2**(levels - 1)."""
+    """Encoder and decoder of images; the grid is image_size / 2**(levels - 1)."""
 
+    network: str | None = None  # one's own, "module:Class"; null: the built-in convolutional network
+    options: dict[str, Any] = {}  # for the constructor of one's own
     weights: str | None = None  # path, or asset:NAME; null: trained by this study
     channels: Count = 128
     multipliers: Widths = (1, 1, 2, 2, 4)
@@ -94,6 +103,10 @@ class Autoencoder(Section):
     def stride(self) -> int:
         """Pixels per token side."""
         return 2 ** (len(self.multipliers) - 1)
+
+    @model_serializer(mode="wrap")
+    def _built_in_left_out(self, dump: Any) -> dict:  # so studies of the built-in networks keep their digests
+        return {k: v for k, v in dump(self).items() if self.network or k not in ("network", "options")}
 
 
 class VaVae(Autoencoder):
@@ -152,11 +165,17 @@ class Model(Section):
     encoder_depth: Count
     decoder_depth: Count
     heads: Count
+    decoder_width: Count | None = None  # null: as the encoder
+    decoder_heads: Count | None = None  # null: as the encoder
     mlp_ratio: float = 4.0
     buffer_size: Count = 64  # class tokens
     dropout: Rate = 0.1  # attention and projection
     head_depth: Count
     head_width: Count
+
+    @model_serializer(mode="wrap")
+    def _null_left_out(self, dump: Any) -> dict:  # so models with equal halves keep the digests that they had
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class MarTraining(Training):
@@ -193,7 +212,8 @@ class Run(Section):
     ti_mix: TiMix | None = None
     parent: Name | None = None  # continue this run's final weights, seed by seed
     start: str | None = None  # continue weights from a file; {seed} is filled in
-    start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start`, for the record and Figure 8's axis
+    weights: str | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
+    start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start` or `weights`, for the record
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run
@@ -243,13 +263,21 @@ class Scoring(Section):
     """Metrics and the protocol that names them."""
 
     protocol: str
+    reconstructions: str | None = None  # protocol of the reconstructions; null: the one that goes with `protocol`
     extractor: Extractor
-    metrics: tuple[Literal["fd", "is", "kid", "precision", "recall"], ...] = ("fd", "is", "kid", "precision", "recall")
+    metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
+    own_metrics: dict[Name, str] = {}  # metrics of one's own, "module:function"
+    further: dict[str, str] = {}  # more feature networks, by name, and their weights; each brings metrics of its own
+    further_statistics: dict[str, str] = {}  # .npz files that stand for their reference images
     kid_subsets: Count = 100
     kid_subset_size: Count = 1000
     is_splits: Count = 10
     neighbours: Count = 3  # k of precision and recall
     jackknife_groups: Annotated[int, Field(ge=2)] = 10
+
+    @model_serializer(mode="wrap")
+    def _none_left_out(self, dump: Any) -> dict:  # so studies without metrics of their own keep their digests
+        return {key: value for key, value in dump(self).items() if value or key != "own_metrics"}
 
 
 class Measure(Section):
@@ -278,10 +306,10 @@ class Claims(Section):
 
 
 class Report(Section):
-    """Which runs appear where; null means every run."""
+    """Which runs appear where."""
 
-    table2: tuple[Name, ...] | None = None
-    figure7: tuple[Name, ...] | None = None
+    table2: tuple[Name, ...] | None = None  # null: every run that continues no other
+    figure7: tuple[Name, ...] | None = None  # likewise
     figure8: TiMixFigure | None = None
     claims: Claims | None = None
     grid: tuple[Count, Count] = (4, 8)  # rows and columns of the sample grids
@@ -335,6 +363,10 @@ class Study(Section):
         """Every strategy this study may name, with where its class lives."""
         return {**GUIDANCE, **self.strategies}
 
+    def shown(self, listed: tuple[str, ...] | None) -> list[str]:
+        """Runs of a table or figure: those listed, else every run that continues no other."""
+        return list(listed or (name for name, run in self.runs.items() if not run.parent))
+
     def training_of(self, run: str) -> MarTraining:
         """The study's training with this run's differences applied."""
         return MarTraining.model_validate({**self.training.model_dump(), **self.runs[run].training})
@@ -366,18 +398,3 @@ def load_study(path: str | Path) -> Study:
     except yaml.YAMLError as error:
         raise SpecError(f"{path}: not readable as YAML: {error}") from None
     return parse_study(content, str(path))
-
-
-def digest(*parts: Any) -> str:
-    """Sixteen hex characters that identify settings: sections, plain values, or other digests."""
-
-    def plain(part):
-        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
-
-    text = json.dumps([plain(p) for p in parts], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def seed_of(*parts: Any) -> int:
-    """A 63-bit seed that depends on every part: the one way randomness is derived from the spec."""
-    return int.from_bytes(hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest(), "big") >> 1

@@ -11,26 +11,23 @@ from pydantic import BaseModel, ValidationError
 if TYPE_CHECKING:
     from mixar.spec import Run, Study
 
+FURTHER = ("dinov2-vitl14", "vgg16", "inception-spatial")  # what scoring.further may name
+# Run names that result rows give to something else: the generator's own images, and the tokenizers' reconstructions.
+RESERVED_RUNS = ("maskbit", "continuous", "discrete")
+RESERVED_START = "own_"  # of the rows of images that somebody brought
+# Metric names that result rows give to something else, or that have a column of their own in the tables.
+RESERVED_METRICS = ("fd", "fd_infinity", "fd_held_out", "rfd", "is", "kid", "precision", "recall", "fd_dinov2", "sfid",
+                    "precision_vgg", "recall_vgg", "psnr", "parameters")  # fmt: skip
+STORED_BITS = 16  # of a token in a shard
+
+
+class SpecError(ValueError):
+    """A study that cannot run, with the key, what was found and what would do."""
+
 
 def problems(s: Study) -> Iterator[str]:
     """Yield what is wrong between the sections of a study whose own values are valid, the first finding first."""
-    for where, tokenizer in (("continuous", s.continuous), ("discrete", s.discrete)):
-        if s.data.image_size % tokenizer.stride:
-            yield (
-                f"{where}.multipliers: {len(tokenizer.multipliers)} levels need image_size divisible by "
-                f"{tokenizer.stride}, found {s.data.image_size}"
-            )
-        if tokenizer.weights is None and tokenizer.train is None:
-            yield f"{where}: give `weights` (a file) or `train` (settings to train it); both are missing"
-    if s.continuous.stride != s.discrete.stride:
-        yield (
-            f"continuous and discrete grids differ: {s.data.image_size // s.continuous.stride} and "
-            f"{s.data.image_size // s.discrete.stride} tokens a side; give both tokenizers the same number of levels"
-        )
-    if s.discrete.channels % 32:
-        yield f"discrete.channels: {s.discrete.channels} is no multiple of 32 (GroupNorm has 32 groups)"
-    if s.continuous.channels % 32:
-        yield f"continuous.channels: {s.continuous.channels} is no multiple of 32 (GroupNorm has 32 groups)"
+    yield from _tokenizer_problems(s)
     if s.generator.weights is None and s.generator.train is None:
         yield "generator: give `weights` (a file) or `train` (settings to train it); both are missing"
     if s.discrete.bits % s.generator.splits:
@@ -39,15 +36,91 @@ def problems(s: Study) -> Iterator[str]:
         yield f"generator.width: {s.generator.width} is not divisible by heads {s.generator.heads}"
     if s.scoring.extractor.weights is None and s.scoring.extractor.train is None:
         yield "scoring.extractor: give `weights` (a file) or `train` (settings to train it); both are missing"
+    for name in s.scoring.further:
+        if name not in FURTHER:
+            yield f"scoring.further: {_unknown(name, FURTHER)}"
+    for name in s.scoring.own_metrics:
+        if name in RESERVED_METRICS:
+            yield f"scoring.own_metrics: {name!r} stands for another result; choose another name"
+    for name in s.scoring.further_statistics:
+        if name not in s.scoring.further:
+            yield f"scoring.further_statistics: {name!r} is no network of scoring.further"
     for name, model in s.models.items():
         if model.width % model.heads:
             yield f"models.{name}.width: {model.width} is not divisible by heads {model.heads}"
+        width, heads = model.decoder_width or model.width, model.decoder_heads or model.heads
+        if width % heads:
+            yield f"models.{name}: the decoder's width {width} is not divisible by its heads {heads}"
+    yield from _scoring_problems(s)
     yield from _run_problems(s)
     yield from _report_problems(s)
 
 
+def _tokenizer_problems(s: Study) -> Iterator[str]:
+    for where, tokenizer in (("continuous", s.continuous), ("discrete", s.discrete)):
+        if s.data.image_size % tokenizer.stride:
+            yield (
+                f"{where}.multipliers: {len(tokenizer.multipliers)} levels need image_size divisible by "
+                f"{tokenizer.stride}, found {s.data.image_size}"
+            )
+        if tokenizer.weights is None and tokenizer.train is None:
+            yield f"{where}: give `weights` (a file) or `train` (settings to train it); both are missing"
+        if tokenizer.network is None and tokenizer.options:
+            yield f"{where}.options: they go to a network of one's own; name it with `network`, or leave them out"
+        if tokenizer.network is None and tokenizer.channels % 32:
+            yield f"{where}.channels: {tokenizer.channels} is no multiple of 32 (GroupNorm has 32 groups)"
+    beyond = [level for level in s.continuous.attention_levels if level >= len(s.continuous.multipliers)]
+    if beyond and s.continuous.network is None:
+        yield (
+            f"continuous.attention_levels: {beyond[0]} is no level of {len(s.continuous.multipliers)} multipliers; "
+            "levels count from 0"
+        )
+    if s.discrete.bits > STORED_BITS:
+        yield f"discrete.bits: {s.discrete.bits}, but a token shard stores {STORED_BITS} bits a token; use fewer"
+    if s.num_tokens < 4:
+        yield f"data.image_size: {s.data.image_size} pixels give {s.num_tokens} tokens an image; at least 4 are needed"
+    if s.continuous.stride != s.discrete.stride:
+        yield (
+            f"continuous and discrete grids differ: {s.data.image_size // s.continuous.stride} and "
+            f"{s.data.image_size // s.discrete.stride} tokens a side; give both tokenizers the same number of levels"
+        )
+
+
+def _scoring_problems(s: Study) -> Iterator[str]:
+    """Metrics that the study's own number of images does not suffice for; the reference's is known only later."""
+    drawn = s.evaluation.num_images
+    kept = drawn - -(-drawn // s.scoring.jackknife_groups)  # in the smallest jackknife replicate
+    limits = (
+        ("fd", "jackknife_groups", s.scoring.jackknife_groups, drawn),
+        ("fd", "jackknife_groups", 2, kept),
+        ("is", "is_splits", s.scoring.is_splits, kept),
+        ("kid", "kid_subset_size", s.scoring.kid_subset_size, drawn),
+        ("precision", "neighbours", s.scoring.neighbours + 1, kept),
+    )
+    for metric, key, needed, found in limits:
+        if metric in s.scoring.metrics and found < needed:
+            yield (
+                f"scoring.{key}: metric {metric!r} needs at least {needed} images, and evaluation.num_images {drawn} "
+                f"leaves {found}; lower {key} or draw more images"
+            )
+
+
 def _run_problems(s: Study) -> Iterator[str]:
     for name, run in s.runs.items():
+        if name in RESERVED_RUNS or name.startswith(RESERVED_START):
+            yield (
+                f"runs.{name}: this name stands for other results ({', '.join(RESERVED_RUNS)}, {RESERVED_START}…); "
+                "choose another"
+            )
+        if len(set(run.seeds)) < len(run.seeds):
+            yield f"runs.{name}.seeds: {list(run.seeds)} names a seed twice"
+        for key in ("start", "weights"):
+            yield from _pattern_problems(f"runs.{name}.{key}", getattr(run, key))
+        if run.ti_mix and run.ti_mix.start < run.ti_mix.end:
+            yield (
+                f"runs.{name}.ti_mix: the rate of ground truth rises from {run.ti_mix.start:g} to {run.ti_mix.end:g}; "
+                "it must fall (Eq. 12)"
+            )
         if run.model not in s.models:
             yield f"runs.{name}.model: {_unknown(run.model, s.models)}"
         if run.guidance.strategy not in s.guidance_table:
@@ -64,10 +137,20 @@ def _run_problems(s: Study) -> Iterator[str]:
                 f"runs.{name}.ti_mix: TI-Mix mixes discrete tokens, and guidance.strategy is 'none'; "
                 "choose a guided strategy"
             )
-        if run.parent and run.start:
-            yield f"runs.{name}: `parent` and `start` both say where training begins; keep one"
+        if len(given := [key for key in ("parent", "start", "weights") if getattr(run, key)]) > 1:
+            yield f"runs.{name}: {' and '.join(f'`{key}`' for key in given)} each say where weights come from; keep one"
+        if run.weights and (run.ti_mix or run.training):
+            yield f"runs.{name}.weights: nothing is trained, so `ti_mix` and `training` have no meaning; leave them out"
         if run.parent:
             yield from _parent_problems(s, name, run)
+
+
+def _pattern_problems(key: str, value: str | None) -> Iterator[str]:
+    """`value` is a path in which {seed} may stand, and nothing else in braces."""
+    try:
+        (value or "").format(seed=0)
+    except (KeyError, IndexError, ValueError):
+        yield f"{key}: {value!r}: only {{seed}} may stand in braces"
 
 
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
@@ -107,7 +190,8 @@ def _report_problems(s: Study) -> Iterator[str]:
 
 
 def _unknown(found: str, valid: Iterable[str]) -> str:
-    near = difflib.get_close_matches(found, list(valid), n=1)
+    by_lower = {name.lower(): name for name in valid}
+    near = [by_lower[name] for name in difflib.get_close_matches(found.lower().replace("-", "_"), by_lower, n=1)]
     choices = f"hoose from {', '.join(valid)}"
     return f"{found!r} is unknown; " + (f"did you mean {near[0]!r}? C{choices}" if near else f"c{choices}")
 
@@ -144,7 +228,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif e["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif e["type"] == "value_error":
-            lines.append(str(e["ctx"]["error"]))
+            where = "".join(f"{part}." for part in e["loc"])  # of a preset; the study's own problems name their key
+            lines.append(f"{where}{e['ctx']['error']}")
         else:
             lines.append(f"{key}: {e['msg']}; found {e['input']!r}")
     return "\n".join(lines)

@@ -1,66 +1,182 @@
-"""Weights on disk: strict loading and atomic saving of safetensors files."""
+"""Weights on disk: reading safetensors and PyTorch files without running code from them, strict loading, atomic saving.
+
+A PyTorch file (.pt, .pth, .bin, .ckpt) is a pickle. It is read with `weights_only=True`: tensors, numbers, text and
+containers, and the argument namespace that MAR's files carry. A file that needs anything else is refused.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
-import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+
+from mixar.files import replaced
+
+ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
+SHOWN = 20  # names that are shown where their list does not matter
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file, floating ones as float32. Raises ValueError for a missing or damaged file."""
-    if not Path(path).is_file():
+def read_file(path: Path, values: bool = True) -> dict[str, Any]:
+    """The content of a weights file: tensors by name, or for PyTorch files whatever mapping was saved.
+
+    The kind of file is told by its first bytes. values: read the whole archive once to compare its checksums; without,
+    names and shapes of a large file are there at once. Raises ValueError for a missing, damaged or foreign file, and
+    for one that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise ValueError(f"{path}: no such weights file")
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:] != b"{":  # of a safetensors header, after its length in eight bytes
+        if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # a zip archive or a pickle
+            return _read_pytorch(path, values)
+        raise ValueError(f"{path}: neither a safetensors nor a PyTorch file; copy or make it again")
     try:
         with safe_open(str(path), framework="pt") as f:
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
+            return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:  # besides its own class, whatever a damaged header leads to
         raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
+
+
+def _read_pytorch(path: Path, values: bool) -> dict[str, Any]:
+    if path.suffix == ".safetensors":  # torch goes by this name, too
+        raise ValueError(f"{path}: a PyTorch file under the name of a safetensors file; rename it to .pth")
+    try:
+        is_archive = zipfile.is_zipfile(path)
+        if is_archive and values:
+            _compare_checksums(path)
+        with torch.serialization.safe_globals(ALLOWED_CLASSES):
+            # Memory-mapped: tensors that nobody asks for are never read. This passes over the archive's checksums.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    except UnpicklingError as error:
+        raise ValueError(f"{path}: {_refusal(str(error))}") from None
+    except Exception as error:  # damaged bytes lead torch's reader to errors of every class
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: damaged or no PyTorch file ({reason}); copy or make it again") from None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, expected a mapping of names to tensors")
+    return dict(found)
+
+
+def _compare_checksums(path: Path) -> None:
+    """Raise zipfile.BadZipFile, or what its readers raise, unless every part of the archive has its CRC-32."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is another")
+
+
+def _refusal(error: str) -> str:
+    """Why weights_only refused a file, without torch's advice to switch it off."""
+    named = re.search(r"GLOBAL (\S+)", error) or re.search(r"(\S+\.\S+) \S*which is not", error)
+    what = f"it names {named[1]}" if named else f"its pickle is no plain data ({error.splitlines()[-1].strip()[:120]})"
+    return (
+        f"refused: {what}, and unpickling that could run code. Only tensors, numbers, text, containers and "
+        "argparse.Namespace are read. Save the state dict alone, best as safetensors, on a machine that trusts the file"
+    )
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file that holds nothing else, floating ones as float32. Raises ValueError as `read_file` does."""
+    found = read_file(path)
+    if others := [name for name, value in found.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{path}: expected tensors alone, found also {', '.join(map(str, others[:SHOWN]))}")
+    return as_float32(found)
+
+
+def as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, floating ones as float32."""
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values: the same for every file that holds these weights."""
+    content = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        content.update(f"{key} {list(value.shape)} ".encode())
+        content.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
 def read_metadata(path: Path) -> dict:
-    """What `save_weights` recorded beside the tensors; empty for files from elsewhere."""
+    """What `save_weights` recorded beside the tensors; empty for files from elsewhere. Raises ValueError if damaged."""
     if Path(path).suffix != ".safetensors":
         return {}
-    with safe_open(str(path), framework="pt") as f:
-        return json.loads((f.metadata() or {}).get("mixar", "{}"))
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            return json.loads((f.metadata() or {}).get("mixar", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
 
 
-def load_module(module: nn.Module, path: Path) -> nn.Module:
-    """`module` with the weights of a file, in evaluation mode.
+def load_module(module: nn.Module, weights: Path | Mapping[str, Tensor], problems: Sequence[str] = ()) -> nn.Module:
+    """`module` with the weights of a file or mapping, in evaluation mode. A module on the meta device becomes real.
 
-    Raises ValueError listing every missing or surplus key, wrong shape and non-finite tensor.
+    problems: what else is wrong with these weights. Raises ValueError listing it, and every missing or surplus key,
+    wrong shape and non-finite tensor.
     """
-    found, wanted = read_weights(path), module.state_dict()
-    problems = [f"missing: {k}" for k in wanted.keys() - found.keys()]
-    problems += [f"surplus: {k}" for k in found.keys() - wanted.keys()]
-    for key in sorted(found.keys() & wanted.keys()):
-        if found[key].shape != wanted[key].shape:
-            problems.append(f"{key}: shape {list(found[key].shape)}, expected {list(wanted[key].shape)}")
-        elif found[key].is_floating_point() and not found[key].isfinite().all():
-            problems.append(f"{key}: holds values that are not finite")
-    if problems:
-        shown = "\n  ".join(sorted(problems)[:20])
-        raise ValueError(f"{path}: does not fit {type(module).__name__} ({len(problems)} differences)\n  {shown}")
-    module.load_state_dict(found)
+    is_mapping = isinstance(weights, Mapping)
+    found = as_float32(weights) if is_mapping else read_weights(weights)
+    if problems := [*problems, *differences(found, module)]:
+        where = "" if is_mapping else f"{weights}: "
+        raise ValueError(f"{where}{misfit(module, problems)}")
+    wanted = module.state_dict()
+    found = {key: value.to(wanted[key].dtype) for key, value in found.items()}
+    module.load_state_dict(found, assign=any(value.is_meta for value in wanted.values()))
     return module.eval()
 
 
-def save_weights(
-    path: Path, tensors: dict[str, torch.Tensor], metadata: dict, dtype: torch.dtype | None = None
-) -> None:
+def misfit(module: nn.Module, problems: Sequence[str]) -> str:
+    """All differences as one message; one line for those that blocks of a network share."""
+    alike: dict[tuple[str, str], dict[str, None]] = {}  # what stands before and after a block's number -> numbers
+    for problem in problems:
+        block = re.search(r"(?<=\.)\d+(?=\.)", problem)
+        start, end = block.span() if block else (len(problem), len(problem))
+        alike.setdefault((problem[:start], problem[end:]), {})[problem[start:end]] = None
+    lines = [f"{before}{_numbers(found)}{after}" for (before, after), found in alike.items()]
+    count = "1 difference" if len(problems) == 1 else f"{len(problems)} differences"
+    return "\n  ".join([f"does not fit {type(module).__name__} ({count})", *lines])
+
+
+def _numbers(found: Iterable[str]) -> str:
+    """One number as it is, several in braces."""
+    found = list(found)
+    return found[0] if len(found) == 1 else "{" + ",".join(sorted(found, key=int)) + "}"
+
+
+def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = True) -> list[str]:
+    """What stands between tensors and a strict load, a line each, sorted; empty where they fit.
+
+    values: look at the values too: a tensor with values that are not finite is a difference.
+    """
+    wanted = module.state_dict()
+    problems = [f"missing: {k}" for k in wanted.keys() - found.keys()]
+    problems += [f"surplus: {k}" for k in found.keys() - wanted.keys()]
+    for key in found.keys() & wanted.keys():
+        if found[key].shape != wanted[key].shape:
+            problems.append(f"{key}: shape {list(found[key].shape)}, expected {list(wanted[key].shape)}")
+        elif found[key].is_floating_point() != wanted[key].is_floating_point():
+            problems.append(f"{key}: {found[key].dtype}, expected {wanted[key].dtype}")
+        elif values and found[key].is_floating_point() and not found[key].isfinite().all():
+            problems.append(f"{key}: holds values that are not finite")
+    return sorted(problems)
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:
     """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     cast = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
     cast = {k: v.detach().cpu().contiguous() for k, v in cast.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(cast, str(temporary), metadata={"mixar": json.dumps(metadata)})
-    temporary.chmod(0o644)  # safetensors makes files private; results are shared
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        save_file(cast, str(temporary), metadata={"mixar": json.dumps(metadata)})
+        temporary.chmod(0o644)  # safetensors makes files private; results are shared

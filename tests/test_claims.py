@@ -1,16 +1,18 @@
 """Claims: held, did not hold or undecided, by one rule."""
 
+import math
+
 import pandas as pd
 import pytest
 from toy_rows import FD, all_rows, reported_study, score_rows
 
 from mixar.reporting.claims import RULE, claims_markdown, claims_of, combined, differences, verdict
 from mixar.reporting.results import SCHEMA
-from mixar.reporting.summary import Summary
+from mixar.reporting.summary import Summary, summarise
 
 
-def side(*values: float, half: float | None = 1.0) -> Summary:
-    return Summary(values=dict(enumerate(values)), half_width=half)
+def side(*values: float, half: float | None = 1.0, replicates: tuple[float, ...] = ()) -> Summary:
+    return Summary(values=dict(enumerate(values)), half_width=half, replicates=replicates)
 
 
 def claims(fd: dict = FD, **changes) -> dict:
@@ -48,6 +50,37 @@ def test_equal_seeds_are_paired_and_others_compared_in_all_pairs():
 
 def test_the_combined_interval_is_the_root_of_the_squares():
     assert combined(side(1, half=3.0), side(1, half=4.0)) == pytest.approx(5.0)
+
+
+def test_what_both_sides_share_cancels_in_the_interval():
+    shared = (100.0, 130.0, 70.0, 120.0)
+    ours, theirs = (side(90.0, half=50.0, replicates=tuple(v * x for v in shared)) for x in (1.0, 1.1))
+    apart = side(99.0, half=50.0, replicates=tuple(reversed(shared)))
+
+    assert combined(ours, side(100.0, half=50.0, replicates=tuple(v + 10 for v in shared))) == pytest.approx(
+        0, abs=1e-9
+    )
+    assert combined(ours, theirs) < combined(ours, apart) / 5
+    assert combined(ours, side(100.0, half=50.0)) == pytest.approx(math.hypot(50, 50))
+
+
+def test_the_paired_interval_is_students_t_times_the_jackknifes_standard_error():
+    ours, theirs = side(3.0, replicates=(1.0, 2.0, 6.0)), side(1.0, replicates=(1.0, 1.0, 2.0))
+
+    spread = math.sqrt(2 / 3 * sum((x - 5 / 3) ** 2 for x in (0, 1, 4)))
+    assert combined(ours, theirs) == pytest.approx(4.302653 * spread, rel=1e-5)
+
+
+def test_replicates_of_rows_are_averaged_over_seeds():
+    study = reported_study()
+    rows = [
+        row | {"replicates": [1.0 + seed, 3.0]} for seed in (0, 1) for row in score_rows(study, "dc_mix", seed, 9.0)
+    ]
+    table = pd.DataFrame(rows, columns=SCHEMA.names)
+
+    assert summarise(study, table, "dc_mix", "fd").replicates == (1.5, 3.0)
+    table.at[0, "replicates"] = None
+    assert summarise(study, table, "dc_mix", "fd").replicates == ()
 
 
 def test_each_claim_of_the_paper_gets_its_verdict():

@@ -5,10 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
+from toy_runs import write_inputs
 from typer.testing import CliRunner
 
 from mixar.__main__ import app
+from mixar.assets import ASSETS
+from mixar.spec import parse_study
+from mixar.weights import save_weights
 
 VERBS = [
     "ingest",
@@ -55,6 +60,22 @@ def test_every_verb_explains_itself(verb):
     assert "--study" in result.output
 
 
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_a_path_without_images_is_refused_before_torch_is_imported(path, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = repr(["score", str(tmp_path / path), "--protocol", "emoji-gfd"])
+    code = f"""import sys
+from mixar.__main__ import app
+try:
+    app({given})
+except ValueError as error:
+    print(error, 'torch' in sys.modules)"""
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert "no images there" in run.stdout and run.stdout.strip().endswith("False"), run.stdout + run.stderr
+
+
 def test_help_does_not_wait_for_torch():
     code = "import sys; import mixar.__main__; print('torch' in sys.modules)"
 
@@ -87,7 +108,7 @@ def test_the_traceback_is_shown_when_asked_for(tmp_path):
     [
         (["train", "--run", "dc_mx"], "--run: 'dc_mx' is unknown; choose from"),
         (["tokenizer", "--kind", "both"], "--kind: 'both' is unknown"),
-        (["score"], "give one of --images, --reference, --run, --kind; found none of them"),
+        (["score"], "give one of PATH, --images, --reference, --run, --kind; found none of them"),
         (["score", "--run", "mar", "--kind", "discrete"], "found --run and --kind"),
     ],
 )
@@ -96,6 +117,86 @@ def test_wrong_names_are_refused_before_any_work(study_file, arguments, said):
 
     assert result.returncode == 2
     assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scoring": {"protocol": "emoji-gdf"}}, "scoring.protocol: 'emoji-gdf' is unknown; choose from emoji-gfd"),
+        ({"scoring": {"protocol": "adm256-gfid"}}, "scoring.extractor.network is 'subgroup-cnn'"),
+        ({"runs": {"dc_sa": {"guidance": {"strategy": "dc_sa", "options": {"stag": "both"}}}}}, "runs.dc_sa"),
+        ({"strategies": {"mine": "nowhere:Mine"}, "runs": {"mar": {"guidance": {"strategy": "mine"}}}}, "nowhere"),
+        ({"models": {"tiny": {"decoder_width": 64}}}, "decoder_width: 64 differs from width 32"),
+        ({"runs": {"mar": {"start": "damaged.safetensors"}}}, "damaged or no safetensors file"),
+        ({"runs": {"mar": {"start": "other.safetensors"}}}, "no mar file: diffloss.net.input_proj.weight is missing"),
+        ({"generator": {"weights": "damaged.safetensors"}}, "damaged or no safetensors file"),
+        ({"scoring": {"extractor": {"network": "subgroup-cnn", "weights": "other.safetensors"}}}, "no feature network"),
+    ],
+)
+def test_check_finds_what_would_stop_the_study_later(study_file, smoke, tmp_path, monkeypatch, change, said):
+    monkeypatch.chdir(tmp_path)  # where the files of these studies lie
+    save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(3)}, {})
+    (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:-4])
+    study_file.write_text(yaml.safe_dump(merged(smoke, change)))
+
+    result = CliRunner().invoke(app, ["check", "--study", str(study_file)])
+
+    assert isinstance(result.exception, ValueError)
+    assert said in str(result.exception)
+
+
+def merged(content, change):
+    """`content` with the values of `change` laid over it."""
+    for key, value in change.items():
+        if isinstance(value, dict):
+            content[key] = merged(dict(content.get(key, {})), value)
+        else:
+            content[key] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("verb", "section"),
+    [
+        (["generator"], "generator"),
+        (["tokenizer", "--kind", "discrete"], "discrete"),
+        (["tokenizer", "--kind", "continuous"], "continuous"),
+        (["extractor"], "extractor"),
+        (["train", "--run", "mar"], "start"),
+    ],
+)
+def test_a_truncated_weights_file_ends_in_one_message(study_file, smoke, tmp_path, verb, section):
+    whole = tmp_path / "whole.safetensors"
+    save_weights(whole, {"a": torch.zeros(1000)}, {})
+    half = tmp_path / "half.safetensors"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    if section == "start":
+        smoke["runs"]["mar"]["start"] = str(half)
+        smoke["data"]["num_shards"] = 1
+        write_inputs(parse_study(smoke), channels=4)
+    else:
+        part = smoke["scoring"]["extractor"] if section == "extractor" else smoke[section]
+        part["weights"] = str(half)
+    study_file.write_text(yaml.safe_dump(smoke))
+
+    result = mixar(*verb, "--study", study_file)
+
+    assert result.returncode == 2
+    assert f"{half}: damaged or no safetensors file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_message(study_file, smoke):
+    smoke["training"]["learning_rate"] = 1e38
+    smoke["data"]["num_shards"] = 1
+    study_file.write_text(yaml.safe_dump(smoke))
+    write_inputs(parse_study(smoke), channels=4)
+
+    result = mixar("train", "--run", "mar", "--study", study_file)
+
+    assert result.returncode == 2
+    assert "train mar seed 0: loss" in result.stderr and "Lower learning_rate" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -113,10 +214,17 @@ def test_check_says_what_a_study_holds_and_misses(study_file, smoke):
 def test_assets_lists_every_external_file_and_marks_what_a_study_needs(tmp_path, root):
     result = mixar("assets", "--study", root / "config" / "imagenet256.yaml", MIXAR_ASSETS=str(tmp_path))
 
-    rows = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if line.startswith("│")}
-    assert "yes" in rows["vavae-f16d32"].split("│")[2]
-    assert "no" in rows["vavae-f16d32"].split("│")[3]
-    assert "yes" not in rows["kl16"].split("│")[2]
+    table, *below = result.stdout.split("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
+    assert max(map(len, table.splitlines())) <= 110
+    assert rows["vavae-f16d32"][:6] == ["*", "missing", "~2,050", "MiB", "2088e073…", "MIT"]
+    assert rows["mar-h"] == ["missing", "~7,191", "MiB", "MIT", "mar_huge/checkpoint-last.pth"]
+    assert rows["adm-statistics"][-4:] == ["git", "1da4c176…", "MIT", "adm_in256_stats.npz"]
+    assert all(name in rows for name in ASSETS)
+    assert f"Looked for in {tmp_path}" in below[0]
+    ways = [line.strip() for line in below[1].splitlines()[1:]]
+    assert ways[0] == "mixar assets get vavae-f16d32" and "mixar assets get kl16" not in ways
+    assert ways[-1].startswith("imagenet-val: register at image-net.org; put ILSVRC2012_img_val.tar")
 
 
 def test_a_verb_runs_and_leaves_its_file(study_file, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from toy_models import EVERY_VARIANT, toy_batch, toy_study
+from toy_models import EVERY_VARIANT, SMALL, toy_batch, toy_study
 
 from mixar.model.cost import count_parameters, flops_sample, flops_train, token_counts
 from mixar.model.decode import sample_latents
@@ -56,10 +56,17 @@ def test_tokens_are_counted_alike_for_every_strategy():
     assert counts["dc_ca"]["tokens_total"] == 576
 
 
-def variant_study(strategy, options, **training):
+UNEQUAL = {"decoder_width": 48, "decoder_heads": 6, "mlp_ratio": 3.0}  # a decoder of its own size
+
+
+def variant_study(strategy, options, model=None, **training):
     run = {"label": "run", "model": "small", "guidance": {"strategy": strategy, "options": options}}
     recipe = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4, "mask_rate_min": 1.0, **training}
-    return toy_study(runs={"run": run}, training=recipe)
+    return toy_study(model={**SMALL.model_dump(), **(model or {})}, runs={"run": run}, training=recipe)
+
+
+SIZED_VARIANTS = [(*variant, None) for variant in EVERY_VARIANT]
+SIZED_VARIANTS += [(name, {}, UNEQUAL) for name in ("none", "dc_mix", "dc_sa")]
 
 
 def counted(work):
@@ -68,19 +75,19 @@ def counted(work):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+@pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_sampling_flops_agree_with_the_counter(strategy, options, cfg):
-    study, sampler = variant_study(strategy, options), Sampler(num_iterations=5, head_steps=4, cfg=cfg)
+def test_sampling_flops_agree_with_the_counter(strategy, options, model, cfg):
+    study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, head_steps=4, cfg=cfg)
     model, q = MAR.from_study(study, "run").eval(), torch.zeros(2, 16, dtype=torch.long)
     found = counted(lambda: sample_latents(model, q, q[:, 0], sampler, torch.Generator().manual_seed(0)))
     assert found / 2 == pytest.approx(flops_sample(study, "run", sampler), rel=0.02)
 
 
-@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+@pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
 @pytest.mark.parametrize("multiplier", [1, 4])
-def test_training_flops_agree_with_three_counted_forward_passes(strategy, options, multiplier):
-    study = variant_study(strategy, options, head_batch_multiplier=multiplier)
+def test_training_flops_agree_with_three_counted_forward_passes(strategy, options, model, multiplier):
+    study = variant_study(strategy, options, model, head_batch_multiplier=multiplier)
     model, batch = MAR.from_study(study, "run"), {k: v for k, v in toy_batch(4, 16).items() if k != "q"}
     q, rng = torch.zeros(4, 16, dtype=torch.long), torch.Generator().manual_seed(0)
     found = counted(lambda: model(**batch, q=q, rng=rng, head_batch_multiplier=multiplier))

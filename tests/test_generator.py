@@ -38,6 +38,13 @@ def test_masked_group_reads_as_zeros_and_leaves_the_other_groups_alone():
     assert model.input_bits(t).tolist() == [[[0, 0, 0, -1, -1, 1]]]
 
 
+def test_every_norm_has_the_released_eps():
+    norms = [module for module in tiny().modules() if isinstance(module, torch.nn.LayerNorm)]
+
+    assert len(norms) == 4
+    assert {norm.eps for norm in norms} == {1e-12}
+
+
 def test_class_reaches_the_logits_only_when_kept():
     model, t = tiny(), torch.full((2, 9, 2), 8)
     kept, dropped = torch.tensor([False, False]), torch.tensor([True, True])
@@ -111,7 +118,11 @@ def test_masked_counts_fall_every_step_and_end_at_zero(schedule, entries, steps)
 
 
 def test_linear_schedule_fixes_equal_shares():
-    assert g.masked_counts(10, 10, "linear") == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert g.masked_counts(16, 8, "linear") == [14, 12, 10, 8, 6, 4, 2, 0]
+
+
+def test_shares_at_whole_numbers_are_rounded_in_float32_as_in_the_release():
+    assert g.masked_counts(40, 5, "linear")[:3] == [32, 24, 15]  # 1 - 0.6 in float32 falls short of 0.4
 
 
 def test_more_steps_than_entries_fixes_one_entry_a_step_and_then_stops():

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from toy_models import BITS, EVERY_VARIANT, LENGTH, STRATEGIES, randomise, toy_batch, toy_mar, toy_pair, toy_study
+from toy_models import (
+    BITS,
+    EVERY_VARIANT,
+    LENGTH,
+    SMALL,
+    STRATEGIES,
+    randomise,
+    toy_batch,
+    toy_mar,
+    toy_pair,
+    toy_study,
+)
 
 from mixar.model.guidance import DROPPED, Guidance, build_guidance, load_strategy, token_bits
 from mixar.model.layers import CrossBlock, learned
@@ -149,3 +160,21 @@ def test_an_option_that_a_strategy_does_not_take_is_named():
 def test_dc_ca_has_a_cross_attention_after_every_block():
     model = toy_mar("dc_ca")
     assert all(isinstance(b, CrossBlock) for b in (*model.encoder_blocks, *model.decoder_blocks))
+
+
+@pytest.mark.parametrize(
+    "strategy, options", [("dc_ca", {}), ("dc_sa", {"stage": "encoder"}), ("dc_sa", {"stage": "both"})]
+)
+def test_tokens_that_join_the_encoder_need_halves_of_one_width(strategy, options):
+    model = SMALL.model_dump() | {"decoder_width": 48}
+    run = {"label": "run", "model": "small", "guidance": {"strategy": strategy, "options": options}}
+    with pytest.raises(ValueError, match="models.small.decoder_width: 48 differs from width 32, and .*leave"):
+        build_guidance(toy_study(model, runs={"run": run}), "run")
+
+
+@pytest.mark.parametrize("strategy", ["none", "dc_mix", "dc_sa"])
+def test_a_decoder_may_have_its_own_width_and_heads(strategy):
+    model = SMALL.model_dump() | {"decoder_width": 48, "decoder_heads": 3}
+    mar = MAR.from_study(toy_study(model), strategy)
+    assert mar.encoder_blocks[0].attn.num_heads == 4 and mar.decoder_blocks[0].attn.num_heads == 3
+    assert mar.condition(**toy_batch() | {"q": toy_batch()["q"] % 16}).shape == (2, LENGTH, 48)

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 
 from mixar.data.images import (
+    ROUNDINGS,
     centre_crop,
     count_smaller,
     images_to_unit,
@@ -21,6 +21,7 @@ from mixar.data.images import (
     unit_to_uint8,
     write_images,
 )
+from mixar.scoring.protocols import PROTOCOLS
 from mixar.spec import Data
 
 EMOJI = "resources/noto-emoji-32.parquet"
@@ -138,6 +139,23 @@ def test_a_second_source_is_the_held_out_split(tmp_path):
     assert ingest_manifest(data)["split"].to_pylist() == ["train"] * 24 + ["held_out"] * 6
 
 
+def test_an_asset_is_looked_for_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path))
+    study = {"source": "folder", "image_size": 16, "num_classes": 1000, "path": "asset:imagenet-train"}
+    with pytest.raises(ValueError, match="asset 'imagenet-train' is missing"):
+        ingest_manifest(Data(**study))
+
+    names = [f"n{number:08}" for number in range(1000)]
+    class_folders(tmp_path / "imagenet" / "train", names, each=1)
+    class_folders(tmp_path / "imagenet" / "val", names, each=1)
+    manifest = ingest_manifest(Data(**study, held_out_path="asset:imagenet-val"))
+
+    assert manifest["split"].value_counts().to_pylist() == [
+        {"values": "train", "counts": 1000},
+        {"values": "held_out", "counts": 1000},
+    ]
+
+
 def test_a_limit_keeps_every_class_in_both_splits():
     manifest = ingest_manifest(emoji(limit=60))
 
@@ -226,17 +244,6 @@ def test_an_empty_split_is_refused(tmp_path):
 # Pixels
 
 
-@pytest.mark.parametrize("case", ["crop0", "crop1"])
-def test_the_centre_crop_equals_the_reference_pixel_for_pixel(case):
-    stored = load_file("tests/vectors/vavae.safetensors")
-
-    cropped = centre_crop(Image.fromarray(stored[f"{case}/in/image_hwc"]), int(stored[f"{case}/in/size"]))
-
-    assert np.array_equal(cropped, stored[f"{case}/out/cropped_hwc"])
-    model_range = images_to_unit(cropped[None])[0] * 2 - 1
-    assert torch.allclose(model_range, torch.from_numpy(stored[f"{case}/out/tensor"]), atol=1e-6)
-
-
 def test_an_image_of_the_right_size_passes_the_crop_unchanged():
     image = picture(1, 8, 8)
 
@@ -276,10 +283,29 @@ def test_uint8_survives_the_round_trip_through_unit_range():
     assert torch.equal(unit_to_uint8(images_to_unit(levels)), levels)
 
 
-def test_unit_values_are_clamped_and_rounded_half_to_even():
-    values = torch.tensor([-1.0, 0.5 / 255, 1.5 / 255, 0.4 / 255, 2.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        ("half-even", [0, 0, 2, 0, 3, 255, 255]),
+        ("half-up", [0, 1, 2, 0, 3, 255, 255]),
+        ("down", [0, 0, 1, 0, 2, 254, 255]),
+    ],
+)
+def test_unit_values_are_clamped_and_rounded_as_their_project_does(rounding, expected):
+    levels = torch.tensor([-1.0, 0.5, 1.5, 0.4, 2.6, 254.9, 300.0], dtype=torch.float64)
+    values = (levels / 255).view(1, 1, 1, 7).expand(1, 3, 1, 7)
 
-    assert unit_to_uint8(values)[0, 0, :, 0].tolist() == [0, 0, 2, 0, 255]
+    assert unit_to_uint8(values, rounding)[0, 0, :, 0].tolist() == expected
+
+
+def test_images_are_rounded_half_to_even_unless_told_otherwise():
+    values = torch.tensor([0.5 / 255, 1.5 / 255]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+
+    assert unit_to_uint8(values)[0, 0, :, 0].tolist() == [0, 2]
+
+
+def test_every_protocol_names_a_rounding():
+    assert {protocol.rounding for protocol in PROTOCOLS.values()} <= ROUNDINGS.keys()
 
 
 def test_written_images_come_back_and_nothing_else_is_left_behind(tmp_path):

@@ -1,17 +1,11 @@
 """Generation orders, mask rates and the sampling loop's schedule."""
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from mixar.model.masking import mask_first, mask_rate_at, masked_counts, sample_mask_rate, sample_orders
-
-SCHEDULE = Path(__file__).parent / "vectors" / "mar_schedule.safetensors"
 
 
 def generator(seed=0):
@@ -50,17 +44,6 @@ def test_a_longer_mask_contains_a_shorter_one():
     masks = [mask_first(orders, count) for count in range(10)]
 
     assert all((shorter <= longer).all() for shorter, longer in zip(masks, masks[1:], strict=False))
-
-
-def test_mask_rate_quantiles_equal_the_stored_ones():
-    stored = load_file(SCHEDULE)
-    with safe_open(SCHEDULE, "pt") as file:
-        rate_min = json.loads(file.metadata()["config"])["mask_ratio_min"]
-    assert rate_min == stored["mask_ratio/min"].item()
-
-    rates = [mask_rate_at(u, rate_min) for u in stored["mask_ratio/quantile"].tolist()]
-
-    assert rates == pytest.approx(stored["mask_ratio/value"].tolist(), rel=1e-9)
 
 
 def test_drawn_mask_rates_have_the_moments_of_the_truncated_normal():

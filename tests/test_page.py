@@ -11,11 +11,13 @@ import yaml
 from toy_rows import FD, all_rows, loss_curve, reported_study, write_study
 
 from mixar.data.images import ingest_manifest, load_images, write_images
+from mixar.files import write_table
 from mixar.layout import Layout
+from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import RULE, claims_of
 from mixar.reporting.page import page, provenance_table
-from mixar.reporting.results import SCHEMA, read_rows, write_table
-from mixar.reporting.tables import efficiency_table, literature_tables, quality_table
+from mixar.reporting.results import SCHEMA, read_rows
+from mixar.reporting.tables import efficiency_table, quality_table
 from mixar.spec import Study
 from mixar.stages.report import report
 
@@ -26,9 +28,11 @@ TOY = {"strategies": {"toy": "somewhere:Toy"},
 def made_page(root, tmp_path, study: Study) -> str:
     rows = pd.DataFrame(all_rows(study), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
     (tmp_path / "a.png").write_bytes(b"picture")
-    literature = literature_tables(yaml.safe_load((root / "resources" / "literature.yaml").read_text()))
+    literature = audit_tables(yaml.safe_load((root / "resources" / "literature.yaml").read_text()))
     tables = [quality_table(study, rows), efficiency_table(study, rows)]
-    return page(study, rows, claims_of(study, rows), tables, literature, {"A figure": tmp_path / "a.png"})
+    return page(
+        study, rows, claims_of(study, rows), tables, list(literature.values()), {"A figure": tmp_path / "a.png"}
+    )
 
 
 def test_the_page_loads_nothing_from_elsewhere(root, tmp_path):

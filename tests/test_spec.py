@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, Study, load_study, parse_study, seed_of
+from mixar.spec import SpecError, Study, digest, load_study, parse_study, seed_of
 from mixar.spec_problems import section_in
 
 
@@ -128,8 +128,13 @@ def put(*path_and_value):
         (remove("continuous", "train"), "continuous: give `weights` (a file) or `train`"),
         (remove("generator", "train"), "generator: give `weights` (a file) or `train`"),
         (put("discrete", "channels", 48), "discrete.channels: 48 is no multiple of 32"),
+        (put("discrete", "options", {"depth": 2}), "discrete.options: they go to a network of one's own"),
         (put("discrete", "bits", 5), "generator.splits: 2 does not divide discrete.bits 5"),
         (put("models", "tiny", "heads", 3), "models.tiny.width: 32 is not divisible by heads 3"),
+        (
+            put("models", "tiny", "decoder_heads", 5),
+            "models.tiny: the decoder's width 32 is not divisible by its heads 5",
+        ),
         (put("runs", "mar", "model", "tny"), "runs.mar.model: 'tny' is unknown; did you mean 'tiny'?"),
         (put("runs", "mar", "samplers", ["quick"]), "runs.mar.samplers: 'quick' is unknown"),
         (put("runs", "mar", "training", {"epoch": 3}), "did you mean 'epochs'?"),
@@ -140,8 +145,23 @@ def put(*path_and_value):
         (put("runs", "dc_mix_long", "seeds", [0, 7]), "has no seed [7]"),
         (put("runs", "dc_mix_long", "start", "weights.safetensors"), "keep one"),
         (put("report", "figure8", "plain", "nobody"), "report.figure8: 'nobody' is unknown"),
+        (put("scoring", "own_metrics", {"sfid": "a:b"}), "scoring.own_metrics: 'sfid' stands for another result"),
         (put("samplers", "default", "head_steps", 1), "samplers.default.head_steps"),
         (put("study", "Not A Folder"), "study"),
+        (put("data", "image_size", 8), "data.image_size: 8 pixels give 1 tokens an image; at least 4 are needed"),
+        (put("discrete", "bits", 18), "discrete.bits: 18, but a token shard stores 16 bits"),
+        (put("continuous", "attention_levels", [4]), "continuous.attention_levels: 4 is no level of 4 multipliers"),
+        (
+            put("runs", "maskbit", {"label": "Mine", "model": "tiny"}),
+            "runs.maskbit: this name stands for other results",
+        ),
+        (put("runs", "own_mine", {"label": "Mine", "model": "tiny"}), "runs.own_mine: this name stands for other"),
+        (put("runs", "dc_mix", "seeds", [0, 1, 0]), "runs.dc_mix.seeds: [0, 1, 0] names a seed twice"),
+        (put("runs", "mar", "start", "mar-{sead}.safetensors"), "only {seed} may stand in braces"),
+        (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
+        (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),
+        (put("evaluation", "num_images", 2), "scoring.jackknife_groups: metric 'fd' needs at least 3 images"),
+        (put("runs", "dc_sa", "guidance", {"strategy": "DC-SA"}), "'DC-SA' is unknown; did you mean 'dc_sa'?"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
@@ -182,10 +202,13 @@ def digests(content):
         "dc_mix_timix": d.train("dc_mix_timix", 0),
         "sample mar": d.sample("mar", 0, "default"),
         "score": d.score(),
+        "reconstruct": d.reconstruct("continuous"),
+        "measure mar": d.measure("mar"),
     }
 
 
 TRAININGS = {"mar", "dc_mix", "dc_mix_long", "dc_mix_timix"}
+IMAGES = {"sample mar", "reconstruct", "measure mar"}
 
 
 @pytest.mark.parametrize(
@@ -193,14 +216,17 @@ TRAININGS = {"mar", "dc_mix", "dc_mix_long", "dc_mix_timix"}
     [
         (put("hardware", "gpus", 4), set()),
         (put("runs", "mar", "label", "Plain"), set()),
-        (put("samplers", "default", "cfg", 1.5), {"sample mar"}),
-        (put("training", "epochs", 3), TRAININGS | {"sample mar"}),
-        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar"}),
+        (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
+        (put("training", "epochs", 3), TRAININGS | {"sample mar", "measure mar"}),
+        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar", "measure mar"}),
         (put("runs", "dc_mix", "training", {"epochs": 3}), {"dc_mix", "dc_mix_long", "dc_mix_timix"}),
         (put("runs", "dc_mix_timix", "ti_mix", {"end": 0.5}), {"dc_mix_timix"}),
-        (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar"}),
-        (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate", "sample mar"}),
+        (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar", "measure mar"}),
+        (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate"} | IMAGES),
         (put("scoring", "kid_subsets", 5), {"score"}),
+        (put("scoring", "reconstructions", "vavae-val-rfid"), {"score", "reconstruct"}),  # another crop and rounding
+        (put("scoring", "protocol", "adm256-gfid"), {"score", "reconstruct", "sample mar"}),
+        (put("evaluation", "batch_size", 9), {"score", "generate", "sample mar", "measure mar"}),
     ],
 )
 def test_a_changed_setting_concerns_exactly_the_stages_that_depend_on_it(smoke, change, concerned):
@@ -283,3 +309,33 @@ def test_the_readme_explains_every_key_of_every_section(root):
     keys = {name for section in sections(Study) for name in section.model_fields}
 
     assert not {key for key in keys if not re.search(rf"`(?:[\w.]+\.)?{key}`", text)}
+
+
+def test_a_model_with_equal_halves_has_the_digest_it_had_before_they_could_differ(smoke):
+    model = parse_study(smoke).models["tiny"]
+    assert "decoder_width" not in model.model_dump() and "decoder_heads" not in model.model_dump(mode="json")
+    other = model.model_copy(update={"decoder_width": 2 * model.width})
+    assert digest(model) != digest(other) and type(other).model_validate(other.model_dump()) == other
+
+
+# Of the sections as they were before tokenizers and metrics of one's own: what was made under them is kept.
+DIGESTS = {
+    "demo": {"continuous": "9f50d299fa83c637", "discrete": "50f4e0c90b5e0028", "scoring": "a0055be37cec2fce"},
+    "smoke": {"continuous": "71a0aca7418d644b", "discrete": "64dba2d1db7cff05", "scoring": "548253927c468232"},
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_studies_that_bring_nothing_of_their_own_keep_their_digests(name, root):
+    study = load_study(root / "config" / f"{name}.yaml")
+
+    assert {section: digest(getattr(study, section)) for section in DIGESTS[name]} == DIGESTS[name]
+
+
+def test_a_tokenizer_of_ones_own_is_part_of_what_identifies_the_study(smoke):
+    smoke["continuous"] |= {"network": "my_tokenizer:Mine", "options": {"depth": 2}, "channels": 5}
+    study = parse_study(smoke)
+    smoke["continuous"]["options"]["depth"] = 3
+
+    assert parse_study(study.model_dump(mode="json")) == study
+    assert Digests(parse_study(smoke)).tokenize() != Digests(study).tokenize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from toy_runs import toy_study, write_inputs
 from mixar.data.images import read_images
 from mixar.data.shards import read_generated
 from mixar.model.mar import MAR
+from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages.sample import latent_decoder, latent_statistics, sample
-from mixar.tokens import maskbit, vavae
+from mixar.tokens import tokenizers
 from mixar.weights import save_weights
 
 SHARDS = (0, 1)
@@ -84,7 +87,7 @@ def test_batches_have_noise_of_their_own(drawn):
 def test_maskbit_is_the_decoded_tokens_themselves(drawn):
     study, layout = drawn
     tokens, _, _ = read_generated([layout.generated_shard(1)])
-    model = maskbit.load(study.discrete, layout.tokenizer("discrete"))
+    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete"))
 
     sample(study, layout, "maskbit", 0, "default", 1)
 
@@ -100,7 +103,7 @@ def test_latents_are_denormalised_and_laid_out_row_by_row(drawn):
 
     images = latent_decoder(study, layout, CPU)(normalised)
 
-    model = vavae.load(study.continuous, layout.tokenizer("continuous"))
+    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous"))
     torch.testing.assert_close(images, (model.decode(z) + 1) / 2, rtol=1e-4, atol=1e-5)
 
 
@@ -145,3 +148,15 @@ def test_generated_tokens_of_another_grid_are_refused(drawn, tmp_path):
 
     with pytest.raises(ValueError, match="16 tokens an image, and the study's grid has 64"):
         sample(larger, layout, "maskbit", 0, "default", 0)
+
+
+def test_pixels_are_rounded_as_the_protocol_says(drawn, monkeypatch):
+    study, layout = drawn
+    sample(study, layout, "mix", 0, "default", 0)
+    nearest = images_of(layout, "mix", 0, 0)[2].astype(int)
+
+    protocol = PROTOCOLS[study.scoring.protocol]
+    monkeypatch.setitem(PROTOCOLS, study.scoring.protocol, replace(protocol, rounding="down"))
+    sample(study, layout, "mix", 0, "default", 0)
+
+    assert set(np.unique(nearest - images_of(layout, "mix", 0, 0)[2])) == {0, 1}

@@ -126,7 +126,7 @@ def test_training_resumed_after_an_exception_equals_training_without_one(uninter
     assert curves[0].equals(curves[1])
 
 
-def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupted, tmp_path):
+def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupted, tmp_path, capsys):
     study = fused_study(tmp_path / "killed")
     layout = write_inputs(study)
 
@@ -135,6 +135,7 @@ def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupte
     train(study, layout, "fused", 0)
 
     assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
+    assert "goes on after 2/4 steps" in capsys.readouterr().out
 
 
 def test_two_processes_train_one_run_together(tmp_path):

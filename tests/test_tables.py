@@ -2,17 +2,14 @@
 
 import csv
 import io
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
-from toy_rows import FD, all_rows, measure_rows, reconstruction_rows, reported_study, score_rows
+from toy_rows import FD, HASHES, PROTOCOL, all_rows, measure_rows, reconstruction_rows, reported_study, score_rows
 
-from mixar.reporting.results import SCHEMA
-from mixar.reporting.tables import MISSING, efficiency_table, literature_tables, number, quality_table, si
+from mixar.reporting.results import SCHEMA, make_rows
+from mixar.reporting.tables import MISSING, efficiency_table, number, quality_table, si
 
-RESOURCES = Path(__file__).parent.parent / "resources"
 TOY = {"strategies": {"toy": "somewhere:Toy"},
        "runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "toy"}}}}  # fmt: skip
 
@@ -32,7 +29,8 @@ def test_table_1_shows_means_over_seeds_their_spread_and_interval():
     table = quality_table(study, frame(all_rows(study)))
 
     assert cell(table, "MAR", "gFD-toy-net ↓") == "213.5 ± 7.8"
-    assert cell(table, "MAR", "95 % interval") == "[200.0, 227.0]"
+    assert table.intervals[1][:4] == ["95 % interval", "[11.50, 13.50]", "", "[200.0, 227.0]"]
+    assert all(reach.startswith("[") for reach in table.intervals[1][3:8])  # of every score
     assert cell(table, "DC-SA", "gFD-toy-net ↓") == "158.0"
     assert [cell(table, "MAR", c) for c in ("seeds", "n", "protocol")] == ["2", "72", "toy-gfd"]
     assert [row[0] for row in table.cells][:2] == ["MaskBit's own images", "MAR"]
@@ -92,6 +90,30 @@ def test_a_column_does_not_mix_what_is_not_comparable_unless_marked(change):
     assert any(note.startswith("†") for note in marked.notes)
 
 
+def test_brought_images_are_marked_and_decide_neither_names_nor_what_may_share_a_column():
+    study, how = reported_study(), {"protocol": "adm256-gfid", "hashes": {"extractor_name": "inception-v3-compat"}}
+    value = [{"metric": "fd", "value": 1.5, "low": 1.4, "high": 1.6, "n": 50_000}]
+    brought = [
+        make_rows(study, f"own_{name}", source="sample", values=value, label=name, **{**how, **changes})
+        for name, changes in (("like", {}), ("uneven", {"protocol": "adm256-gfid[labels=uneven]"}),
+                              ("other", {"hashes": {"extractor": "0" * 64, "extractor_name": "other"}}))
+    ]  # fmt: skip
+
+    table = quality_table(study, frame(score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how) + sum(brought, [])))
+
+    assert "gFID ↓" in table.columns
+    assert [row[0] for row in table.cells][-3:] == ["like", "other†", "uneven†"]
+    assert cell(table, "like", "gFID ↓") == "1.50" and cell(table, "like", "rFD-subgroup-cnn ↓") == MISSING
+
+
+def test_brought_images_need_a_label_and_a_name_of_their_own():
+    study, value = reported_study(), [{"metric": "fd", "value": 1.5}]
+
+    for run, label in (("own_mine", None), ("mine", "Mine")):
+        with pytest.raises(ValueError, match="is unknown"):
+            make_rows(study, run, source="sample", values=value, label=label)
+
+
 def test_rows_of_runs_that_the_study_no_longer_has_are_left_out():
     old = reported_study(**TOY)
     rows = frame(all_rows(old, {**FD, "toy": {0: 1.0}}) + score_rows(old, "mar", 7, 1.0))
@@ -115,6 +137,67 @@ def test_a_value_that_stands_twice_is_refused():
 
     with pytest.raises(ValueError, match="several values for one seed"):
         quality_table(study, rows)
+
+
+NAMED = {"gFD-toy-net∞ ↓": "fd_infinity", "FD-DINOv2 ↓": "fd_dinov2", "sFID ↓": "sfid",
+         "Precision (VGG) ↑": "precision_vgg", "Recall (VGG) ↑": "recall_vgg", "mine": "mine"}  # fmt: skip
+
+
+def further_rows(study, run, seed=0, value=0.25, **how):
+    values = [{"metric": m, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 72}
+              for m in (*reversed(NAMED.values()), "fd_held_out")]  # fmt: skip
+    how = {"protocol": PROTOCOL, "hashes": HASHES, **how}
+    return make_rows(study, run, source="sample", seed=seed, sampler="default", values=values, **how)
+
+
+def test_every_further_metric_has_a_column_after_recall_and_its_interval_in_the_csv():
+    study = reported_study()
+    rows = all_rows(study) + further_rows(study, "mar") + further_rows(study, "mar", 1, 0.35)
+
+    without, table = quality_table(study, frame(all_rows(study))), quality_table(study, frame(rows))
+
+    assert table.columns == (*without.columns[:8], *NAMED, *without.columns[8:])
+    assert [row[:8] + row[14:] for row in table.cells] == without.cells
+    assert cell(table, "MAR", "Recall (VGG) ↑") == "0.30 ± 0.07" and cell(table, "MAR", "mine") == "0.300 ± 0.071"
+    assert cell(table, "DC-CA", "FD-DINOv2 ↓") == MISSING
+    mar = next(r for r in csv.DictReader(io.StringIO(table.csv())) if r["run"] == "mar")
+    for metric in ("rfd", "fd", "is", "kid", "precision", "recall", *NAMED.values()):
+        assert float(mar[f"{metric}_low"]) < float(mar[metric]) < float(mar[f"{metric}_high"])
+    assert "$\\infty$" in table.latex() and "∞" not in table.latex()
+    assert max(map(len, table.text().splitlines())) <= 110
+    assert any(note.startswith("All other scores use") for note in table.notes)
+
+
+def test_a_further_column_does_not_mix_protocols_either():
+    study = reported_study()
+    rows = frame(all_rows(study) + further_rows(study, "mar") + further_rows(study, "dc_sa", protocol="other"))
+
+    with pytest.raises(ValueError, match="column fd_infinity: a column cannot mix"):
+        quality_table(study, rows)
+    assert any("†" in row[0] for row in quality_table(study, rows, marked=True).cells)
+
+
+def test_notes_say_what_the_reconstruction_column_is_and_psnr():
+    study = reported_study()
+    psnr = {"metric": "psnr", "value": 24.5, "low": 24.25, "high": 24.75, "n": 30}
+    rows = [r for r in all_rows(study) if r["metric"] != "psnr"]
+    rows += [
+        row
+        for kind in ("continuous", "discrete")
+        for row in make_rows(study, kind, source="reconstruct", values=[psnr], protocol="toy-rfd", hashes=HASHES)
+    ]
+
+    notes = quality_table(study, frame(rows)).notes
+
+    assert (
+        "The reconstruction column belongs to the tokenizer: VA-VAE for every run, MaskBit tokenizer for MaskBit's own "
+        "images; it has protocol toy-rfd, n = 30, not those of the row."
+    ) in notes
+    assert (
+        "PSNR of the same reconstructions, with 95 % interval: VA-VAE 24.50 dB [24.25, 24.75], MaskBit tokenizer "
+        "24.50 dB [24.25, 24.75]."
+    ) in notes
+    assert not any("PSNR" in note for note in quality_table(study, frame(score_rows(study, "mar", 0, 200.0))).notes)
 
 
 def test_times_from_another_device_are_marked():
@@ -154,24 +237,3 @@ def test_numbers_are_written_for_readers():
     assert [number(v) for v in (2197.4, 213.5, 1.5, 0.5, 0.0121, 0.0)] == ["2,197", "213.5", "1.50", "0.500", "0.0121",
                                                                            "0.00000"]  # fmt: skip
     assert [si(v) for v in (556_999_744, 1.453e12, 12, None)] == ["557 M", "1.45 T", "12", MISSING]
-
-
-def test_the_papers_numbers_stay_in_their_own_tables():
-    literature = yaml.safe_load((RESOURCES / "literature.yaml").read_text())
-
-    quality, efficiency = literature_tables(literature)
-
-    assert cell(quality, "MixAR-L", "gFID ↓") == "1.53"
-    assert cell(quality, "MAR-B", "sources say").startswith("rFID 0.53 (mar-val)")
-    assert cell(efficiency, "DC-Mix", "Train / min/epoch") == "39.40"
-    assert all("not comparable" in table.title for table in (quality, efficiency))
-    study = reported_study()
-    assert not any("1.53" in value for row in quality_table(study, frame(all_rows(study))).cells for value in row)
-
-
-def test_every_cited_source_is_described():
-    literature = yaml.safe_load((RESOURCES / "literature.yaml").read_text())
-
-    cited = {s["source"] for row in literature["table1"]["rows"] for s in row["source"].values()}
-
-    assert cited <= set(literature["sources"])

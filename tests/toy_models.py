@@ -1,11 +1,6 @@
-"""Small models and studies for the tests of mixar/model, and MAR's stored reference run."""
-
-import json
-from pathlib import Path
+"""Small models and studies for the tests of mixar/model."""
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from mixar.model.guidance import DCCrossAttention, DCMix, DCSelfAttention, Unguided
 from mixar.model.mar import MAR
@@ -27,7 +22,6 @@ BITS, LENGTH, CHANNELS, CLASSES = 5, 16, 3, 4
 SMALL = Model(
     width=32, encoder_depth=2, decoder_depth=2, heads=4, buffer_size=3, dropout=0.0, head_depth=2, head_width=32
 )
-VECTORS = Path(__file__).parent / "vectors" / "mar.safetensors"
 
 
 def toy_mar(strategy="none", seed=0, model=SMALL, **options):
@@ -82,48 +76,13 @@ def toy_study(model=None, **changes):
         "samplers": {"default": {"num_iterations": 5, "head_steps": 4}},
         "runs": {name: {"label": name, "model": "small", "guidance": {"strategy": name}} for name in STRATEGIES},
         "evaluation": {"num_images": 4, "batch_size": 2},
-        "scoring": {"protocol": "toy", "extractor": {"network": "subgroup-cnn", "weights": "none.safetensors"}},
+        "scoring": {
+            "protocol": "emoji-gfd",
+            "metrics": [],
+            "extractor": {"network": "subgroup-cnn", "weights": "none.safetensors"},
+        },
     }
     return parse_study({**content, **changes})
-
-
-class Reference:
-    """MAR's released code in a tiny configuration: its settings, stored tensors, and our model with its weights."""
-
-    def __init__(self):
-        with safe_open(VECTORS, "pt") as file:
-            config = json.loads(file.metadata()["config"])
-        self.config, self.runs, self.stored = config["mar"], config["runs"], load_file(VECTORS)
-        self.model = self._model()
-
-    def _model(self):
-        c, side = self.config, self.config["img_size"] // self.config["vae_stride"]
-        settings = Model(
-            width=c["encoder_embed_dim"],
-            encoder_depth=c["encoder_depth"],
-            decoder_depth=c["decoder_depth"],
-            heads=c["encoder_num_heads"],
-            mlp_ratio=c["mlp_ratio"],
-            buffer_size=c["buffer_size"],
-            dropout=c["proj_dropout"],
-            head_depth=c["diffloss_d"],
-            head_width=c["diffloss_w"],
-        )
-        model = MAR(settings, Unguided(settings.width, side**2, 14), side**2, c["vae_embed_dim"], c["class_num"])
-        weights = {k.removeprefix("sd/"): v for k, v in self.stored.items() if k.startswith("sd/")}
-        model.load_state_dict({our_name(k): v for k, v in weights.items()})
-        return model.eval()
-
-    def batch(self, drop):
-        """x, q, m, c, drop of the stored forward pass; q is ignored by MAR."""
-        m = self.stored["in/mask"].bool()
-        x = self.stored["in/imgs"].flatten(2).transpose(1, 2)
-        return {"x": x, "q": torch.zeros_like(m, dtype=torch.long), "m": m, "c": self.stored["in/labels"], "drop": drop}
-
-
-def our_name(key):
-    """Where a released parameter lives here: the mask token belongs to the strategy."""
-    return "guidance.mask_token" if key == "mask_token" else key
 
 
 def assert_near(found, expected, tolerance=1e-5):

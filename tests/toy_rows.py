@@ -35,7 +35,7 @@ def reported_study(root: Path = Path("results"), **changes) -> Study:
         "study": "reported",
         "title": "Invented study",
         "data": {"source": "emoji", "path": "resources/noto-emoji-32.parquet", "image_size": 32, "num_classes": 9},
-        "continuous": tokenizer,
+        "continuous": {**tokenizer, "attention_levels": []},
         "discrete": {**tokenizer, "bits": 4},
         "generator": {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16, **trained},
         "models": {"s": {"width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2, "head_depth": 1,
@@ -51,7 +51,7 @@ def reported_study(root: Path = Path("results"), **changes) -> Study:
             "timix": {"label": "DC-Mix, continued with TI-Mix", "ti_mix": {}, **child},
         },
         "evaluation": {"num_images": 72, "shard_size": 40},
-        "scoring": {"protocol": PROTOCOL, "extractor": {"network": "subgroup-cnn", **trained}},
+        "scoring": {"protocol": PROTOCOL, "kid_subset_size": 50, "extractor": {"network": "subgroup-cnn", **trained}},
         "report": {
             "figure8": {"parent": "dc_mix", "plain": "long", "ti_mix": "timix"},
             "claims": {"baseline": "mar", "guided": "dc_mix", "self_attention": "dc_sa", "final": "timix"},

@@ -42,7 +42,7 @@ def toy_study(root: Path, **changes) -> Study:
             "ti": {"label": "DC-Mix, TI-Mix", "model": "s", "guidance": MIX, "ti_mix": {}},
         },
         "evaluation": {"num_images": 6, "shard_size": 4, "batch_size": 3},
-        "scoring": {"protocol": "toy", "extractor": {"network": "subgroup-cnn", **pretrained}},
+        "scoring": {"protocol": "emoji-gfd", "metrics": [], "extractor": {"network": "subgroup-cnn", **pretrained}},
         "measure": {"batch_size": 4, "train_steps": 2, "repeats": 2},
         "hardware": {"device": "cpu", "results": str(root)},
     }  # fmt: skip

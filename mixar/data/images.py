@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from mixar import assets
 from mixar.data.sources import SOURCES, Entry, open_parquet
+from mixar.files import write_table
 from mixar.spec import Data
 
 SPLITS = ("train", "held_out")
@@ -49,7 +50,8 @@ def ingest_manifest(data: Data) -> pa.Table:
     its relative path; Parquet: its bytes) falls below `held_out_rate`, whatever else is in the source.
     Raises ValueError for missing, empty, truncated or unreadable sources, and for other classes than the study's.
     """
-    entries = SOURCES[data.source](data.path, "data.path")
+    assets.require(*(path for path in (data.path, data.held_out_path) if path and path.startswith(assets.PREFIX)))
+    entries = SOURCES[data.source](_place(data.path), "data.path")
     labels = {e.label for e in entries}
     if labels != set(range(data.num_classes)):
         raise ValueError(
@@ -58,7 +60,7 @@ def ingest_manifest(data: Data) -> pa.Table:
         )
     held_out = [_share(e.identity) < data.held_out_rate for e in entries]
     if data.held_out_path:
-        extra = SOURCES[data.source](data.held_out_path, "data.held_out_path")
+        extra = SOURCES[data.source](_place(data.held_out_path), "data.held_out_path")
         _same_classes(entries, extra, data.held_out_path)
         held_out = [False] * len(entries) + [True] * len(extra)
         entries = entries + extra
@@ -69,6 +71,11 @@ def ingest_manifest(data: Data) -> pa.Table:
     if data.source == "emoji":
         _uniform(table, data.image_size)
     return table
+
+
+def _place(value: str) -> str:
+    """The path behind `asset:NAME`; a plain path as it is, for it may be a pattern."""
+    return str(assets.resolve(value)) if value.startswith(assets.PREFIX) else value
 
 
 def count_smaller(manifest: pa.Table, size: int) -> int:
@@ -138,7 +145,24 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.array(image)[top : top + size, left : left + size]
 
 
-class _RowReader:
+def bilinear_crop(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 RGB [size, size, 3]: shorter side to `size`, bilinear with antialiasing on the tensor, then the centre.
+
+    VA-VAE, released code of its tokenizer's evaluation; the pixels are whole levels here, as its PNG files have them.
+    """
+    pixels = images_to_unit(np.array(image.convert("RGB"))[None])
+    short = min(image.size)
+    sides = (int(image.height * size / short), int(image.width * size / short))
+    pixels = torch.nn.functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
+    top, left = (round((side - size) / 2) for side in sides)
+    return unit_to_uint8(pixels[..., top : top + size, left : left + size], "half-up")[0].numpy()
+
+
+# How an original becomes a square; a score's protocol says which one it takes.
+CROPS = {"adm": centre_crop, "bilinear": bilinear_crop}
+
+
+class RowReader:
     """Encoded images by manifest row; keeps the last Parquet row group, so ascending rows are read once."""
 
     def __init__(self):
@@ -159,22 +183,25 @@ class _RowReader:
         return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
 
 
-def iter_images(rows: pa.Table, size: int) -> Iterator[np.ndarray]:
-    """Yield uint8 RGB [size, size, 3] for each manifest row, in order. Raises ValueError naming a broken image."""
+def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.ndarray]:
+    """Yield uint8 RGB [size, size, 3] for each manifest row, in order. crop: a key of CROPS.
+
+    Raises ValueError naming a broken image.
+    """
     threads = len(os.sched_getaffinity(0))
-    reader = _RowReader()
+    reader = RowReader()
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes outside the interpreter lock
         for start in range(0, len(rows), 32 * threads):
             chunk = rows.slice(start, 32 * threads).select(["file", "row"]).to_pylist()
-            sources = [(reader.source(r["file"], r["row"]), _where(r), size) for r in chunk]
+            sources = [(reader.source(r["file"], r["row"]), _where(r), size, CROPS[crop]) for r in chunk]
             yield from pool.map(_decode, sources)
 
 
 def _decode(item: tuple) -> np.ndarray:
-    source, where, size = item
+    source, where, size, crop = item
     try:
         with Image.open(source) as image:
-            return centre_crop(image, size)
+            return crop(image, size)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{where}: not readable as an image ({error})") from None
 
@@ -196,9 +223,17 @@ def images_to_unit(images: torch.Tensor | np.ndarray) -> torch.Tensor:
     return torch.as_tensor(images).movedim(-1, -3).to(torch.float32) / 255
 
 
-def unit_to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """float [n, 3, H, W], clamped to [0, 1], to uint8 [n, H, W, 3]; rounds to the nearest level, ties to even."""
-    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)
+def unit_to_uint8(images: torch.Tensor, rounding: str = "half-even") -> torch.Tensor:
+    """float [n, 3, H, W], clamped to [0, 1], to uint8 [n, H, W, 3]. rounding: a key of ROUNDINGS."""
+    return ROUNDINGS[rounding](images.clamp(0, 1)).clamp(max=255).to(torch.uint8).movedim(-3, -1)
+
+
+# Whole levels of values in [0, 1], as each released project rounds them; a score's protocol says which one it takes.
+ROUNDINGS = {
+    "half-even": lambda unit: (unit.float() * 255).round(),  # MAR: 255 (x + 1) / 2, ties to even
+    "half-up": lambda unit: ((2 * unit - 1).float() * 127.5 + 128).floor(),  # VA-VAE: 127.5 x + 128, truncated
+    "down": lambda unit: (unit.float() * 255).floor(),  # MaskBit: truncated
+}
 
 
 # Parquet files of drawn images
@@ -217,19 +252,30 @@ def write_images(path: Path, index, labels, images, columns: dict | None = None)
     write_table(path, pa.table({**table, **extra}))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
-
-
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """index int64 [n], labels int32 [n] and images uint8 [n, H, W, 3] of a file that `write_images` wrote."""
+    """index int64 [n], labels int32 [n] and images uint8 [n, H, W, 3] of a file that `write_images` wrote.
+
+    Raises ValueError for no images, several sizes, and images that are not RGB, naming the first such row.
+    """
     table = open_parquet(Path(path), ["index", "label", "image"]).read()
-    images = [np.asarray(Image.open(io.BytesIO(e["bytes"])).convert("RGB")) for e in table["image"].to_pylist()]
+    if not len(table):
+        raise ValueError(f"{path}: holds no images")
+    images = [_rgb(e["bytes"], f"{path} row {row}") for row, e in enumerate(table["image"].to_pylist())]
+    for row, image in enumerate(images):
+        if image.shape != images[0].shape:
+            sizes = " and ".join(f"{i.shape[1]} x {i.shape[0]}" for i in (images[0], image))
+            raise ValueError(f"{path} row {row}: images of several sizes, {sizes}; a score needs one")
     return table["index"].to_numpy(), table["label"].to_numpy(), np.stack(images)
+
+
+def _rgb(encoded: bytes, where: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            if image.mode != "RGB":
+                raise ValueError(f"{where}: an image of mode {image.mode}; expected RGB, in three colour channels")
+            return np.asarray(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{where}: not readable as an image ({error})") from None
 
 
 def _png(image: np.ndarray) -> bytes:

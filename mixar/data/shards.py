@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+
+from mixar.files import replaced
 
 TOKEN_KEYS = {  # key: (dtype, number of dimensions)
     "latents": (np.float16, 3),
@@ -39,17 +40,14 @@ DTYPES = {  # safetensors' names
 
 
 def write_shard(path: Path, arrays: dict[str, torch.Tensor | np.ndarray], metadata: dict) -> None:
-    """Write arrays and JSON metadata as safetensors, under a temporary name first.
+    """Write arrays and JSON metadata as safetensors, atomically.
 
     Arrays whose key has a fixed type (TOKEN_KEYS) are converted. Raises ValueError where a value does not fit it.
     """
     plain = {key: a.cpu().numpy() if isinstance(a, torch.Tensor) else np.asarray(a) for key, a in arrays.items()}
     converted = {key: _fitting(key, a, path) for key, a in plain.items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(converted, temporary, metadata={"mixar": json.dumps(metadata, sort_keys=True)})
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        save_file(converted, temporary, metadata={"mixar": json.dumps(metadata, sort_keys=True)})
 
 
 def _fitting(key: str, array: np.ndarray, path: Path) -> np.ndarray:

@@ -23,8 +23,8 @@ from mixar.spec import Sampler, Study
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.tokens import read_manifest
+from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
-from mixar.tokens.vavae import VaVae
 from mixar.training import loop
 from mixar.training.optim import build_optimizer
 from mixar.training.steps import Guide, training_step
@@ -72,12 +72,13 @@ def counts(study: Study, run: str) -> list[dict]:
 
 
 def sampling_values(study: Study, run: str, sampler: str, device: torch.device) -> list[dict]:
-    """FLOPs and seconds per image; the time once with the VA-VAE's decoder and once for the latents alone.
+    """FLOPs and seconds per image; the time once with the tokenizer's decoder and once for the latents alone.
 
     MaskBit's tokens are given, as every run shares them; their generation is in neither.
     """
     settings, size = study.samplers[sampler], study.measure.batch_size
-    model, decoder = MAR.from_study(study, run).to(device).eval(), VaVae(study.continuous).to(device).eval()
+    model = MAR.from_study(study, run).to(device).eval()
+    decoder = tokenizers.build("continuous", study.continuous).to(device).eval()
     batch, rng = _batch(study, device), torch.Generator(device).manual_seed(0)
     latents: list[Tensor] = []
 
@@ -96,8 +97,8 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
     both = [a + b for a, b in zip(drawn, decoded, strict=True)]
     return [
         {"metric": "flops_sample", "value": cost.flops_sample(study, run, settings), "unit": "FLOP/image"},
-        {"metric": "seconds_per_image", "unit": "s, with VA-VAE decoding", **_spread(both, 1 / size)},
-        {"metric": "seconds_per_image_latents", "unit": "s, without VA-VAE decoding", **_spread(drawn, 1 / size)},
+        {"metric": "seconds_per_image", "unit": "s, with decoding to pixels", **_spread(both, 1 / size)},
+        {"metric": "seconds_per_image_latents", "unit": "s, without decoding to pixels", **_spread(drawn, 1 / size)},
     ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mixar import assets
 from mixar.data.images import images_to_unit, iter_images
 from mixar.data.shards import TokenStore
+from mixar.files import write_text
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import provenance
 from mixar.scoring import features
@@ -25,31 +26,38 @@ from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.tokens import read_manifest, training_images
 from mixar.tokens import generator as bits
-from mixar.tokens import maskbit, vavae
+from mixar.tokens import pretrained, tokenizers
+from mixar.tokens.vavae import sample_posterior
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
-from mixar.weights import read_metadata, read_weights, save_weights
+from mixar.weights import read_metadata, read_weights, save_weights, tensors_sha256
 
-TOKENIZERS = {"continuous": (vavae.VaVae, vavae), "discrete": (maskbit.MaskBit, maskbit)}
 STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in LightningDiT's extraction
 
 
 def tokenizer(study: Study, layout: Layout, kind: str) -> None:
     """Write the weights of one tokenizer (kind: continuous or discrete); with the continuous one, its statistics."""
-    network, module = TOKENIZERS[kind]
     settings, target = getattr(study, kind), layout.tokenizer(kind)
-    if settings.weights:
-        _import(module.load(settings, assets.resolve(settings.weights)), settings.weights, target)
+    assets.require(settings.weights, study.continuous.statistics if kind == "continuous" else None)
+
+    def build():
+        return tokenizers.build(kind, settings)
+
+    if settings.weights and settings.network:
+        _import(lambda path: tokenizers.load(kind, settings, path), settings.weights, target)
+    elif settings.weights:
+        released = pretrained.tokenizer_kind(settings)
+        _import(lambda path: _released(released, build, path), settings.weights, target)
     else:
         images = training_images(study, layout)
         device = device_of(study)
 
         def step(model, rows, rng, progress):
-            return module.training_loss(model, augment(images[rows], rng, device), settings.train, rng)
+            return model.training_loss(augment(images[rows], rng, device), settings.train, rng)
 
         name, digest = f"tokenizer-{kind}", Digests(study).tokenizer(kind)
-        _train(study, layout, lambda: network(settings), step, settings.train, len(images), name, digest, target)
+        _train(study, layout, build, step, settings.train, len(images), name, digest, target)
     if kind == "continuous":
         _write_statistics(study, layout)
 
@@ -57,8 +65,12 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
 def generator(study: Study, layout: Layout) -> None:
     """Write the weights of MaskBit's bit transformer."""
     s = study.generator
+
+    def build():
+        return bits.BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes)
+
     if s.weights:
-        _import(bits.load(study, assets.resolve(s.weights)), s.weights, layout.generator)
+        _import(lambda path: _released("maskbit-generator", build, path), s.weights, layout.generator)
         return
     store = TokenStore(layout.token_shards())
     train_rows = store.rows("train")
@@ -69,9 +81,6 @@ def generator(study: Study, layout: Layout) -> None:
         q, c = batch["q"].to(rng.device), batch["c"].to(rng.device)
         return {"loss": bits.training_loss(model, q, c, rng, s.train)}
 
-    def build():
-        return bits.BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes)
-
     digest = Digests(study).generator()
     _train(study, layout, build, step, s.train, len(train_rows), "generator", digest, layout.generator)
 
@@ -80,7 +89,7 @@ def extractor(study: Study, layout: Layout) -> None:
     """Write the weights of the feature network behind the scores."""
     s = study.scoring.extractor
     if s.weights:
-        _import(features.load_network(s, assets.resolve(s.weights)), s.weights, layout.extractor())
+        _import(lambda path: features.load_network(s, path), s.weights, layout.extractor())
         return
     images = training_images(study, layout)
     labels = torch.tensor(read_manifest(layout, "train")["fine_label"].to_pylist())
@@ -140,7 +149,7 @@ def _train(
             folder=folder,
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
-            announce=Progress(name),
+            announce=Progress(name, history=folder / "progress.log"),
         )
         metadata = {
             "network": type(model).__name__,
@@ -150,6 +159,8 @@ def _train(
             "wall_seconds": round(result.seconds, 1),
             "command": " ".join(["mixar", *sys.argv[1:]]),
             "digest": digest,
+            "seed": seed_of(digest, "train"),
+            "manifest_sha256": assets.file_sha256(layout.manifest),
             "device": str(context.device),
             **provenance(),
         }
@@ -157,44 +168,67 @@ def _train(
         checkpoints.discard(folder)
 
 
-def _import(network: nn.Module, source: str, target: Path) -> None:
-    """Publish weights from elsewhere, checked by the load that made `network`, as float32."""
+def _import(load: Callable[[Path], nn.Module], source: str, target: Path) -> None:
+    """Publish weights from elsewhere as float32, strictly checked by `load`."""
     path = assets.resolve(source)
-    save_weights(
-        target, network.state_dict(), {**read_metadata(path), "source": source, "sha256": assets.file_sha256(path)}
-    )
+    tensors = load(path).state_dict()
+    hashes = {"sha256": assets.file_sha256(path), "tensors_sha256": tensors_sha256(tensors)}
+    save_weights(target, tensors, {**read_metadata(path), "source": source, **hashes})
+
+
+def _released(kind: str, build: Callable[[], nn.Module], path: Path) -> nn.Module:
+    with torch.device("meta"):  # no time for an initialisation that the file replaces
+        network = build()
+    return pretrained.load_into(network, kind, path)
 
 
 @torch.no_grad()
 def _write_statistics(study: Study, layout: Layout) -> None:
-    """Mean and std per channel of the training latents, float32 [C] each; from the study's file where it names one."""
+    """Mean and std per channel of the latents, float32 [C] each: the study's own, or else of the training images."""
     s = study.continuous
+    if s.scale is not None:
+        known = {"mean": torch.zeros(s.latent_channels), "std": torch.full((s.latent_channels,), 1 / s.scale)}
+        save_weights(layout.statistics, known, {"scale": s.scale})
+        return
     if s.statistics:
-        found = read_weights(assets.resolve(s.statistics))
-        save_weights(layout.statistics, {k: found[k].flatten() for k in ("mean", "std")}, {"source": s.statistics})
+        found = _read_statistics(assets.resolve(s.statistics), s.latent_channels)
+        save_weights(layout.statistics, found, {"source": s.statistics})
         return
     manifest = read_manifest(layout, "train")
     rng = torch.Generator().manual_seed(seed_of("statistics"))
     chosen = torch.randperm(len(manifest), generator=rng)[:STATISTICS_IMAGES].sort().values
     device = device_of(study)
-    network = vavae.load(s, layout.tokenizer("continuous")).to(device)
+    network = tokenizers.load("continuous", s, layout.tokenizer("continuous")).to(device)
     latents, images = [], iter_images(manifest.take(chosen.tolist()), study.data.image_size)
     while batch := list(itertools.islice(images, 64)):
         mean, logvar = network.encode(images_to_unit(np.stack(batch)).to(device) * 2.0 - 1.0)
         noise = torch.randn(mean.shape, generator=rng).to(device)
-        latents.append(vavae.sample_posterior(mean, logvar, noise).movedim(1, -1).reshape(-1, mean.shape[1]).cpu())
+        latents.append(sample_posterior(mean, logvar, noise).movedim(1, -1).reshape(-1, mean.shape[1]).cpu())
     rows = torch.cat(latents)
     save_weights(layout.statistics, {"mean": rows.mean(0), "std": rows.std(0)}, {"images": len(chosen)})
+
+
+def _read_statistics(path: Path, channels: int) -> dict[str, Tensor]:
+    """Mean and std per channel, float32 [C] each, of a file such as LightningDiT's. Raises ValueError for another."""
+    found = {key: value.flatten() for key, value in read_weights(path).items()}
+    shapes = {key: list(value.shape) for key, value in found.items()}
+    if shapes != {"mean": [channels], "std": [channels]}:
+        raise ValueError(f"{path}: expected mean and std of {channels} channels, found {shapes}")
+    if not all(value.isfinite().all() for value in found.values()) or not (found["std"] > 0).all():
+        raise ValueError(f"{path}: the mean must be finite and the std finite and above zero in every channel")
+    return found
 
 
 def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
     """Copy what this study trained into `folder` as float16, with each file's metadata; the paths written.
 
+    SHA256SUMS there lists the hashes of all its weights, as `sha256sum` prints and checks them.
+
     Networks: continuous, discrete, generator, extractor, where the study trains them. Runs: <run>-seed<seed>, of those
     that begin from nothing.
     Raises ValueError, before anything is written, where one of them is not trained yet.
     """
-    found = [layout.tokenizer(kind) for kind in TOKENIZERS if getattr(study, kind).train]
+    found = [layout.tokenizer(kind) for kind in ("continuous", "discrete") if getattr(study, kind).train]
     found += [layout.generator] if study.generator.train else []
     found += [layout.extractor()] if study.scoring.extractor.train else []
     named = {path: path.name for path in found}
@@ -205,4 +239,6 @@ def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
         raise ValueError(f"publish: not trained yet: {', '.join(absent)}; run the study first")
     for path, name in named.items():
         save_weights(folder / name, read_weights(path), read_metadata(path) | {"stored_as": "float16"}, torch.float16)
+    sums = [f"{assets.file_sha256(path)}  {path.name}" for path in sorted(folder.glob("*.safetensors"))]
+    write_text(folder / "SHA256SUMS", "\n".join(sums) + "\n")
     return [folder / name for name in named.values()]

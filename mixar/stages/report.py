@@ -5,7 +5,6 @@ What a number means and how a figure looks is settled in reporting/; here are th
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from mixar.data.images import load_images
+from mixar.files import write_table, write_text
 from mixar.layout import Layout
 from mixar.reporting import figures, pictures
+from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import Claim, claims_markdown, claims_of
 from mixar.reporting.page import page
-from mixar.reporting.results import read_losses, read_rows, write_table
+from mixar.reporting.results import label_of, read_losses, read_rows
 from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
-from mixar.reporting.tables import Table, efficiency_table, literature_tables, number, quality_table
+from mixar.reporting.tables import Table, efficiency_table, number, quality_table
 from mixar.spec import Study
 
 LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
@@ -44,7 +45,7 @@ def report(study: Study, layout: Layout) -> None:
     """
     files, rows = layout.report_files(), read_rows(layout.root)
     tables = {"table1": quality_table(study, rows), "table2": efficiency_table(study, rows)}
-    literature = literature_tables(yaml.safe_load(LITERATURE.read_text(encoding="utf-8")))
+    literature = audit_tables(yaml.safe_load(LITERATURE.read_text(encoding="utf-8")))
     claims = claims_of(study, rows)
     drawn = {"figure7": figures.figure7(study, rows), "losses": figures.losses_figure(study, _curves(study, layout))}
     drawn |= {"figure8": figures.figure8(study, rows)} if study.report.figure8 else {}
@@ -52,16 +53,17 @@ def report(study: Study, layout: Layout) -> None:
     for name in sorted(drawn):
         figures.save(drawn[name], layout.report / name)
     write_table(files["results.parquet"], pa.Table.from_pandas(rows_of(study, rows), preserve_index=False))
-    for name, table in tables.items():
+    for name, table in (tables | literature).items():
         for ending, text in table.formats().items():
-            _write(files[f"{name}.{ending}"], text)
-    _write(files["literature.md"], "\n".join(table.markdown() for table in literature))
-    _write(files["claims.md"], claims_markdown(claims))
+            write_text(files[f"{name}.{ending}"], text)
+    write_text(files["claims.md"], claims_markdown(claims))
     sheets = {heading: files[f"{name}.png"] for name, heading in HEADINGS.items() if name in drawn}
     kept = rows_of(study, rows)
-    _write(files["report.html"], page(study, kept, claims, list(tables.values()), literature, sheets))
+    write_text(
+        files["report.html"], page(study, kept, claims, list(tables.values()), list(literature.values()), sheets)
+    )
     text = summary_text(list(tables.values()), claims, files)
-    _write(files["summary.txt"], text)
+    write_text(files["summary.txt"], text)
     print(text)
 
 
@@ -74,7 +76,7 @@ def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path
 
 
 def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]:
-    pairs = [(name, seed) for name, run in study.runs.items() for seed in run.seeds]
+    pairs = [(name, seed) for name, run in study.runs.items() for seed in run.seeds if not run.weights]
     return {pair: read_losses(layout.losses(*pair)) for pair in pairs}
 
 
@@ -87,7 +89,7 @@ def image_sheets(study: Study, layout: Layout, rows: pd.DataFrame) -> dict:
     names = dict(zip(manifest["label"].to_pylist(), manifest["class_name"].to_pylist(), strict=True))
     sheets = {"figure6": _grids(study, layout, names)}
     sheets["reconstructions"] = _reconstructions(study, layout, manifest, rows)
-    if layout.figure2_run:
+    if layout.figure2_runs:
         sheets["figure2"] = _pairs(study, layout, names)
     return sheets
 
@@ -114,12 +116,12 @@ def _grids(study: Study, layout: Layout, names: dict[int, str]):
 
 
 def _pairs(study: Study, layout: Layout, names: dict[int, str]):
-    run = layout.figure2_run
-    index, label = pictures.read_labels(_shards(study, layout, run))
+    runs = layout.figure2_runs
+    index, label = pictures.read_labels(_shards(study, layout, runs[0]))
     wanted = pictures.pick_varied(index, label, PAIRS)
     classes = [names[int(label[index == i][0])] for i in wanted]
-    ours, theirs = (pictures.read_selected(_shards(study, layout, r), wanted) for r in (run, "maskbit"))
-    return pictures.figure2(ours, theirs, study.runs[run].label, classes)
+    images = {run: pictures.read_selected(_shards(study, layout, run), wanted) for run in ("maskbit", *runs)}
+    return pictures.figure2(images.pop("maskbit"), {study.runs[r].label: part for r, part in images.items()}, classes)
 
 
 def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.DataFrame):
@@ -129,7 +131,7 @@ def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.
     wanted = pictures.pick_varied(index, label, pictures.RECONSTRUCTIONS)
     originals = manifest.filter(pc.is_in(manifest["index"], pa.array(wanted, pa.int64())))
     originals = originals.take([originals["index"].to_pylist().index(i) for i in wanted])
-    labels = {"continuous": "VA-VAE", "discrete": "MaskBit"}
+    labels = {kind: label_of(study, kind) for kind in paths}
     decoded = {labels[kind]: pictures.read_selected(paths[kind], wanted) for kind in labels}
     name = distance_name(study, rows, "reconstruct")
     whole = {}
@@ -138,10 +140,3 @@ def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.
         whole[tokenizer] = f"{number(psnr.mean)} dB, {name} {number(rfd.mean)} over n = {psnr.n}"
     images = load_images(originals, study.data.image_size).numpy()
     return pictures.reconstruction_sheet(images, decoded, originals["name"].to_pylist(), whole)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -15,11 +15,13 @@ from mixar.data.images import unit_to_uint8, write_images
 from mixar.data.shards import read_generated
 from mixar.layout import Layout
 from mixar.model.decode import sample_latents
+from mixar.model.layers import unpatchify
 from mixar.model.mar import MAR
+from mixar.scoring.protocols import protocol_of
 from mixar.spec import Sampler, Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
-from mixar.tokens import maskbit, vavae
+from mixar.tokens import tokenizers
 from mixar.weights import load_module, read_weights
 
 MASKBIT = "maskbit"  # the run that decodes the generated tokens as they are
@@ -38,9 +40,10 @@ def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shar
         draw = _maskbit_images(study, layout, device)
     else:
         draw = _mar_images(study, layout, run, seed, study.samplers[sampler], shard, device)
+    rounding = protocol_of(study, "sample").rounding
     images, announce = [], Progress(f"sample {run} seed {seed} {sampler} shard {shard}", "images")
     for number, rows in enumerate(_batches(len(tokens), study.evaluation.batch_size)):
-        images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows])).cpu())
+        images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu())
         announce(min(rows.stop, len(tokens)), len(tokens))
     write_images(layout.samples(run, seed, sampler, shard), index, labels, torch.cat(images))
 
@@ -69,7 +72,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _maskbit_images(study: Study, layout: Layout, device: torch.device) -> Callable[[int, Tensor, Tensor], Tensor]:
-    model = maskbit.load(study.discrete, layout.tokenizer("discrete")).to(device)
+    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
 
     @torch.inference_mode()
     def draw(_number: int, q: Tensor, _c: Tensor) -> Tensor:
@@ -94,14 +97,23 @@ def _mar_images(
 
 def latent_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
     """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps."""
-    model = vavae.load(study.continuous, layout.tokenizer("continuous")).to(device)
+    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
     mean, std = (t.to(device) for t in latent_statistics(study, layout))
 
     def decode(x: Tensor) -> Tensor:
-        z = (x * std + mean).transpose(1, 2).unflatten(2, (study.grid, study.grid))
-        return (model.decode(z) + 1) / 2
+        return (model.decode(unpatchify(denormalise(x, mean, std), study.grid)) + 1) / 2
 
     return decode
+
+
+def normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Latents [B, L, C] as the transformer sees them."""
+    return (x - mean) / std
+
+
+def denormalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of `normalise`: latents as the tokenizer sees them."""
+    return x * std + mean
 
 
 def latent_statistics(study: Study, layout: Layout) -> tuple[Tensor, Tensor]:

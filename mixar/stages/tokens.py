@@ -24,16 +24,20 @@ from mixar.data.images import (
     load_images,
     unit_to_uint8,
     write_images,
-    write_table,
 )
 from mixar.data.shards import write_shard
+from mixar.files import write_table
 from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, Study, seed_of
+from mixar.model.layers import patchify
+from mixar.scoring.protocols import protocol_of
+from mixar.spec import Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
-from mixar.stages.sample import latent_statistics
+from mixar.stages.sample import latent_statistics, normalise
+from mixar.stages.score import reference_rows
 from mixar.tokens import generator as bit_generator
-from mixar.tokens import maskbit, vavae
+from mixar.tokens import tokenizers
+from mixar.tokens.vavae import sample_posterior
 
 ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers: posterior noise is drawn per batch
 MEMORY_LIMIT_GIB = 16  # of images held as one tensor
@@ -75,20 +79,20 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
 
     Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
     """
-    if study.discrete.bits > 16:
-        raise SpecError(f"discrete.bits: {study.discrete.bits}, but a token shard stores 16 bits a token at most")
     rows = _part(read_manifest(layout), shard, study.data.num_shards, "images")
     device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
-    continuous = vavae.load(study.continuous, paths["continuous"]).to(device)
-    discrete = maskbit.load(study.discrete, paths["discrete"]).to(device)
+    continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
+    discrete = tokenizers.load("discrete", study.discrete, paths["discrete"]).to(device)
     mean, std = latent_statistics(study, layout)
     rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
     parts: dict[str, list[Tensor]] = {key: [] for key in ("latents", "tokens", "latents_flip", "tokens_flip")}
     for images in _batches(study, rows, f"tokenize shard {shard}", device):
         for suffix, view in (("", images), ("_flip", images.flip(-1))):
-            z = _draw_latents(continuous, view, rng).flatten(2).transpose(1, 2).cpu()
-            parts["latents" + suffix].append((z - mean) / std)
+            x = patchify(_draw_latents(continuous, view, rng)).cpu()
+            parts["latents" + suffix].append(normalise(x, mean, std))
             parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
+        sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
+        tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
     arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
     metadata = {
         "digest": Digests(study).tokenize(),
@@ -144,19 +148,21 @@ def proportional_counts(weights: np.ndarray, total: int) -> np.ndarray:
 
 
 def reconstruct(study: Study, layout: Layout, kind: str, shard: int) -> None:
-    """Write layout.reconstruction(kind, shard): held-out images after one tokenizer (kind: continuous or discrete).
+    """Write layout.reconstruction(kind, shard): images after one tokenizer (kind: continuous or discrete).
 
-    Shard i of data.num_shards covers an equal part of the held-out images. Column `psnr` is in dB against the cropped
+    Which images and which crop, the protocol says: held-out ones after the ADM crop, unless the study names another.
+    Shard i of data.num_shards covers an equal part of them. Column `psnr` is in dB against the cropped
     original, both as uint8.
     """
     if kind not in RECONSTRUCTIONS:
         raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(RECONSTRUCTIONS)}")
-    rows = _part(read_manifest(layout, "held_out"), shard, study.data.num_shards, "held-out images")
-    device = device_of(study)
+    rows = reference_rows(study, layout, layout.reconstruction_split)
+    rows = _part(rows, shard, study.data.num_shards, "images to reconstruct")
+    device, protocol = device_of(study), protocol_of(study, "reconstruct")
     roundtrip = RECONSTRUCTIONS[kind](study, layout, shard, device)
     images, psnrs = [], []
-    for unit in _batches(study, rows, f"reconstruct {kind} shard {shard}", device):
-        made = unit_to_uint8(roundtrip(unit)).cpu()
+    for unit in _batches(study, rows, f"reconstruct {kind} shard {shard}", device, protocol.crop):
+        made = unit_to_uint8(roundtrip(unit), protocol.rounding).cpu()
         psnrs.append(psnr_db(made, unit_to_uint8(unit).cpu()))
         images.append(made)
     columns = {"psnr": torch.cat(psnrs)}
@@ -171,7 +177,7 @@ def psnr_db(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
-    model = vavae.load(study.continuous, layout.tokenizer("continuous")).to(device)
+    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
     rng = torch.Generator().manual_seed(seed_of("reconstruct", shard))
 
     @torch.inference_mode()
@@ -182,7 +188,7 @@ def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torc
 
 
 def _discrete_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
-    model = maskbit.load(study.discrete, layout.tokenizer("discrete")).to(device)
+    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
 
     @torch.inference_mode()
     def roundtrip(images: Tensor) -> Tensor:
@@ -199,7 +205,7 @@ def _draw_latents(model: nn.Module, images: Tensor, rng: torch.Generator) -> Ten
     """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same."""
     mean, logvar = model.encode(images * 2 - 1)
     noise = torch.randn(mean.shape, generator=rng).to(mean.device)
-    return vavae.sample_posterior(mean, logvar, noise)
+    return sample_posterior(mean, logvar, noise)
 
 
 @torch.inference_mode()
@@ -217,9 +223,9 @@ def _part(rows: pa.Table, shard: int, num_shards: int, what: str) -> pa.Table:
     return rows.slice(start, end - start)
 
 
-def _batches(study: Study, rows: pa.Table, task: str, device: torch.device) -> Iterator[Tensor]:
+def _batches(study: Study, rows: pa.Table, task: str, device: torch.device, crop: str = "adm") -> Iterator[Tensor]:
     """Yield images in [0, 1], [b, 3, H, W], and announce progress."""
-    images, announce = iter_images(rows, study.data.image_size), Progress(task, "images")
+    images, announce = iter_images(rows, study.data.image_size, crop), Progress(task, "images")
     for start in range(0, len(rows), ENCODE_BATCH):
         announce(start, len(rows))
         count = min(ENCODE_BATCH, len(rows) - start)

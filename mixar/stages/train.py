@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from mixar import assets
 from mixar.data.shards import TokenStore
+from mixar.files import write_table
 from mixar.layout import Digests, Layout
 from mixar.model.mar import MAR
-from mixar.reporting.results import LOSS_COLUMNS, provenance, write_table
+from mixar.reporting.results import LOSS_COLUMNS, provenance
 from mixar.spec import Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.tokens import generator as bits
+from mixar.tokens import pretrained
 from mixar.training import checkpoints, distributed
 from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
 from mixar.training.steps import Guide, training_step
-from mixar.weights import load_module, save_weights
+from mixar.weights import save_weights
 
 
 def train(study: Study, layout: Layout, run: str, seed: int) -> None:
@@ -33,12 +35,14 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     Raises ValueError before any training for unknown names, missing or unfit files and settings that do not fit.
     """
     check_names(study, run, seed)
-    settings = study.training_of(run)
+    if study.runs[run].weights:
+        return _import(study, layout, run, seed)
+    start, settings = _start_file(study, layout, run, seed), study.training_of(run)
     store = TokenStore(layout.token_shards())
     _check_store(study, layout, store)
     rows = store.rows("train")
     total_steps(settings, len(rows))
-    model = _initial_model(study, layout, run, seed)
+    model = _initial_model(study, run, seed, start)
     context = distributed.start(device_of(study))
     name = f"train {run} seed {seed}"
     folder = layout.checkpoints("train", f"{run}-seed{seed}", Digests(study).train(run, seed))
@@ -55,12 +59,24 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
             folder=folder,
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
-            announce=Progress(name) if context.is_main else lambda *_: None,
+            announce=Progress(name, history=folder / "progress.log") if context.is_main else lambda *_: None,
         )
         if context.is_main:
-            _publish(study, layout, run, seed, result, context)
+            _publish(study, layout, run, seed, store, result, context)
             checkpoints.discard(folder)
     context.stop()
+
+
+def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
+    """Publish a run's finished weights, strictly checked, with a loss curve that has no steps."""
+    path = _named_file(study, run, "weights", seed)
+    with torch.device("meta"):
+        model = MAR.from_study(study, run)
+    network = pretrained.load_into(model, "mar", path)
+    found = {"source": study.runs[run].weights, "sha256": assets.file_sha256(path)}
+    write_table(layout.losses(run, seed), pa.table({name: pa.array([], pa.float64()) for name in LOSS_COLUMNS}))
+    metadata = {"kind": "train", "study": study.study, "run": run, "seed": seed, **found, **provenance()}
+    save_weights(layout.weights(run, seed), network.state_dict(), metadata)
 
 
 @contextmanager
@@ -103,13 +119,12 @@ def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
         )
 
 
-def _initial_model(study: Study, layout: Layout, run: str, seed: int) -> nn.Module:
-    """The run's network at its first step: random weights of `seed`, or those of its parent or `start` file."""
+def _initial_model(study: Study, run: str, seed: int, start: Path | None) -> nn.Module:
+    """The run's network at its first step: random weights of `seed`, or those of the file that it starts from."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "init"))
         model = MAR.from_study(study, run)
-    path = _start_file(study, layout, run, seed)
-    return load_module(model, path) if path else model
+    return pretrained.load_into(model, "mar", start) if start else model
 
 
 def _start_file(study: Study, layout: Layout, run: str, seed: int) -> Path | None:
@@ -119,12 +134,15 @@ def _start_file(study: Study, layout: Layout, run: str, seed: int) -> Path | Non
         if not path.is_file():
             raise ValueError(f"runs.{run}.parent: {path} is missing; train run {r.parent!r} with seed {seed} first")
         return path
-    if r.start:
-        try:
-            return assets.resolve(r.start.format(seed=seed))
-        except ValueError as error:
-            raise ValueError(f"runs.{run}.start: {error}; give a weights file of this model and guidance") from None
-    return None
+    return _named_file(study, run, "start", seed) if r.start else None
+
+
+def _named_file(study: Study, run: str, key: str, seed: int) -> Path:
+    """The file behind a run's `start` or `weights`."""
+    try:
+        return assets.resolve(getattr(study.runs[run], key).format(seed=seed))
+    except ValueError as error:
+        raise ValueError(f"runs.{run}.{key}: {error}; give a weights file of this model and guidance") from None
 
 
 def _generation(study: Study, run: str) -> int:
@@ -151,7 +169,10 @@ def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Te
     return step
 
 
-def _publish(study: Study, layout: Layout, run: str, seed: int, result: Fit, context: Context) -> None:
+def _publish(
+    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, result: Fit, context: Context
+) -> None:
+    start = _start_file(study, layout, run, seed)
     columns = {name: [row[name] for row in result.curve] for name in LOSS_COLUMNS}
     columns["step"] = [int(step) for step in columns["step"]]
     write_table(layout.losses(run, seed), pa.table(columns))
@@ -162,6 +183,8 @@ def _publish(study: Study, layout: Layout, run: str, seed: int, result: Fit, con
         "settings": study.runs[run].model_dump(mode="json") | {"training": study.training_of(run).model_dump()},
         "digest": Digests(study).train(run, seed),
         "seed": seed,
+        "tokenizers_sha256": store.metadata.get("tokenizers"),
+        "start_sha256": assets.file_sha256(start) if start else None,
         "steps": result.steps,
         "wall_seconds": round(result.seconds, 1),
         "device": str(context.device),

@@ -1,0 +1,51 @@
+"""Classes and functions of one's own: a study names them as "module:name", anywhere on PYTHONPATH."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def load(where: str, role: str, form: str = "module:Class") -> Any:
+    """What stands at "module:name".
+
+    role: what it is for, which begins every message, such as "strategy". form: how `where` should look.
+    Raises ValueError where `where` has another form, its module cannot be imported, or the module lacks the name.
+    """
+    module, _, name = where.partition(":")
+    if not (module and name):
+        raise ValueError(f"{role} {where!r}: expected {form!r}")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever a foreign module does when it is imported
+        raise ValueError(f"{role} {where!r}: {error}; it must be importable from where mixar runs") from error
+    if not hasattr(found, name):
+        raise ValueError(f"{role} {where!r}: {module} has no {name}")
+    return getattr(found, name)
+
+
+def load_class(where: str, role: str, base: type, methods: Sequence[str] = ()) -> type:
+    """The class at "module:Class". Raises ValueError as `load`, and where it is no `base` or lacks a method."""
+    found = load(where, role)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{role} {where!r}: expected 'module:Class', a subclass of {base.__module__}.{base.__name__}")
+    if missing := [name for name in methods if not callable(getattr(found, name, None))]:
+        raise ValueError(f"{role} {where!r}: the class has no {' and no '.join(missing)}")
+    return found
+
+
+def load_function(where: str, role: str) -> Callable:
+    """The function at "module:function". Raises ValueError as `load`, and where it cannot be called."""
+    found = load(where, role, "module:function")
+    if not callable(found):
+        raise ValueError(f"{role} {where!r}: expected 'module:function', found a {type(found).__name__}")
+    return found
+
+
+def construct(found: type, where: str, key: str, *sizes: Any, **options: Any) -> Any:
+    """found(*sizes, **options). Raises ValueError that names `key` for options that the class at `where` refuses."""
+    try:
+        return found(*sizes, **options)
+    except TypeError as error:
+        raise ValueError(f"{key}: {where} refuses them: {error}") from error

@@ -1,0 +1,55 @@
+"""Classes and functions that a study names: what is loaded, and in which words the rest is refused."""
+
+import pytest
+from torch import nn
+
+from mixar import plugins
+
+
+class Mine(nn.Module):
+    def __init__(self, size, speed=1):
+        super().__init__()
+        self.speed = speed
+
+    def encode(self):
+        """Here."""
+
+
+NUMBER = 3
+
+
+def test_a_class_and_a_function_are_loaded_by_name():
+    assert plugins.load_class("test_plugins:Mine", "network", nn.Module, ["encode"]) is Mine
+    assert plugins.load_function("math:sqrt", "metric")(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("test_plugins", "network 'test_plugins': expected 'module:Class'"),
+        (":Mine", "expected 'module:Class'"),
+        ("no_such_module:Mine", "No module named 'no_such_module'; it must be importable from where mixar runs"),
+        ("damaged_module:Mine", "division by zero"),
+        ("test_plugins:Yours", "test_plugins has no Yours"),
+        ("test_plugins:pytest", "a subclass of torch.nn.modules.module.Module"),
+        ("builtins:dict", "a subclass of torch.nn.modules.module.Module"),
+        ("test_plugins:Mine", "the class has no decode and no fly"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(where, message, tmp_path, monkeypatch):
+    (tmp_path / "damaged_module.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ValueError, match=message):
+        plugins.load_class(where, "network", nn.Module, ["encode", "decode", "fly"])
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(ValueError, match="metric 'test_plugins:NUMBER': expected 'module:function', found a int"):
+        plugins.load_function("test_plugins:NUMBER", "metric")
+
+
+def test_options_go_to_the_constructor_and_others_are_named():
+    assert plugins.construct(Mine, "test_plugins:Mine", "options", 2, speed=5).speed == 5
+    with pytest.raises(ValueError, match=r"a\.options: test_plugins:Mine refuses them: .*'colour'"):
+        plugins.construct(Mine, "test_plugins:Mine", "a.options", 2, colour=5)

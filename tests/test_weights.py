@@ -1,0 +1,232 @@
+"""Weights on disk: what is read, and what is refused: damaged, foreign and malicious files."""
+
+import argparse
+import contextlib
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from released_files import write_released
+from torch import nn
+
+from mixar.files import replaced
+from mixar.stages.convert import convert
+from mixar.weights import load_module, read_file, read_weights, save_weights
+
+
+class RunsCode:
+    """Unpickling this creates a file."""
+
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+class Harmless:
+    """A class that no reader knows."""
+
+
+def malicious_files(folder, proof):
+    """Files that would create `proof` when unpickled: torch's archive, its older format, and bare pickles."""
+    content = {"model": {"weight": torch.ones(2)}, "epoch": RunsCode(proof)}
+    torch.save(content, folder / "archive.pth")
+    torch.save(content, folder / "legacy.pth", _use_new_zipfile_serialization=False)
+    for protocol in (2, 4):
+        (folder / f"bare{protocol}.pth").write_bytes(pickle.dumps(RunsCode(proof), protocol=protocol))
+    return sorted(folder.glob("*.pth"))
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    proof = tmp_path / "proof"
+    files = malicious_files(tmp_path, proof)
+    assert len(files) == 4
+
+    for path in files:
+        with pytest.raises(ValueError, match=rf"{path.name}: refused: .*could run code"):
+            read_file(path)
+        with pytest.raises(ValueError, match="refused"):
+            convert("mar", path, tmp_path / "ours.safetensors")
+    assert not proof.exists()
+
+    with pytest.raises(FileExistsError):  # the files are what they claim: an open-hearted reader runs them
+        proof.mkdir()
+        torch.load(files[0], weights_only=False)
+
+
+def test_the_refusal_names_what_the_file_wanted(tmp_path):
+    torch.save({"weight": torch.ones(2), "extra": Harmless()}, tmp_path / "m.pth")
+
+    with pytest.raises(ValueError, match=r"it names test_weights\.Harmless.*argparse\.Namespace are read") as caught:
+        read_file(tmp_path / "m.pth")
+    assert "weights_only" not in str(caught.value), "torch's advice to switch the guard off is not ours"
+
+
+def test_the_argument_namespace_is_read(tmp_path):
+    torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "m.pth")
+
+    assert read_file(tmp_path / "m.pth")["args"].lr == 0.1
+
+
+def test_allowing_the_namespace_stays_inside_the_reader(tmp_path):
+    read_file_path = tmp_path / "m.pth"
+    torch.save({"args": argparse.Namespace(lr=0.1)}, read_file_path)
+    read_file(read_file_path)
+
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(read_file_path, weights_only=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["m.pth", "legacy.pth", "m.safetensors"])
+def test_a_truncated_file_is_damaged(name, share, tmp_path):
+    path, content = tmp_path / name, {"w": torch.arange(1000.0)}
+    if name == "m.safetensors":
+        save_weights(path, content, {})
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=name == "m.pth")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+
+    with pytest.raises(ValueError, match=rf"{name}: (damaged|neither|refused)"):
+        read_file(path)
+
+
+def write(path, content):
+    """A safetensors file, or one of torch's: its archive, or its older format."""
+    if path.suffix == ".safetensors":
+        save_weights(path, content, {})
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=path.stem != "legacy")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
+def test_flipped_header_bytes_never_pass_as_another_content(name, tmp_path):
+    path, content = tmp_path / name, {"w": torch.arange(1000.0)}
+    whole, refused = write(path, content), 0
+    for place in range(0, 98, 7):  # no values yet: safetensors has no checksum of them
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            found = read_file(path)
+        except ValueError as error:
+            refused += 1
+            assert name in str(error)
+        else:
+            assert found.keys() == {"w"} and torch.equal(found["w"], content["w"])
+    assert refused
+
+
+def test_a_flipped_bit_of_a_value_is_found_by_the_checksum(tmp_path):
+    values = torch.arange(1000.0)
+    whole = write(tmp_path / "m.pth", {"w": values})
+    place = whole.index(values.numpy().tobytes()) + 2001
+    (tmp_path / "m.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+
+    with pytest.raises(ValueError, match=r"m\.pth: damaged .*the checksum of m/data/0 is another"):
+        read_file(tmp_path / "m.pth")
+    assert read_file(tmp_path / "m.pth", values=False)["w"].shape == (1000,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("values", [True, False])
+@pytest.mark.parametrize("name", ["m.pth", "legacy.pth", "m.safetensors"])
+def test_whatever_is_damaged_is_told_in_words(name, values, tmp_path):
+    path, draw = tmp_path / name, random.Random(0)
+    whole = write(path, {f"layer.{i}.weight": torch.full((2, i + 1), float(i)) for i in range(4)})
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 1, 4, 32])):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])])
+        with contextlib.suppress(ValueError):  # anything else ends the test
+            read_file(path, values)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a safetensors nor a PyTorch file"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "neither a safetensors nor a PyTorch file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "neither"),
+        (b"PK\x03\x04 and no archive", "damaged"),
+        (b"\x80\x02}q\x00.", None),
+    ],
+)
+def test_foreign_files_are_told_apart(content, message, tmp_path):
+    (tmp_path / "f.bin").write_bytes(content)
+    if message is None:
+        message = "damaged|refused"
+
+    with pytest.raises(ValueError, match=message):
+        read_file(tmp_path / "f.bin")
+
+
+@pytest.mark.parametrize("size", range(1, 60))
+def test_any_length_of_header_is_a_safetensors_file(size, tmp_path):
+    save_weights(tmp_path / "w.safetensors", {"w" * size: torch.ones(1)}, {"note": "x" * size})  # 0x80, 0x50 4B, ...
+
+    assert read_weights(tmp_path / "w.safetensors") == {"w" * size: torch.ones(1)}
+
+
+def test_a_zip_of_something_else_is_no_weights_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "f.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+    with pytest.raises(ValueError, match=r"f\.pth: damaged or no PyTorch file"):
+        read_file(tmp_path / "f.pth")
+
+
+def test_a_bare_tensor_is_no_mapping(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "t.pt")
+
+    with pytest.raises(ValueError, match="holds a Tensor, expected a mapping"):
+        read_file(tmp_path / "t.pt")
+
+
+def test_where_tensors_alone_are_wanted_other_values_are_named(tmp_path):
+    write_released(tmp_path / "m.pth", "mar")
+
+    with pytest.raises(ValueError, match="expected tensors alone, found also model, model_ema"):
+        read_weights(tmp_path / "m.pth")
+
+
+def test_the_kind_of_file_is_told_by_its_content(tmp_path):
+    save_weights(tmp_path / "misnamed.pth", {"w": torch.ones(2)}, {})
+    torch.save({"w": torch.ones(2)}, tmp_path / "misnamed.safetensors")
+
+    assert read_weights(tmp_path / "misnamed.pth")["w"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="under the name of a safetensors file; rename it"):
+        read_weights(tmp_path / "misnamed.safetensors")
+
+
+def test_whole_numbers_are_no_weights():
+    with pytest.raises(ValueError, match=r"weight: torch\.int64, expected torch\.float32"):
+        load_module(nn.Linear(2, 2), {"weight": torch.ones(2, 2, dtype=torch.long), "bias": torch.ones(2)})
+
+
+def test_a_module_on_the_meta_device_becomes_real():
+    with torch.device("meta"):
+        module = nn.BatchNorm1d(2)
+    weights = {k: torch.zeros(v.shape, dtype=v.dtype) for k, v in nn.BatchNorm1d(2).state_dict().items()}
+    weights["num_batches_tracked"] = torch.tensor(3, dtype=torch.int32)
+
+    load_module(module, weights)
+
+    assert module.weight.tolist() == [0, 0] and module.weight.requires_grad
+    assert module.num_batches_tracked.dtype == torch.int64
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
+    (tmp_path / "w").write_text("old")
+
+    with pytest.raises(RuntimeError), replaced(tmp_path / "w") as temporary:
+        Path(temporary).write_text("half")
+        raise RuntimeError
+
+    assert [path.name for path in tmp_path.iterdir()] == ["w"] and (tmp_path / "w").read_text() == "old"
