@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from mixar import spec
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training import distributed
-from mixar.training.distributed import VARIABLES, Context, start
+from mixar.training.distributed import VARIABLES, Context, joined
 
 CPU = torch.device("cpu")
 
@@ -54,36 +55,51 @@ def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
     return {name.replace("module", "generator"): p.grad for name, p in wrapped.named_parameters()}
 
 
-def worker(rank: int, port: int, folder: Path) -> None:
-    """One of the two processes: writes what it found."""
+def be_one_of_two(rank: int, port: int) -> None:
     torch.set_num_threads(1)
     places = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ.update(places, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    context = start(CPU)
-    found = linear_gradients(context) | generator_gradients(context)
-    context.barrier()
-    save_file(found, folder / f"{rank}.safetensors")
-    context.stop()
 
 
-def run_two_processes(folder: Path) -> list[dict[str, torch.Tensor]]:
+def worker(rank: int, port: int, folder: Path) -> None:
+    """One of the two processes: writes what it found."""
+    be_one_of_two(rank, port)
+    with joined(CPU) as context:
+        found = linear_gradients(context) | generator_gradients(context)
+        context.barrier()
+        save_file(found, folder / f"{rank}.safetensors")
+
+
+def told_to_end(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that end before their training does."""
+    be_one_of_two(rank, port)
+    try:
+        with joined(CPU) as context:
+            context.barrier()
+            raise SystemExit(143)
+    finally:
+        (folder / str(rank)).write_text(str(torch.distributed.is_initialized()))
+
+
+def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
+    """Run two processes to their end."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["torch._dynamo"])  # DDP imports it: seconds, spent once for both processes
-    workers = [server.Process(target=worker, args=(rank, port, folder), daemon=True) for rank in range(2)]
+    workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
     for w in workers:
         w.start()
     for w in workers:
-        w.join(timeout=90)
-    assert [w.exitcode for w in workers] == [0, 0]
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+        w.join(timeout=200)
+    return [w.exitcode for w in workers]
 
 
 def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path):
     alone = linear_gradients(Context(0, 1, CPU))
-    first, second = run_two_processes(tmp_path)
+    assert exit_codes_of_two(worker, tmp_path) == [0, 0]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     for name, expected in alone.items():
         torch.testing.assert_close(first[name], expected)
     for name in first:
@@ -91,21 +107,27 @@ def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path)
     assert any(name.startswith("generator.") for name in first)
 
 
+def test_processes_that_are_told_to_end_leave_the_group_and_keep_their_exit_code(tmp_path):
+    assert exit_codes_of_two(told_to_end, tmp_path) == [143, 143]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
+
+
 def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
     launched()
-    context, model, value = start(CPU), nn.Linear(1, 1), torch.tensor(3.0)
-    assert context == Context(0, 1, CPU) and context.is_main
-    assert context.wrap(model) is model
-    assert context.mean(value) == value
-    context.barrier()
-    context.stop()
-    assert not torch.distributed.is_initialized()
+    model, value = nn.Linear(1, 1), torch.tensor(3.0)
+    with joined(CPU) as context:
+        assert context == Context(0, 1, CPU) and context.is_main
+        assert context.wrap(model) is model
+        assert context.mean(value) == value
+        context.barrier()
+        assert not torch.distributed.is_initialized()
 
 
 def test_torchrun_with_one_process_opens_no_group(launched):
     launched(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    assert start(CPU).world_size == 1
-    assert not torch.distributed.is_initialized()
+    with joined(CPU) as context:
+        assert context.world_size == 1
+        assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -131,12 +153,13 @@ def test_a_batch_that_does_not_divide_is_refused():
 )
 def test_contradicting_variables_are_refused(launched, variables, message):
     launched(**variables)
-    with pytest.raises(ValueError, match=message):
-        start(CPU)
+    with pytest.raises(ValueError, match=message), joined(CPU):
+        pass
 
 
 def test_more_processes_than_gpus_are_refused(launched, monkeypatch):
     launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
     monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ValueError, match="LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"):
-        start(torch.device("cuda"))
+    message = "LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"
+    with pytest.raises(ValueError, match=message), joined(torch.device("cuda")):
+        pass

@@ -43,10 +43,12 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     rows = store.rows("train")
     total_steps(settings, len(rows))
     model = _initial_model(study, run, seed, start)
-    context = distributed.start(device_of(study))
     name = f"train {run} seed {seed}"
     folder = layout.checkpoints("train", f"{run}-seed{seed}", Digests(study).train(run, seed))
-    with _held(layout.weights(run, seed), folder, context) as is_finished:
+    with (
+        distributed.joined(device_of(study)) as context,
+        _held(layout.weights(run, seed), folder, context) as is_finished,
+    ):
         if is_finished:
             return
         result = fit(
@@ -64,7 +66,6 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
         if context.is_main:
             _publish(study, layout, run, seed, store, result, context)
             checkpoints.discard(folder)
-    context.stop()
 
 
 def _import(study: Study, layout: Layout, run: str, seed: int) -> None:

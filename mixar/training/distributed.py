@@ -7,6 +7,8 @@ share of each batch. Launched plainly there is one process, and nothing here doe
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -65,18 +67,32 @@ class Context:
         if self.world_size > 1:
             dist.barrier()
 
-    def stop(self) -> None:
-        """Leave the group. Nothing of this context works afterwards where there were several processes."""
-        if self.world_size > 1:
-            dist.destroy_process_group()
 
-
-def start(device: torch.device) -> Context:
-    """Join the processes that torchrun's variables describe; without them, be the only one.
+@contextmanager
+def joined(device: torch.device) -> Iterator[Context]:
+    """Join the processes that torchrun's variables describe, and leave them at the end; without them, be the only one.
 
     device: cpu, or cuda, where each process takes the GPU of its LOCAL_RANK. The processes talk through nccl on cuda
     and gloo on cpu. Raises ValueError for variables that contradict each other or the machine.
     """
+    context = _join(device)
+    try:
+        yield context
+    except Exception:  # the others may wait in a sum that this process will never join: leave without a word
+        raise
+    except BaseException:
+        _leave(context)
+        raise
+    _leave(context)
+
+
+def _leave(context: Context) -> None:
+    """A process that still has gloo's threads when it ends aborts now and then, whatever its exit code was to be."""
+    if context.world_size > 1:
+        dist.destroy_process_group()
+
+
+def _join(device: torch.device) -> Context:
     rank, world_size, local_rank = _read_variables()
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
