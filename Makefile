@@ -7,6 +7,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= 2
+# Test files run side by side, each in one process. Those that wait for Slurm come first and leave the cores to others.
+WORKERS ?= 3
 UV ?= $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 BIN := .venv/bin
 
@@ -40,7 +42,7 @@ checkpoints: env
 	$(BIN)/python -m mixar publish --study results/demo_long/study.json --to resources/demo
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ def ended(running, tmp_path_factory):
         running.call("scancel", "--signal=USR2", "--batch", told)
         study.wait(lambda: running.job(told)["Restarts"] == "1", "the element was requeued")
         study.touch("go")
-        driver.wait()
+        assert driver.wait() == 0, driver.output
         yield study, told, waiting
     finally:
         running.clear()
