@@ -168,6 +168,14 @@ def test_every_further_metric_has_a_column_after_recall_and_its_interval_in_the_
     assert any(note.startswith("All other scores use") for note in table.notes)
 
 
+def test_latex_leaves_the_number_of_a_table_to_latex():
+    study = reported_study()
+    table = quality_table(study, frame(all_rows(study)))
+
+    assert table.title.startswith("Table 1. Quality")
+    assert r"\caption{Quality: " in table.latex()
+
+
 def test_a_further_column_does_not_mix_protocols_either():
     study = reported_study()
     rows = frame(all_rows(study) + further_rows(study, "mar") + further_rows(study, "dc_sa", protocol="other"))

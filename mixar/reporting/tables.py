@@ -7,6 +7,7 @@ of its own (audit.py) and never enters ours.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -76,13 +77,14 @@ class Table:
 
     def latex(self) -> str:
         rows = [r"\quad " * below + " & ".join(_tex(c) for c in row) + r" \\" for row, below in self._lines()]
+        title = re.sub(r"^Table \d+\. ", "", self.title)  # LaTeX numbers its tables itself
         wide = len(self.columns) >= WIDE
         environment, small = ("table*", [r"  \scriptsize\setlength{\tabcolsep}{3pt}"]) if wide else ("table", [])
         lines = [
             "% needs \\usepackage{booktabs}",
             f"\\begin{{{environment}}}",
             r"  \centering",
-            f"  \\caption{{{_tex(self.title)}.}}",
+            f"  \\caption{{{_tex(title)}.}}",
             *small,
             f"  \\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
             r"    \toprule",
