@@ -15,7 +15,7 @@ from mixar.files import write_table
 from mixar.layout import Layout
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import RULE, claims_of
-from mixar.reporting.page import page, provenance_table
+from mixar.reporting.page import page, provenance_table, table_page
 from mixar.reporting.results import SCHEMA, read_rows
 from mixar.reporting.tables import efficiency_table, quality_table
 from mixar.spec import Study
@@ -40,6 +40,17 @@ def test_the_page_loads_nothing_from_elsewhere(root, tmp_path):
 
     assert set(re.findall(r'(?:src|href)="([^"]{0,22})', text)) == {"data:image/png;base64,"}
     assert "url(" not in text and "<script" not in text
+
+
+def test_a_table_has_a_page_of_its_own_that_says_its_encoding_and_escapes_its_names():
+    study = reported_study(runs={"mar": {"label": "<b>&MAR", "model": "s", "seeds": [0, 1]}})
+    rows = pd.DataFrame(all_rows(study), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
+
+    text = table_page(quality_table(study, rows))
+
+    assert text.startswith("<!DOCTYPE html>") and '<meta charset="utf-8">' in text and "border-collapse" in text
+    assert text.count("<table>") == 1 and "<title>Table 1. Quality" in text
+    assert "<b>&MAR" not in text and "&lt;b&gt;&amp;MAR" in text
 
 
 def test_claims_come_before_tables_and_tables_before_figures(root, tmp_path):

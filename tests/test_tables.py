@@ -223,12 +223,11 @@ def test_every_format_holds_every_row():
     tables = [make(study, frame(all_rows(study))) for make in (quality_table, efficiency_table)]
 
     for table in tables:
-        formats = table.formats()
-        labels = [row[0] for row in table.cells]
-        assert all(label in formats["md"] and label in formats["tex"] for label in labels)
-        assert [r["label"] for r in csv.DictReader(io.StringIO(formats["csv"]))] == labels
-        assert formats["html"].count("<tr>") == len(labels) + 1
-        assert "†" not in formats["tex"] and "±" not in formats["tex"] and "\\toprule" in formats["tex"]
+        labels, tex = [row[0] for row in table.cells], table.latex()
+        assert all(label in table.markdown() and label in tex for label in labels)
+        assert [r["label"] for r in csv.DictReader(io.StringIO(table.csv()))] == labels
+        assert table.html().count("<tr>") == len(labels) + 1
+        assert "†" not in tex and "±" not in tex and "\\toprule" in tex
         assert max(map(len, table.text().splitlines())) <= 110
 
 

@@ -129,18 +129,20 @@ def table(rows: list[dict], images: int) -> str:
     lines = ["| task | CPU s | wall s | peak GiB |", "|---|---:|---:|---:|"]
     lines += [f"| {r['task']} | {r['cpu_s']:.1f} | {r['wall_s']:.1f} | {r['peak_gib']:.2f} |" for r in rows]
     neighbours = max(r["peak_gib"] for r in rows if r["task"].startswith(("precision", "recall")))
+    plain = sum(r["cpu_s"] for r in rows if r["task"] in ("merge", "fd", "is", "kid"))
     return "\n".join(
         [
             f"# Scoring {images:,} x {WIDTH} features from {SHARDS} files",
             "",
             f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
-            f"numpy {np.__version__}. The machine was shared with other work, which costs CPU seconds, too: "
-            f"the core did {speed()} GFLOP/s in float64 matrix products.",
+            f"numpy {np.__version__}. Other work on a machine costs CPU seconds, too: at the end of this, a core did "
+            f"{speed()} GFLOP/s in float64 matrix products.",
             "",
             *lines,
             "",
             f"`{COMMAND}` is the whole command without precision and recall, and the first call of a study, which also "
             f"factors the references: FD, IS, KID, and FD to {images:,} held-out images, each with its interval. "
+            f"Merging, FD, IS and KID without intervals: {plain:.0f} CPU seconds. "
             f"Precision and recall peak at {neighbours:.2f} GiB, the merged features included. `precision` computes "
             "recall with it. Lines with `interval` are the 50 leave-outs of the jackknife.",
             "",

@@ -1,6 +1,6 @@
-"""One HTML page with everything a study found: claims first, tables, figures, settings, provenance.
+"""One HTML page with everything a study found: claims first, tables, figures, settings, provenance; and one a table.
 
-The page stands alone: images lie inside it, and it loads nothing.
+Each page stands alone: images lie inside it, and it loads nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from mixar.reporting.claims import RULE, Claim
 from mixar.reporting.tables import Table
 from mixar.spec import Study
 
-TEMPLATE = Path(__file__).with_name("page.html")
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+)
 
 
 def page(
@@ -31,9 +36,7 @@ def page(
     figures: Mapping[str, Path],
 ) -> str:
     """The page as text. figures: PNG files by heading, in the order of the page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return _TEMPLATES.get_template("page.html").render(
         study=study,
         claims=claims,
         rule=RULE,
@@ -44,6 +47,11 @@ def page(
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True),
         provenance=provenance_table(rows),
     )
+
+
+def table_page(table: Table) -> str:
+    """A page of its own for one table, as text."""
+    return _TEMPLATES.get_template("table.html").render(title=table.title, table=Markup(table.html()))
 
 
 def overview(study: Study) -> dict[str, str]:

@@ -101,6 +101,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
+        """The table and its notes, to stand inside a page."""
         head = "".join(f"<th>{html.escape(c)}</th>" for c in self.columns)
         start = {False: "<tr>", True: "<tr class='interval'>"}
         body = "\n".join(
@@ -123,10 +124,6 @@ class Table:
         body = tabulate(cells, header, "simple", colalign=align, disable_numparse=True, maxcolwidths=widths)
         shared = ["", ", ".join(f"{c}: {value}" for c, value in same.items())] if same else []
         return "\n".join([self.title, "", body, *shared])
-
-    def formats(self) -> dict[str, str]:
-        """The table by file ending."""
-        return {"md": self.markdown(), "csv": self.csv(), "tex": self.latex(), "html": self.html()}
 
 
 def _tex(text: str) -> str:

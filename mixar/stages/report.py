@@ -20,7 +20,7 @@ from mixar.layout import Layout
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import Claim, claims_markdown, claims_of
-from mixar.reporting.page import page
+from mixar.reporting.page import page, table_page
 from mixar.reporting.results import label_of, read_losses, read_rows
 from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, number, quality_table
@@ -54,7 +54,8 @@ def report(study: Study, layout: Layout) -> None:
         figures.save(drawn[name], layout.report / name)
     write_table(files["results.parquet"], pa.Table.from_pandas(rows_of(study, rows), preserve_index=False))
     for name, table in (tables | literature).items():
-        for ending, text in table.formats().items():
+        forms = {"md": table.markdown(), "csv": table.csv(), "tex": table.latex(), "html": table_page(table)}
+        for ending, text in forms.items():
             write_text(files[f"{name}.{ending}"], text)
     write_text(files["claims.md"], claims_markdown(claims))
     sheets = {heading: files[f"{name}.png"] for name, heading in HEADINGS.items() if name in drawn}
