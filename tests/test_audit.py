@@ -12,6 +12,7 @@ import yaml
 from toy_rows import all_rows, reported_study
 
 from mixar.reporting.audit import audit_tables, like_for_like, verdict
+from mixar.reporting.page import table_page
 from mixar.reporting.results import SCHEMA
 from mixar.reporting.tables import MISSING, quality_table
 
@@ -208,6 +209,15 @@ def test_latex_has_no_bare_special_character_and_closes_what_it_opens(tables, na
     assert text.replace(r"\{", "").count("{") == text.replace(r"\}", "").count("}")
     opened, closed = (sorted(re.findall(rf"\\{word}\{{(.*?)\}}", text)) for word in ("begin", "end"))
     assert opened == closed and "tabular" in opened
+
+
+@pytest.mark.parametrize("name", ["audit", "audit_costs", "later"])
+def test_the_committed_tables_are_those_of_the_literature_file(root, tables, name):
+    forms = {"md": tables[name].markdown(), "html": table_page(tables[name]), "tex": tables[name].latex()}
+
+    for ending, text in forms.items():
+        file = root / "benchmarks" / "audit" / f"{name}.{ending}"
+        assert file.read_text(encoding="utf-8") == text, f"{file}: copy it from a new report"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
