@@ -236,6 +236,9 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
 # Networks beside the protocol's own
 
 
+FURTHER_FILE = b"stands for a file".hex()  # its bytes, and in these tests its hash, too
+
+
 class Colours(torch.nn.Module):
     """Mean and deviation of each colour: six features."""
 
@@ -252,7 +255,7 @@ class Colours(torch.nn.Module):
 def further(house, monkeypatch, tmp_path):
     """The house with a second network under DINOv2's name; returns (study, layout)."""
     study, layout = house
-    (tmp_path / "second.pth").write_bytes(b"stands for a file")
+    (tmp_path / "second.pth").write_bytes(bytes.fromhex(FURTHER_FILE))
     monkeypatch.setitem(released.FURTHER, "dinov2-vitl14", lambda path: (Colours(), path.read_bytes().hex()))
     study = changed(study, further={"dinov2-vitl14": str(tmp_path / "second.pth")})
     layout.study = study
@@ -270,8 +273,8 @@ def test_a_further_network_adds_rows_of_its_own_with_the_hash_of_its_file(furthe
 
     rows = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert rows["fd_dinov2"]["value"] > 0 and rows["fd_dinov2"]["value"] != rows["fd"]["value"]
-    assert b"stands for a file".hex() in rows["fd_dinov2"]["hashes"]
-    assert rows["fd_dinov2"]["protocol"] == SMOKE_ID.replace("]", ", network=dinov2-vitl14]")
+    assert FURTHER_FILE in rows["fd_dinov2"]["hashes"]
+    assert rows["fd_dinov2"]["protocol"] == SMOKE_ID.replace("]", f", network=dinov2-vitl14:{FURTHER_FILE[:8]}]")
     assert rows["fd_dinov2"]["low"] <= rows["fd_dinov2"]["value"] <= rows["fd_dinov2"]["high"]
 
 
@@ -299,4 +302,5 @@ def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tm
         file_sha256(tmp_path / "known.npz"),
     )
     assert row["value"] > 1 and json.loads(row["hashes"])["statistics_dinov2-vitl14"] == sha256
-    assert row["protocol"] == SMOKE_ID.replace("]", f", network=dinov2-vitl14, statistics={sha256[:8]}]")
+    otherwise = f"network=dinov2-vitl14:{FURTHER_FILE[:8]}, statistics={sha256[:8]}"
+    assert row["protocol"] == SMOKE_ID.replace("]", f", {otherwise}]")

@@ -64,8 +64,9 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
 ):
     study, layout = house
     further = {name: str(tmp_path / name) for name in ("dinov2-vitl14", "vgg16")}
+    file = b"stands for a file"
     for name in further:
-        (tmp_path / name).write_bytes(b"stands for a file")
+        (tmp_path / name).write_bytes(file)
         monkeypatch.setitem(released.FURTHER, name, lambda path: (Colours(), path.read_bytes().hex()))
     np.savez(tmp_path / "known.npz", mu=np.zeros(6), sigma=np.eye(6))
     np.savez(tmp_path / "statistics.npz", **read_features([layout.reference_features("train")]).features.moments)
@@ -80,6 +81,7 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
 
     assert [r["metric"] for r in found] == ["fd", "is", "fd_dinov2"] and found[-1]["value"] > 0
     sha256 = file_sha256(tmp_path / "known.npz")
-    assert found[-1]["protocol"] == SMOKE_ID[:-1] + f", network=dinov2-vitl14, statistics={sha256[:8]}]"
+    otherwise = f"network=dinov2-vitl14:{file.hex()[:8]}, statistics={sha256[:8]}"
+    assert found[-1]["protocol"] == f"{SMOKE_ID[:-1]}, {otherwise}]"
     assert json.loads(found[-1]["hashes"])["statistics_dinov2-vitl14"] == sha256
     assert "there is no kid, precision, recall, precision_vgg, recall_vgg" in " ".join(capsys.readouterr().out.split())

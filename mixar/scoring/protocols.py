@@ -121,9 +121,8 @@ _TABLE = (
 PROTOCOLS = {protocol.name: protocol for protocol in _TABLE}
 
 
-# Scores that are measured otherwise than their protocol says: against other images, or by another network.
-OTHERWISE = {"fd_held_out": "reference=held_out"}
-OTHERWISE |= {score: f"network={name}" for name, scores in FURTHER.items() for score in scores}
+# Scores that are measured against other images than their protocol says.
+OTHERWISE = {"fd_held_out": ["reference=held_out"]}
 
 
 def row_id(protocol: Protocol, study: Study, extractor_sha256: str, labels: str | None = None) -> str:
@@ -147,15 +146,18 @@ def row_id(protocol: Protocol, study: Study, extractor_sha256: str, labels: str 
 def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str]) -> list[dict]:
     """The values, each with the protocol id of its row: `row_id`, and in brackets what its metric does otherwise.
 
-    hashes: of the rows; `statistics_NETWORK` names the file that stands for the reference images of a further network.
+    hashes: of the rows. NETWORK: the file of a further network; statistics_NETWORK: what stands for its reference.
     """
     return [{**value, "protocol": _id_of(value["metric"], row_id, hashes)} for value in values]
 
 
 def _id_of(metric: str, row_id: str, hashes: Mapping[str, str]) -> str:
-    otherwise = [OTHERWISE[metric]] if metric in OTHERWISE else []
-    files = [hashes.get(f"statistics_{name}") for name, scores in FURTHER.items() if metric in scores]
-    return _bracketed(row_id, otherwise + [f"statistics={sha256[:8]}" for sha256 in files if sha256])
+    otherwise = list(OTHERWISE.get(metric, []))
+    for name in (name for name, scores in FURTHER.items() if metric in scores):
+        otherwise.append(f"network={name}:{hashes[name][:8]}")
+        if statistics := hashes.get(f"statistics_{name}"):
+            otherwise.append(f"statistics={statistics[:8]}")
+    return _bracketed(row_id, otherwise)
 
 
 def _bracketed(name: str, differs: list[str]) -> str:
