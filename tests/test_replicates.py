@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_kid import kid_features_to_metric
 from toy_metrics import mean_shift
 
 from mixar.scoring import replicates
 from mixar.scoring.intervals import interval, jackknife, jackknife_groups, standard_error
-from mixar.scoring.metrics import METRICS, FeatureSet
+from mixar.scoring.metrics import METRICS, SEED, FeatureSet, kid_subsets
 from mixar.scoring.replicates import REPLICATES, fd_of_pairs, replicates_of
 from mixar.spec import Extractor, Scoring
 
@@ -81,10 +82,12 @@ def test_subsets_of_the_kernel_distance_are_the_librarys_and_leave_in_groups_of_
     sample, reference = features(120), features(100, seed=1, shift=0.4)
     groups, scoring = jackknife_groups(sample.index, 10), SCORING.model_copy(update={"kid_subsets": 30})
 
-    subsets = replicates.kid_subsets(sample, reference, scoring)
+    subsets = kid_subsets(sample, reference, scoring.kid_subsets, scoring.kid_subset_size)
     found = REPLICATES["kid"](sample, reference, scoring, groups)
 
-    assert subsets.mean() == METRICS["kid"](sample, reference, scoring)
+    how = {"kid_subsets": 30, "kid_subset_size": scoring.kid_subset_size, "rng_seed": SEED, "verbose": False}
+    by_the_library = kid_features_to_metric(sample.features, reference.features, **how)
+    assert METRICS["kid"](sample, reference, scoring) == by_the_library["kernel_inception_distance_mean"]
     alone = found - replicates._kid_of_pairs(sample, reference, groups)
     group_means = subsets.reshape(3, 10).mean(axis=0)
     assert standard_error(alone) == pytest.approx(group_means.std(ddof=1) / np.sqrt(10))
@@ -225,7 +228,7 @@ def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(m
 MEMORY = """
 import resource, numpy as np, torch
 from mixar.scoring import metrics, replicates
-from mixar.scoring.metrics import METRICS, FeatureSet
+from mixar.scoring.metrics import METRICS, SEED, FeatureSet, kid_subsets
 from mixar.scoring.replicates import REPLICATES
 from mixar.spec import Extractor, Scoring
 scoring = Scoring(protocol="emoji-gfd", extractor=Extractor(network="subgroup-cnn", weights="x"))

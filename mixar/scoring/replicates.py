@@ -12,17 +12,16 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calc_cdist_part
 
 from mixar.scoring.intervals import jackknife
-from mixar.scoring.metrics import BLOCK, METRICS, SEED, FeatureSet, line_sizes, metric_of
+from mixar.scoring.metrics import BLOCK, METRICS, SEED, FeatureSet, kid_subsets, line_sizes, metric_of
 from mixar.scoring.statistics import frechet, influence, limit_weights
 from mixar.spec import Scoring
 
 LINEAR_FROM = 512  # features from which a Fréchet distance is not computed anew for every group
 IMAGES_FOR_FIRST_ORDER = 4  # images a feature that the first order needs
-KERNEL_IMAGES = 10_000  # of each side behind the kernel distance's interval
+KERNEL_IMAGES = 5_000  # of each side behind the kernel distance's interval
 SPARE = 8  # neighbours kept beyond the k-th, for when a group takes some of them away
 
 
@@ -103,17 +102,9 @@ def kid(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.
     group of subsets with each group of images. All runs have the same subsets, so in the difference of two runs what
     these have in common cancels, too.
     """
-    subsets = kid_subsets(sample, reference, scoring)
+    subsets = kid_subsets(sample, reference, scoring.kid_subsets, scoring.kid_subset_size)
     group = np.arange(len(subsets)) % (groups.max() + 1)
     return _kid_of_pairs(sample, reference, groups) + without(subsets, group, groups.max() + 1)
-
-
-def kid_subsets(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> np.ndarray:
-    """The kernel distance of each of torch-fidelity's random subsets [kid_subsets], whose mean is the score."""
-    rng, size = np.random.RandomState(SEED), scoring.kid_subset_size
-    sides = [s.features.numpy() for s in (sample, reference)]
-    drawn = ([x[rng.choice(len(x), size, replace=False)] for x in sides] for _ in range(scoring.kid_subsets))
-    return np.array([kernel_mmd(x, y) for x, y in drawn], float)
 
 
 def _kid_of_pairs(sample: FeatureSet, reference: FeatureSet, groups: np.ndarray) -> np.ndarray:
