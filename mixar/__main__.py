@@ -287,8 +287,8 @@ def check(study: StudyFile) -> None:
     print(f"{loaded.study}: valid. {loaded.title}")
     size = f"{loaded.grid} x {loaded.grid} tokens, {len(loaded.runs)} runs, {trained} trainings"
     print(f"  {size}, results in {layout.root}")
-    for key, value in files.missing(loaded).items():
-        print(f"  missing: {key} = {value}, expected at {files.locate(value)}")
+    for line in files.missing_in_words(files.missing(loaded)):
+        print(f"  {line}")
 
 
 @app.command()

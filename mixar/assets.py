@@ -157,6 +157,13 @@ def describe(asset: Asset) -> str:
     return "\n".join([f"asset {asset.name!r} is missing: {asset.what}", *rows])
 
 
+def missing_in_words(found: dict[str, str]) -> list[str]:
+    """What `missing` found: a line for each key of the study, then the row of each asset among them, once."""
+    lines = [f"missing: {key} = {value}, looked for at {locate(value)}" for key, value in found.items()]
+    named = dict.fromkeys(value for value in found.values() if value.startswith(PREFIX))
+    return lines + [line for value in named for line in describe(asset_named(value)).splitlines()]
+
+
 def references(study: Study) -> dict[str, str]:
     """Every external file or folder that the study names: key of the study -> `asset:NAME` or path."""
     named = {

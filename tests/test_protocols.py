@@ -50,19 +50,20 @@ def test_the_papers_study_keeps_to_its_protocol_and_whatever_differs_stands_in_t
     study = load_study(root / "config" / "imagenet256.yaml")
     protocol = protocol_of(study, "sample")
 
-    assert row_id(protocol, study, protocol.extractor_sha256) == "adm256-gfid"
-    assert row_id(protocol, study, "ab" * 32) == "adm256-gfid[extractor=abababab]"
+    assert row_id(protocol, study, protocol.extractor_sha256, 50_000) == "adm256-gfid"
+    assert row_id(protocol, study, "ab" * 32, 50_000) == "adm256-gfid[extractor=abababab]"
+    assert row_id(protocol, study, protocol.extractor_sha256, 10_000) == "adm256-gfid[n=10000]"
     other = changed(study, is_splits=1, neighbours=5)
-    assert row_id(protocol, other, protocol.extractor_sha256) == "adm256-gfid[is_splits=1, neighbours=5]"
+    assert row_id(protocol, other, protocol.extractor_sha256, 50_000) == "adm256-gfid[is_splits=1, neighbours=5]"
     evaluation = study.evaluation.model_copy(update={"labels": "training"})
     drawn = study.model_copy(update={"evaluation": evaluation})
-    assert row_id(protocol, drawn, protocol.extractor_sha256) == "adm256-gfid[labels=training]"
+    assert row_id(protocol, drawn, protocol.extractor_sha256, 50_000) == "adm256-gfid[labels=training]"
 
 
 def test_the_demo_keeps_to_its_protocol_and_the_smoke_study_says_where_it_does_not(root):
     for name, expected in (("demo", "emoji-gfd"), ("smoke", SMOKE_ID)):
         study = load_study(root / "config" / f"{name}.yaml")
-        assert row_id(protocol_of(study, "sample"), study, "ab" * 32) == expected
+        assert row_id(protocol_of(study, "sample"), study, "ab" * 32, 100) == expected
 
 
 def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):

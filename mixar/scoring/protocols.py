@@ -125,15 +125,16 @@ PROTOCOLS = {protocol.name: protocol for protocol in _TABLE}
 OTHERWISE = {"fd_held_out": ["reference=held_out"]}
 
 
-def row_id(protocol: Protocol, study: Study, extractor_sha256: str, labels: str | None = None) -> str:
+def row_id(protocol: Protocol, study: Study, extractor_sha256: str, n: int, labels: str | None = None) -> str:
     """The id that rows carry: the protocol's name where the study keeps to it, else with what differs in brackets.
 
-    labels: of the images, where they are not the study's own. n has a column of its own and is left out. Only the bare
-    name earns the name FID.
+    n: images scored. labels: of the images, where they are not the study's own. Only the bare name earns the name FID.
     """
     labels = labels or study.evaluation.labels
     found = {key: getattr(study.scoring, key) for key in protocol.metrics}
     differs = [f"{key}={value}" for key, value in found.items() if value != protocol.metrics[key]]
+    if protocol.num_images and n != protocol.num_images:
+        differs.append(f"n={n}")
     if protocol.labels and labels != protocol.labels:
         differs.append(f"labels={labels}")
     if protocol.image_size and study.data.image_size != protocol.image_size:

@@ -182,7 +182,7 @@ def score(
         study,
         run,
         source=source,
-        values=with_ids(values, row_id(protocol, study, hashes["extractor"]), hashes),
+        values=with_ids(values, row_id(protocol, study, hashes["extractor"], len(scored.features)), hashes),
         seed=seed,
         sampler=sampler,
         digest=Digests(study).score(),

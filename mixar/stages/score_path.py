@@ -96,7 +96,7 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
         study,
         name,
         source="sample",
-        values=with_ids(values, row_id(used, study, networks.main.sha256, labels), hashes),
+        values=with_ids(values, row_id(used, study, networks.main.sha256, len(scored.features), labels), hashes),
         digest=Digests(study).score(),
         device=str(device_of(study)),
         hashes=hashes,

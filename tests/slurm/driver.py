@@ -33,8 +33,9 @@ while (( step < steps )) || [ ! -e $file ]; do sleep 0.2; (( ++step )); : > $nam
 echo "$name end" >> journal
 """
 
-# Stands before squeue and sacct: fails or hangs while a file says so.
+# Stands before squeue and sacct: counts its calls, fails or hangs while a file says so.
 SHIM = """#!/bin/bash
+echo {name} >> {folder}/asked
 if [ -e {folder}/fail ]; then echo refused >> {folder}/refused; echo "{name}: error: Unable to contact" >&2; exit 1; fi
 while [ -e {folder}/hang ]; do : > {folder}/hanging; sleep 0.1; done
 exec {program} "$@"

@@ -160,6 +160,45 @@ def test_what_would_stop_a_run_later_stops_it_before_any_job(root, tmp_path, smo
     assert not {p.name for p in (tmp_path / "results").rglob("*") if p.is_file()} - {"study.json"}
 
 
+def test_a_missing_asset_stops_a_run_with_its_whole_row(root, tmp_path, smoke):
+    smoke["hardware"]["results"] = str(tmp_path / "results")
+    file = write_changed(smoke, ("scoring", "further", {"vgg16": "asset:vgg16"}), tmp_path)
+
+    result = snakemake(root, "--profile", "workflow/profiles/local", "--configfile", file, MIXAR_ASSETS=str(tmp_path))
+
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert "scoring.further.vgg16 = asset:vgg16, looked for at" in output
+    for part in ("asset 'vgg16' is missing", "recognised by", "licence", "mixar assets get vgg16"):
+        assert part in output
+    assert not {p.name for p in (tmp_path / "results").rglob("*") if p.is_file()} - {"study.json"}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "command", "gpus"),
+    [
+        ({"nodes": 2, "gpus": 8}, "snakemake_executor_plugin_submitit.launch --nproc-per-node=4 mixar", 4),
+        ({"nodes": 1, "gpus": 4}, "torch.distributed.run --standalone --nproc-per-node=4 -m mixar", 4),
+        ({"nodes": 1, "gpus": 1}, "mixar", 1),
+    ],
+)
+def test_a_training_starts_a_process_for_each_gpu_and_a_launcher_on_several_nodes(
+    root, tmp_path, smoke, hardware, command, gpus
+):
+    smoke["hardware"] |= hardware | {"device": "cuda", "results": str(tmp_path / "results")}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(smoke))
+
+    result = snakemake(root, "-n", "-p", "--profile", "slurm", "--configfile", file)
+
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    training = re.search(r"^rule train:.*?(?=^rule |\Z)", output, re.M | re.S)[0]
+    assert f"python -m {command} train --study" in training
+    resources = re.search(r"resources: (.*)", training)[1]
+    assert f"nodes={hardware['nodes']}" in resources and f"gpus_per_node={gpus}" in resources
+
+
 def test_lint_and_format_find_nothing(root):
     lint = snakemake(root, "--lint", "--configfile", "config/smoke.yaml")
     assert lint.returncode == 0, lint.stdout + lint.stderr

@@ -133,10 +133,11 @@ def refuse_missing():
         section, _, rest = key.partition(".")
         return rest.split(".")[0] in trained if section == "runs" else not READERS[section].isdisjoint(rules_needed)
 
-    lines = [f"  {key} = {value}, looked for at {assets.locate(value)}" for key, value in MISSING.items()]
-    if lines := [line for key, line in zip(MISSING, lines) if is_needed(key)]:
+    if needed := {key: value for key, value in MISSING.items() if is_needed(key)}:
+        lines = [f"  {line}" for line in assets.missing_in_words(needed)]
         advice = f"Nothing was started. Get them first; for assets: python -m mixar assets get --study {STUDY_FILE}"
-        raise WorkflowError("\n".join([f"{STUDY.study} cannot run without these files or folders:", *lines, advice]))
+        said = [f"{STUDY.study} cannot run without these files or folders:", *lines, advice]
+        raise WorkflowError("\n".join(said))
 
 
 def refuse_unfit():
