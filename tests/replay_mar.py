@@ -125,8 +125,9 @@ def sampling(stored: Stored) -> Iterator[Check]:
 def _iterations(stored: Stored, model: MAR, run: str) -> Iterator[Check]:
     """Each iteration on its own, from the stored latents of those before it."""
     sampler, labels, orders = _sampler(stored, run), _labels(stored, run), stored["sample/draw/orders"]
-    x = torch.zeros(*orders.shape, model.channels)
-    branches, allowed = 1 if sampler.cfg == 1 else 2, loop_tolerance(model.diffloss, sampler.head_steps)
+    x, branches = torch.zeros(*orders.shape, model.channels), 1 if sampler.cfg == 1 else 2
+    heads = [(model.diffloss, loop_tolerance(model.diffloss, sampler.head_steps))]
+    heads.append((deepcopy(model.diffloss).double(), LOOP))
     scale = stored[f"sample/{run}/out/tokens_image"].abs().max().item()  # an iteration may draw a single small token
     for k, (before, left, cfg) in enumerate(_counts(stored, sampler)):
         inputs, outputs = f"sample/{run}/draw/iter{k}", f"sample/{run}/out/iter{k}"
@@ -139,9 +140,10 @@ def _iterations(stored: Stored, model: MAR, run: str) -> Iterator[Check]:
         z = take(model.condition(*again, drop), rows.repeat(branches, 1)).flatten(0, 1)
         yield Check(f"{outputs}/z", z)
         yield Check(f"{outputs}/cfg", torch.tensor(cfg))
-        draws = stored[f"{inputs}/init"], stored[f"{inputs}/steps"]
-        latent = drawn_rows(model.diffloss, stored[f"{outputs}/z"], sampler, cfg, draws)
-        yield Check(f"{outputs}/latent", latent, allowed, scale)
+        for head, allowed in heads:
+            dtype, keys = head.net.cond_embed.weight.dtype, (f"{outputs}/z", f"{inputs}/init", f"{inputs}/steps")
+            given, *draws = (stored[key].to(dtype) for key in keys)
+            yield Check(f"{outputs}/latent", drawn_rows(head, given, sampler, cfg, draws), allowed, scale)
         new = stored[f"{outputs}/latent"][: rows.numel()]
         x = put(x, rows, new.unflatten(0, rows.shape))
 

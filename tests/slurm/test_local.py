@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster import wait_for
+from driver import PACE, PROFILE, Driver
 
 SNAKEFILE = """
 rule all:
@@ -55,6 +57,53 @@ def test_jobs_run_and_fail_without_slurm(folder, cluster):
     assert "logs/bad/" in str(log)
     assert str(log) in result.stderr
     assert "because" in (log.read_text() if cluster == "local" else result.stderr)
+
+
+ASKING = """
+rule all:
+    input: "cpu.txt", "gpu.txt"
+    localrule: True
+
+rule cpu:
+    output: "cpu.txt"
+    resources: runtime=5, mem_mb=100, constraint="big"
+    shell: "echo made > {output}"
+
+rule gpu:
+    output: "gpu.txt"
+    threads: 8
+    resources: runtime=5, gpus_per_node=1, partition="gpu"
+    shell: "echo made > {output}"
+"""
+SITE = """
+partition: gpu
+cpu_partition: cpu
+account: vision
+gpu_type: a100
+setup: [module load cuda]
+extra: --mail-type=FAIL
+"""
+
+
+@pytest.fixture
+def no_slurm(tmp_path):
+    """An environment in which no client of Slurm is found."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bash").symlink_to(shutil.which("bash"))
+    return os.environ | {"PATH": str(tmp_path / "bin")}
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize("site", [(), ("--submitit-site", "own.yaml")], ids=["the profile's site", "a site of its own"])
+def test_the_committed_profile_runs_without_slurm(tmp_path, no_slurm, cluster, site):
+    (tmp_path / "Snakefile").write_text(ASKING)
+    (tmp_path / "own.yaml").write_text(SITE)
+
+    driver = Driver(tmp_path, no_slurm, *PROFILE, *PACE, "--submitit-cluster", cluster, *site)
+
+    assert driver.wait(120) == 0, driver.output
+    assert [(tmp_path / name).read_text() for name in ("cpu.txt", "gpu.txt")] == ["made\n"] * 2
+    assert {name: line["outcome"] for name, line in lines(tmp_path).items()} == {"cpu": "done", "gpu": "done"}
 
 
 def test_ctrl_c_ends_every_process(folder):

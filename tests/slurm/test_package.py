@@ -1,6 +1,7 @@
 """The plugin as a package: found by Snakemake however it is installed, and light to import."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -52,3 +53,11 @@ def test_snakemake_finds_the_plugin_in_the_wheel(tmp_path):
 
     assert "ExecutorSettings snakemake_executor_plugin_submitit.executor" in result.stdout, result.stderr
     assert str(tmp_path / "site") in result.stdout
+
+
+def test_the_tests_that_the_readme_names_exist():
+    text = (ROOT / "workflow" / "plugins" / "snakemake_executor_plugin_submitit" / "README.md").read_text()
+    named = set(re.findall(r"\btest_\w+\.py\b", text))
+
+    assert len(named) > 10
+    assert named <= {path.name for path in Path(__file__).parent.glob("test_*.py")}

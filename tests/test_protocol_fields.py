@@ -1,0 +1,147 @@
+"""What the ImageNet protocols say field by field, and that the stages do what a protocol says, not what is usual."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_protocols import changed
+from test_stage_score import NUM_IMAGES, SIZE, draw, drawings
+from test_stage_score import house as house
+from toy_images import folder, pixels
+
+from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
+from mixar.scoring.features import extract, load_extractor
+from mixar.scoring.protocols import PROTOCOLS
+from mixar.stages import score as stage
+from mixar.stages import score_path, tokens
+
+SAMPLES, RECONSTRUCTIONS = "emoji-gfd", "emoji-rfd"  # protocols of the house
+
+FIELDS = ("crop", "resize", "rounding", "reference", "statistics", "num_images")
+PINNED = {
+    "adm256-gfid": ("adm", "tensorflow-1", "half-even", "train", "asset:adm-statistics", 50_000),
+    "val256-rfid": ("adm", "tensorflow-1", "half-even", "held_out", None, 50_000),
+    "mar-train-rfid": ("adm", "tensorflow-1", "half-even", "train", "asset:adm-statistics", 50_000),
+    "vavae-val-rfid": ("bilinear", "half-pixel", "half-up", "held_out", None, 50_000),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 60 oblong images in three class folders, so that each crop makes other pixels of them."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label in range(3):
+        folder(root / f"class{label}", pixels(20, seed=label, size=2 * SIZE)[:, : SIZE + 8])
+    return root
+
+
+def state(monkeypatch, name, **fields):
+    monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[name], **fields))
+
+
+def cropped(layout, split, crop) -> np.ndarray:
+    """All images of a split after a crop, straight from their files."""
+    files = stage._manifest(layout, split)["file"].to_pylist()
+    return np.stack([CROPS[crop](Image.open(file), SIZE) for file in files])
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_an_imagenet_protocol_says_what_its_numbers_were_measured_with(name):
+    assert tuple(getattr(PROTOCOLS[name], field) for field in FIELDS) == PINNED[name]
+
+
+# Crop and rounding
+
+
+def reconstructed(study, layout):
+    """Every held-out image, darker, as `reconstruct` writes it."""
+    shards = range(study.data.num_shards)
+    for shard in shards:
+        tokens.reconstruct(study, layout, "continuous", shard)
+    return np.concatenate([read_images(layout.reconstruction("continuous", shard))[2] for shard in shards])
+
+
+def test_reconstructions_have_the_crop_and_the_rounding_that_the_protocol_says(house, monkeypatch):
+    study, layout = house
+    monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)
+    found = []
+
+    for crop, rounding in (("adm", "half-even"), ("adm", "down"), ("bilinear", "half-even"), ("bilinear", "down")):
+        state(monkeypatch, RECONSTRUCTIONS, crop=crop, rounding=rounding)
+        found.append(reconstructed(study, layout))
+        unit = images_to_unit(cropped(layout, "held_out", crop))
+        assert np.array_equal(found[-1], unit_to_uint8(unit * 0.9, rounding).numpy()), (crop, rounding)
+
+    assert len({images.tobytes() for images in found}) == len(found)
+
+
+@pytest.mark.parametrize("split", [*stage.SPLITS, stage.RECONSTRUCTED])
+def test_references_are_made_of_images_after_the_crop_that_the_protocol_says(house, monkeypatch, split):
+    study, layout = house
+    own = split == stage.RECONSTRUCTED
+    study = layout.study = changed(study, reconstructions=RECONSTRUCTIONS) if own else study
+    extractor, found = load_extractor(study.scoring.extractor, layout.extractor()), []
+
+    for crop in CROPS:
+        state(monkeypatch, RECONSTRUCTIONS if own else SAMPLES, crop=crop)
+        stage.reference_features(study, layout, split)
+        images = torch.from_numpy(cropped(layout, "held_out" if own else split, crop))
+        found.append(stage.read_reference(study, layout, split).features.features)
+        assert torch.allclose(found[-1], extract(extractor, [images])[0], atol=1e-6), crop
+
+    assert not torch.allclose(*found, atol=1e-4)
+
+
+def test_references_after_another_crop_than_the_protocols_are_refused(house, monkeypatch):
+    state(monkeypatch, SAMPLES, crop="bilinear")
+
+    with pytest.raises(ValueError, match="train.parquet: features of other images"):
+        stage.read_reference(*house, "train")
+
+
+# Resize
+
+
+@pytest.fixture
+def resizes(monkeypatch):
+    """The resize of every feature network that is loaded, in order."""
+    seen = []
+
+    def recording(settings, path, device="cpu", resize=None):
+        seen.append(resize)
+        return load_extractor(settings, path, device, resize)
+
+    for module in (stage, score_path):
+        monkeypatch.setattr(module, "load_extractor", recording)
+    return seen
+
+
+@pytest.mark.parametrize(("own", "other"), [("tensorflow-1", "half-pixel"), ("half-pixel", "tensorflow-1")])
+def test_images_and_references_go_through_the_network_with_the_resize_of_their_protocol(
+    house, monkeypatch, resizes, own, other
+):
+    study, layout = house
+    monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit)
+    state(monkeypatch, SAMPLES, resize=own)
+    state(monkeypatch, RECONSTRUCTIONS, resize=other)
+    draw(layout, drawings(NUM_IMAGES, 1), shards=(0,))
+    tokens.reconstruct(study, layout, "continuous", 0)
+
+    stage.reference_features(study, layout, "train")
+    stage.score_features(study, layout, layout.samples("mar", 0, "default", 0))
+    stage.score_features(study, layout, layout.reconstruction("continuous", 0))
+
+    assert resizes == [own, own, other]
+
+
+@pytest.mark.parametrize("resize", ["tensorflow-1", "half-pixel"])
+def test_brought_images_go_through_the_network_with_the_resize_of_the_protocol(
+    house, monkeypatch, resizes, tmp_path, resize
+):
+    state(monkeypatch, SAMPLES, resize=resize)
+
+    score_path.score_path(*house, folder(tmp_path / "drawn", pixels(size=SIZE)), None, None, False)
+
+    assert resizes == [resize]
