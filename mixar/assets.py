@@ -157,9 +157,14 @@ def describe(asset: Asset) -> str:
     return "\n".join([f"asset {asset.name!r} is missing: {asset.what}", *rows])
 
 
+def places(found: dict[str, str]) -> list[str]:
+    """A line for each key of the study that `missing` found: its value, and where that is looked for."""
+    return [f"{key} = {value}, looked for at {locate(value)}" for key, value in found.items()]
+
+
 def missing_in_words(found: dict[str, str]) -> list[str]:
     """What `missing` found: a line for each key of the study, then the row of each asset among them, once."""
-    lines = [f"missing: {key} = {value}, looked for at {locate(value)}" for key, value in found.items()]
+    lines = [f"missing: {place}" for place in places(found)]
     named = dict.fromkeys(value for value in found.values() if value.startswith(PREFIX))
     return lines + [line for value in named for line in describe(asset_named(value)).splitlines()]
 

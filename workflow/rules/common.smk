@@ -157,7 +157,7 @@ def announce_jobs():
 
 def announce_missing():
     """Say once, in the main process, which files outside the study are not there yet."""
-    lines = [f"  {key} = {value}, looked for at {assets.locate(value)}" for key, value in MISSING.items()]
+    lines = [f"  {place}" for place in assets.places(MISSING)]
     logger.warning("\n".join([f"{STUDY.study} needs {len(lines)} files or folders that are not there:", *lines]))
 
 
