@@ -69,6 +69,7 @@ class Training(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Annotated[Literal["adamw", "muon"], Field(exclude_if=lambda v: v == "adamw")] = "adamw"
     betas: tuple[Rate, Rate] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     clip_norm: Annotated[float, Field(gt=0)] = 3.0
@@ -86,6 +87,10 @@ class TokenizerTraining(Training):
     entropy_weight: float = 0.02  # MaskBit entropy term
     entropy_temperature: float = 0.01
     entropy_gamma: float = 1.0  # weight of the batch entropy against the mean per-sample entropy
+    # MaskBit: entropies of so many groups of bits, added up, instead of one over all 2**bits codes
+    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = 1
+    # augmentation, in pixels; null: an eighth of the side
+    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = None
 
 
 class Autoencoder(Section):

@@ -54,7 +54,7 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
         device = device_of(study)
 
         def step(model, rows, rng, progress):
-            return model.training_loss(augment(images[rows], rng, device), settings.train, rng)
+            return model.training_loss(augment(images[rows], rng, device, settings.train.max_shift), settings.train, rng)
 
         name, digest = f"tokenizer-{kind}", Digests(study).tokenizer(kind)
         _train(study, layout, build, step, settings.train, len(images), name, digest, target)
@@ -105,16 +105,16 @@ def extractor(study: Study, layout: Layout) -> None:
     _train(study, layout, build, step, s.train, len(images), "extractor", digest, layout.extractor())
 
 
-def augment(images: Tensor, rng: torch.Generator, device: torch.device) -> Tensor:
-    """uint8 [n, H, W, 3] to float [n, 3, H, W] in [0, 1]: mirrored half the time, moved by up to an eighth of the side.
+def augment(images: Tensor, rng: torch.Generator, device: torch.device, max_shift: int | None = None) -> Tensor:
+    """uint8 [n, H, W, 3] to float [n, 3, H, W] in [0, 1]: mirrored half the time, moved by up to `max_shift` pixels.
 
-    The border is filled with the nearest pixel.
+    None: by up to an eighth of the side. The border is filled with the nearest pixel.
     """
     x = images_to_unit(images.to(device))
     n, side = len(x), x.shape[-1]
     draw = torch.rand(3, n, generator=rng, device=device)
     x = torch.where(draw[0].view(-1, 1, 1, 1) < 0.5, x, x.flip(-1))
-    reach = side // 8
+    reach = side // 8 if max_shift is None else max_shift
     steps = torch.arange(side, device=device)
     rows, columns = (
         (steps + ((2 * reach + 1) * d).long().sub(reach).unsqueeze(1)).clamp(0, side - 1) for d in draw[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.optim import Muon
 from torch import nn
 
 from mixar import spec
@@ -30,6 +31,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; the loop sets the learning rate before every step."""
+def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer:
+    """AdamW over `parameter_groups`, or timm's Muon; the loop sets the learning rate before every step.
+
+    Muon (Jordan et al., 2024) orthogonalises the updates of matrices and of kernels, seen as matrices [out, in * k * k],
+    at a step as large as AdamW's; vectors keep AdamW.
+    """
+    if s.optimizer == "muon":
+        return Muon(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, nesterov=True)
     return torch.optim.AdamW(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, fused=True)
