@@ -69,12 +69,18 @@ def _tokenizer_problems(s: Study) -> Iterator[str]:
             yield f"{where}.options: they go to a network of one's own; name it with `network`, or leave them out"
         if tokenizer.network is None and tokenizer.channels % 32:
             yield f"{where}.channels: {tokenizer.channels} is no multiple of 32 (GroupNorm has 32 groups)"
+        shift = tokenizer.train and tokenizer.train.max_shift
+        if shift and shift >= s.data.image_size:
+            yield f"{where}.train.max_shift: {shift} pixels move an image of {s.data.image_size} out of sight"
     beyond = [level for level in s.continuous.attention_levels if level >= len(s.continuous.multipliers)]
     if beyond and s.continuous.network is None:
         yield (
             f"continuous.attention_levels: {beyond[0]} is no level of {len(s.continuous.multipliers)} multipliers; "
             "levels count from 0"
         )
+    groups = s.discrete.train.entropy_groups if s.discrete.train else 1
+    if groups > s.discrete.bits:
+        yield f"discrete.train.entropy_groups: {groups} groups of {s.discrete.bits} bits; use fewer"
     if s.discrete.bits > STORED_BITS:
         yield f"discrete.bits: {s.discrete.bits}, but a token shard stores {STORED_BITS} bits a token; use fewer"
     if s.num_tokens < 4:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mixar import spec
+from mixar.stages.pretrain import augment
 from mixar.tokens import maskbit, tokenizers, vavae
 from mixar.weights import load_module, read_metadata, save_weights
 
@@ -40,6 +41,35 @@ def test_training_reaches_every_parameter_and_lowers_the_loss(kind):
         errors.append(terms["mse"].item())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
     assert errors[-1] < 0.5 * errors[0]
+
+
+def test_entropies_of_groups_add_up_a_sample_exactly_and_a_batch_to_an_upper_bound():
+    z = torch.randn(5, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    rows, quantizer = z.permute(0, 2, 3, 1).reshape(-1, 6), maskbit.Quantizer(6)
+    whole = TRAINING.model_copy(update={"entropy_weight": 1.0, "entropy_temperature": 1.0})
+    grouped = whole.model_copy(update={"entropy_groups": 2})
+    alone, batch = maskbit.entropy_terms(rows, quantizer.codebook, 1.0)
+
+    def of(gamma):
+        return maskbit.quantizer_losses(z, quantizer.codebook, grouped.model_copy(update={"entropy_gamma": gamma}))[1]
+
+    parts = [maskbit.entropy_terms(part, maskbit.Quantizer(3).codebook, 1.0) for part in (rows[:, :3], rows[:, 3:])]
+    assert torch.allclose(of(0.0), alone, atol=1e-3)
+    assert torch.allclose(of(0.0) - of(1.0), parts[0][1] + parts[1][1], atol=1e-5)
+    assert parts[0][1] + parts[1][1] > batch
+    assert torch.equal(maskbit.quantizer_losses(z, quantizer.codebook, whole)[1], alone - batch)
+
+
+@pytest.mark.parametrize(("max_shift", "reach"), [(None, 2), (0, 0), (1, 1)])
+def test_training_images_move_by_so_many_pixels_at_most_and_are_mirrored(max_shift, reach):
+    images = torch.zeros(400, 16, 16, 3, dtype=torch.uint8)
+    images[:, 8, 5] = 255
+
+    moved = augment(images, torch.Generator().manual_seed(0), torch.device("cpu"), max_shift)
+
+    rows, columns = moved[:, 0].nonzero()[:, 1:].unique(dim=0).T
+    assert set(rows.tolist()) == set(range(8 - reach, 9 + reach))
+    assert set(columns.tolist()) == {c + move for c in (5, 10) for move in range(-reach, reach + 1)}
 
 
 def test_zero_counts_as_minus_one_and_the_first_channel_is_the_lowest_bit():

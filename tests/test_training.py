@@ -59,17 +59,18 @@ def without_seconds(curve: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in curve]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stopped_at", range(2, 7))
-def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stopped_at):
+def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stopped_at, optimizer):
     def stop(done, total, note):
         if done == stopped_at:  # a step is announced before it is saved, so this one is done again
             raise KeyboardInterrupt
 
-    whole = run_fit(tmp_path / "whole")
+    whole = run_fit(tmp_path / "whole", optimizer=optimizer)
     with pytest.raises(KeyboardInterrupt):
-        run_fit(tmp_path / "broken", announce=stop)
+        run_fit(tmp_path / "broken", announce=stop, optimizer=optimizer)
     other_weights = network().apply(lambda m: nn.init.ones_(m.weight) if isinstance(m, nn.Linear) else None)
-    resumed = run_fit(tmp_path / "broken", model=other_weights)
+    resumed = run_fit(tmp_path / "broken", model=other_weights, optimizer=optimizer)
 
     assert same(whole.weights, resumed.weights)
     assert without_seconds(whole.curve) == without_seconds(resumed.curve)
@@ -232,6 +233,27 @@ def test_vectors_biases_and_the_diffusion_head_do_not_decay_and_tables_do():
     assert build_optimizer(model, settings()).defaults["betas"] == (0.9, 0.95)
 
 
+def test_muon_orthogonalises_the_updates_of_kernels_and_leaves_vectors_to_adamw():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3)
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    layer(torch.randn(2, 4, 5, 5)).square().sum().backward()
+    optimizer = build_optimizer(layer, settings(optimizer="muon", weight_decay=0.0))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    moved = {name: (p.detach() - before[name]) / 0.1 for name, p in layer.named_parameters()}
+
+    assert torch.allclose(moved["bias"].abs(), torch.tensor(1.9), atol=1e-3)  # the sign, and Nesterov's 0.9 more
+    lengths = torch.linalg.svdvals(moved["weight"].flatten(1)) / (0.2 * 36**0.5)  # AdamW's root mean square, 0.2
+    assert ((lengths > 0.6) & (lengths < 1.4)).all() and lengths.numel() == 6
+
+
+def test_the_optimizer_is_named_in_a_settings_dump_only_where_it_is_not_adamw():
+    assert "optimizer" not in settings().model_dump()  # so earlier studies keep their digests
+    assert settings(optimizer="muon").model_dump(mode="json")["optimizer"] == "muon"
+
+
 def test_a_damaged_checkpoint_is_named_with_what_would_do(tmp_path):
     assert checkpoints.load_state(tmp_path, ALONE.device) is None
     run_fit(tmp_path)
@@ -267,9 +289,10 @@ def test_a_second_process_waits_until_the_first_one_lets_go(tmp_path):
     assert entered.is_set() and "waiting" in said[0]
 
 
-def test_a_small_network_learns(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_small_network_learns(tmp_path, optimizer):
     torch.manual_seed(0)
     fitted = run_fit(tmp_path, step=lambda m, rows, *_: {"loss": (m(ITEMS[rows]) - ITEMS[rows]).square().mean()},
-                     model=nn.Linear(3, 3), epochs=120, ema_decay=0.0, minutes=1e6)  # fmt: skip
+                     model=nn.Linear(3, 3), epochs=120, ema_decay=0.0, minutes=1e6, optimizer=optimizer)  # fmt: skip
 
     assert fitted.curve[-1]["loss"] < 0.1 * fitted.curve[0]["loss"]

@@ -54,7 +54,8 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
         device = device_of(study)
 
         def step(model, rows, rng, progress):
-            return model.training_loss(augment(images[rows], rng, device, settings.train.max_shift), settings.train, rng)
+            batch = augment(images[rows], rng, device, settings.train.max_shift)
+            return model.training_loss(batch, settings.train, rng)
 
         name, digest = f"tokenizer-{kind}", Digests(study).tokenizer(kind)
         _train(study, layout, build, step, settings.train, len(images), name, digest, target)

@@ -205,8 +205,8 @@ def quantizer_losses(z: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> 
 def _grouped(rows: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> list[tuple[Tensor, Tensor]]:
     """Each group's columns of the rows [R, K], and its codes.
 
-    A code's probability is the product of its bits', so the groups' per-sample entropies add up to that of all bits; their
-    batch entropies add up to an upper bound, at a cost of 2**(K / groups) instead of 2**K a row.
+    A code's probability is the product of its bits', so the groups' per-sample entropies add up to that of all bits;
+    their batch entropies add up to an upper bound, at a cost of 2**(K / groups) instead of 2**K a row.
     """
     if s.entropy_groups == 1:
         return [(rows, codebook)]

@@ -34,8 +34,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer:
     """AdamW over `parameter_groups`, or timm's Muon; the loop sets the learning rate before every step.
 
-    Muon (Jordan et al., 2024) orthogonalises the updates of matrices and of kernels, seen as matrices [out, in * k * k],
-    at a step as large as AdamW's; vectors keep AdamW.
+    Muon (Jordan et al., 2024) orthogonalises the updates of matrices, and of kernels as matrices [out, in * k * k], at
+    a step as large as AdamW's; vectors keep AdamW. Both with Nesterov's momentum.
     """
     if s.optimizer == "muon":
         return Muon(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, nesterov=True)
