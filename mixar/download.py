@@ -23,13 +23,13 @@ from urllib.request import Request, urlopen
 
 from mixar.asset_table import Address, Asset, ByHand, Hub
 from mixar.assets import check, facts, memory_of, recognised_by, size_problem
+from mixar.files import NO_ROOM
 
 Report = Callable[[int, int], None]  # bytes that are here, bytes in all
 
 TIMEOUT_S = 60.0  # without a single byte
 PAUSES_S = (1.0, 5.0, 15.0)  # between tries that bring nothing; any byte starts them anew
 BLOCK = 1 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 _PASSING = {408, 429, 500, 502, 503, 504}  # HTTP: the same request may do later
 
@@ -218,14 +218,14 @@ def _may_pass(error: Exception, received_any: bool) -> bool:
     """Whether another try may help. Without a connection from the start there is nothing to wait for."""
     if isinstance(error, HTTPError):
         return error.code in _PASSING
-    return received_any and getattr(error, "errno", None) not in _FULL | _UNWRITABLE
+    return received_any and getattr(error, "errno", None) not in NO_ROOM | _UNWRITABLE
 
 
 def _reason(error: Exception) -> str:
     """An error in a user's words."""
     if isinstance(error, _Refused):
         return str(error)
-    if getattr(error, "errno", None) in _FULL:
+    if getattr(error, "errno", None) in NO_ROOM:
         return f"the disk is full ({error.strerror}); free some room, and the download goes on where it stopped"
     if getattr(error, "errno", None) in _UNWRITABLE:
         return f"{error.filename or 'the folder'} cannot be written ({error.strerror})"

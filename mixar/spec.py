@@ -36,7 +36,8 @@ Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 class Section(BaseModel):
     """A part of the study: unknown keys are errors, values never change after validation.
 
-    `preset: NAME` stands for the keys of `mixar.presets`.
+    `preset: NAME` stands for the keys of `mixar.presets`. Later keys are left out of dumps at their defaults
+    (`exclude_if`), so that earlier studies keep their digests.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,10 +88,8 @@ class TokenizerTraining(Training):
     entropy_weight: float = 0.02  # MaskBit entropy term
     entropy_temperature: float = 0.01
     entropy_gamma: float = 1.0  # weight of the batch entropy against the mean per-sample entropy
-    # MaskBit: entropies of so many groups of bits, added up, instead of one over all 2**bits codes
-    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = 1
-    # augmentation, in pixels; null: an eighth of the side
-    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = None
+    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = 1  # of the bits; their entropies add up
+    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = None  # pixels; null: an eighth
 
 
 class Autoencoder(Section):
@@ -271,7 +270,7 @@ class Scoring(Section):
     reconstructions: str | None = None  # protocol of the reconstructions; null: the one that goes with `protocol`
     extractor: Extractor
     metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
-    own_metrics: dict[Name, str] = {}  # metrics of one's own, "module:function"
+    own_metrics: Annotated[dict[Name, str], Field(exclude_if=lambda v: not v)] = {}  # one's own, "module:function"
     further: dict[str, str] = {}  # more feature networks, by name, and their weights; each brings metrics of its own
     further_statistics: dict[str, str] = {}  # .npz files that stand for their reference images
     kid_subsets: Count = 100
@@ -279,10 +278,6 @@ class Scoring(Section):
     is_splits: Count = 10
     neighbours: Count = 3  # k of precision and recall
     jackknife_groups: Annotated[int, Field(ge=2)] = 10
-
-    @model_serializer(mode="wrap")
-    def _none_left_out(self, dump: Any) -> dict:  # so studies without metrics of their own keep their digests
-        return {key: value for key, value in dump(self).items() if value or key != "own_metrics"}
 
 
 class Measure(Section):

@@ -1,0 +1,52 @@
+"""Files are whole or absent, and a full disk is said in words."""
+
+import resource
+import signal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mixar.data.shards import write_shard
+from mixar.files import replaced, write_table, write_text
+from mixar.training.checkpoints import save_state
+from mixar.weights import save_weights
+
+NUMBERS = np.random.default_rng(0).standard_normal(50_000)
+WRITERS = {
+    "t.txt": lambda path: write_text(path, "x" * 100_000),
+    "t.parquet": lambda path: write_table(path, pa.table({"numbers": NUMBERS})),
+    "w.safetensors": lambda path: save_weights(path, {"numbers": torch.from_numpy(NUMBERS)}, {}),
+    "s.safetensors": lambda path: write_shard(path, {"numbers": NUMBERS}, {}),
+    "state.pt": lambda path: save_state(path.parent, {"numbers": torch.from_numpy(NUMBERS)}),
+}
+
+
+@pytest.fixture
+def no_room():
+    """Files of more than 50 kB meet the same kind of error as a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_without_room_is_named_and_the_one_before_stays(tmp_path, name, no_room):
+    (tmp_path / name).write_bytes(b"before")
+
+    with pytest.raises(OSError, match=f"{name}: File too large; free some room and run again"):
+        WRITERS[name](tmp_path / name)
+
+    assert [file.name for file in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == b"before"
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="^os error 13$"), replaced(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("os error 13")
+
+    assert not list(tmp_path.iterdir())
