@@ -1,10 +1,13 @@
 """The executor between Snakemake and a cluster that is a stand-in: what it submits, adopts, reports and cancels."""
 
+import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from snakemake_executor_plugin_submitit.attempts import Attempts
 from snakemake_executor_plugin_submitit.backends import Submission
 from snakemake_executor_plugin_submitit.registry import Registry
 from snakemake_executor_plugin_submitit.slurm import Limits, QueryFailed
@@ -201,6 +204,22 @@ def test_ctrl_c_in_the_middle_of_a_poll_cancels_everything(study):
     assert sorted(study.cluster.cancelled) == ["1_0", "1_1", "1_2", "2"]
     assert [outcome for _, outcome in study.finished()] == ["cancelled"] * 4
     assert Registry(study.folder / "submitit").all() == []
+
+
+def test_a_cancelled_job_is_charged_for_its_gpus_to_the_last_sign_of_life(study):
+    driver = study.driver()
+    driver.run_jobs(study.jobs)
+    folder = study.folder / "submitit"
+    entry = next(entry for entry in Registry(folder).all() if entry.job == "2")
+    records = Attempts(folder, entry.key)
+    begun = records.begin(entry.submission, "2", gpus=2)
+    records._write(replace(begun, seen=begun.began + 90))
+
+    driver.cancel()
+
+    lines = [json.loads(line) for line in (folder / "finished.jsonl").read_text().splitlines()]
+    charged = {line["name"]: (line["gpu_seconds"], line["gpu_seconds_interrupted"]) for line in lines}
+    assert charged == {**{f"sample {i}": (0, 0) for i in range(3)}, "train mar": (180, 180)}
 
 
 def test_ctrl_c_waits_for_a_job_that_is_just_being_submitted_again_and_cancels_it(study, monkeypatch):
