@@ -214,7 +214,6 @@ def test_a_cancelled_job_is_charged_for_its_gpus_to_the_last_sign_of_life(study)
     records = Attempts(folder, entry.key)
     begun = records.begin(entry.submission, "2", gpus=2)
     records._write(replace(begun, seen=begun.began + 90))
-
     driver.cancel()
 
     lines = [json.loads(line) for line in (folder / "finished.jsonl").read_text().splitlines()]
