@@ -208,7 +208,5 @@ def _grouped(rows: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> list[
     A code's probability is the product of its bits', so the groups' per-sample entropies add up to that of all bits;
     their batch entropies add up to an upper bound, at a cost of 2**(K / groups) instead of 2**K a row.
     """
-    if s.entropy_groups == 1:
-        return [(rows, codebook)]
     parts = rows.tensor_split(s.entropy_groups, dim=1)
     return [(part, codebook[: 2 ** part.shape[1], : part.shape[1]]) for part in parts]
