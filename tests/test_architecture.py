@@ -1,4 +1,4 @@
-"""The house: who may import whom, how long a file may be, and that the lists of packages agree."""
+"""The house: who may import whom, and that the lists of packages agree."""
 
 import ast
 import re
@@ -125,16 +125,6 @@ def test_plugins_and_package_never_meet():
         assert not any(name.split(".")[0] == "mixar" for name in imports(path)), path
     for path in MODULES:
         assert not any(name.split(".")[0].startswith("snakemake") for name in imports(path)), path
-
-
-def test_no_file_is_longer_than_400_lines():
-    folders = ("mixar", "workflow", "tests", "resources", "benchmarks")
-    files = [p for f in folders for s in ("py", "smk") for p in (ROOT / f).rglob(f"*.{s}")]
-    files.append(ROOT / "workflow" / "Snakefile")
-
-    long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text().splitlines())) > 400}
-
-    assert not long
 
 
 def test_no_weights_are_read_with_a_plain_pickle():
