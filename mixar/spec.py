@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from mixar import presets
 from mixar.identity import digest as digest  # these two are offered here
 from mixar.identity import seed_of as seed_of
 from mixar.spec_problems import SpecError as SpecError  # offered here
-from mixar.spec_problems import explain, problems
+from mixar.spec_problems import explain, path_for_snakemake, problems
 
 # Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
 GUIDANCE = {
@@ -30,6 +30,8 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]  # becomes a folder name and a Snakemake wildcard
 Metric = Literal["fd", "fd_infinity", "is", "kid", "precision", "recall"]
+FilePath = Annotated[str, AfterValidator(path_for_snakemake)]  # of a file or folder, or asset:NAME
+FilePattern = Annotated[str, AfterValidator(lambda text: path_for_snakemake(text, placeholder="{seed}"))]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -52,8 +54,8 @@ class Data(Section):
     """Images, their crop and the split."""
 
     source: Literal["emoji", "folder", "parquet"]
-    path: str  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file or a folder of files
-    held_out_path: str | None = None  # validation images of the same kind; null: split by a hash of each image's name
+    path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file or a folder of files
+    held_out_path: FilePath | None = None  # validation images, same kind; null: split by a hash of each image's name
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
     image_size: Count  # pixels, square
     num_classes: Count
@@ -97,7 +99,7 @@ class Autoencoder(Section):
 
     network: str | None = None  # one's own, "module:Class"; null: the built-in convolutional network
     options: dict[str, Any] = {}  # for the constructor of one's own
-    weights: str | None = None  # path, or asset:NAME; null: trained by this study
+    weights: FilePath | None = None  # path, or asset:NAME; null: trained by this study
     channels: Count = 128
     multipliers: Widths = (1, 1, 2, 2, 4)
     num_res_blocks: Count = 2
@@ -119,7 +121,7 @@ class VaVae(Autoencoder):
     latent_channels: Count = 32
     attention_levels: tuple[int, ...] = (4,)
     decoder_attention: bool = True
-    statistics: str | None = None  # file with the latents' mean and std; null: computed from the training images
+    statistics: FilePath | None = None  # file with the latents' mean and std; null: computed from the training images
     scale: float | None = None  # one factor instead of statistics (KL-16: 0.2325)
 
 
@@ -151,7 +153,7 @@ class GeneratorSampler(Section):
 class Generator(Section):
     """MaskBit's bit transformer (LFQBert)."""
 
-    weights: str | None = None
+    weights: FilePath | None = None
     width: Count = 1024
     depth: Count = 24
     heads: Count = 16
@@ -215,8 +217,8 @@ class Run(Section):
     guidance: Guidance = Guidance()
     ti_mix: TiMix | None = None
     parent: Name | None = None  # continue this run's final weights, seed by seed
-    start: str | None = None  # continue weights from a file; {seed} is filled in
-    weights: str | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
+    start: FilePattern | None = None  # continue weights from a file; {seed} is filled in
+    weights: FilePattern | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
     start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start` or `weights`, for the record
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
@@ -258,7 +260,7 @@ class Extractor(Section):
     """Feature network behind every score."""
 
     network: Literal["inception-v3", "subgroup-cnn"]
-    weights: str | None = None
+    weights: FilePath | None = None
     channels: Count = 32  # subgroup-cnn: width of its first stage; features are 4 times that
     train: ExtractorTraining | None = None
 
@@ -271,8 +273,8 @@ class Scoring(Section):
     extractor: Extractor
     metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
     own_metrics: Annotated[dict[Name, str], Field(exclude_if=lambda v: not v)] = {}  # one's own, "module:function"
-    further: dict[str, str] = {}  # more feature networks, by name, and their weights; each brings metrics of its own
-    further_statistics: dict[str, str] = {}  # .npz files that stand for their reference images
+    further: dict[str, FilePath] = {}  # weights of more feature networks by name; each brings metrics of its own
+    further_statistics: dict[str, FilePath] = {}  # .npz files that stand for their reference images
     kid_subsets: Count = 100
     kid_subset_size: Count = 1000
     is_splits: Count = 10
@@ -326,7 +328,7 @@ class Hardware(Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     gpus: Annotated[int, Field(ge=0)] = 0  # per training job, over all nodes; 0: CPU
     nodes: Count = 1
-    results: str = "results"
+    results: FilePath = "results"
 
 
 class Study(Section):

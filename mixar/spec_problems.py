@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from mixar.spec import Run, Study
@@ -23,6 +24,19 @@ STORED_BITS = 16  # of a token in a shard
 
 class SpecError(ValueError):
     """A study that cannot run, with the key, what was found and what would do."""
+
+
+def path_for_snakemake(text: str, placeholder: str = "") -> str:
+    """`text` unchanged. Raises PydanticCustomError where Snakemake cannot take it as the path of an input or output.
+
+    placeholder: the one text in braces that may occur, such as {seed}.
+    """
+    if {"{", "}"} & set(text.replace(placeholder, "") if placeholder else text):
+        only = f"only {placeholder} may stand in braces" if placeholder else "use a path without them"
+        raise PydanticCustomError("path", f"Snakemake reads braces as wildcards; {only}")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise PydanticCustomError("path", "a line break or control character; use a path without it")
+    return text
 
 
 def problems(s: Study) -> Iterator[str]:
@@ -120,8 +134,6 @@ def _run_problems(s: Study) -> Iterator[str]:
             )
         if len(set(run.seeds)) < len(run.seeds):
             yield f"runs.{name}.seeds: {list(run.seeds)} names a seed twice"
-        for key in ("start", "weights"):
-            yield from _pattern_problems(f"runs.{name}.{key}", getattr(run, key))
         if run.ti_mix and run.ti_mix.start < run.ti_mix.end:
             yield (
                 f"runs.{name}.ti_mix: the rate of ground truth rises from {run.ti_mix.start:g} to {run.ti_mix.end:g}; "
@@ -149,14 +161,6 @@ def _run_problems(s: Study) -> Iterator[str]:
             yield f"runs.{name}.weights: nothing is trained, so `ti_mix` and `training` have no meaning; leave them out"
         if run.parent:
             yield from _parent_problems(s, name, run)
-
-
-def _pattern_problems(key: str, value: str | None) -> Iterator[str]:
-    """`value` is a path in which {seed} may stand, and nothing else in braces."""
-    try:
-        (value or "").format(seed=0)
-    except (KeyError, IndexError, ValueError):
-        yield f"{key}: {value!r}: only {{seed}} may stand in braces"
 
 
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:

@@ -15,6 +15,8 @@ from mixar.spec import SpecError, digest, parse_study
 try:
     STUDY = parse_study(dict(config), source="study")
     MISSING = assets.missing(STUDY)
+    if {"{", "}"} & set(str(assets.folder())):
+        raise ValueError(f"MIXAR_ASSETS: Snakemake reads braces as wildcards; found {str(assets.folder())!r}")
 except (SpecError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
@@ -51,9 +53,9 @@ TRAINING_COMMAND = ON_EVERY_NODE if STUDY.hardware.nodes > 1 else ON_ONE_NODE
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
-def external(value, **names):
-    """A file or folder that the study names, as an input where it is there; the stage itself refuses without it."""
-    path = assets.locate(value.format(**names)) if value else None
+def external(value):
+    """An external file or folder as a rule input if it exists; otherwise the stage reports it missing."""
+    path = assets.locate(value) if value else None
     return [str(path)] if path and path.exists() else []
 
 
@@ -64,7 +66,7 @@ def parent_weights(wildcards):
 
 def start_file(wildcards):
     run = STUDY.runs[wildcards.run]
-    return external(run.start or run.weights, seed=wildcards.seed)
+    return external((run.start or run.weights or "").format(seed=wildcards.seed))
 
 
 def training_tokens(wildcards):

@@ -24,4 +24,4 @@ rule report:
         study=STUDY_FILE,
         settings=digest(STUDY.model_dump(mode="json", exclude={"hardware"})),
     shell:
-        "python -m mixar report --study {params.study} > {log} 2>&1"
+        "python -m mixar report --study {params.study:q} > {log:q} 2>&1"

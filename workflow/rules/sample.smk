@@ -20,8 +20,8 @@ rule sample:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.sample(w.run, int(w.seed), w.sampler),
     shell:
-        "python -m mixar sample --study {params.study} --run {wildcards.run} --seed {wildcards.seed} "
-        "--sampler {wildcards.sampler} --shard {wildcards.shard} > {log} 2>&1"
+        "python -m mixar sample --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
+        "--sampler {wildcards.sampler:q} --shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
 rule reconstruct:
@@ -43,8 +43,8 @@ rule reconstruct:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.reconstruct(w.kind),
     shell:
-        "python -m mixar reconstruct --study {params.study} --kind {wildcards.kind} "
-        "--shard {wildcards.shard} > {log} 2>&1"
+        "python -m mixar reconstruct --study {params.study:q} --kind {wildcards.kind:q} "
+        "--shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
 rule score_features:
@@ -66,7 +66,7 @@ rule score_features:
         study=STUDY_FILE,
         settings=DIGESTS.features(),
     shell:
-        "python -m mixar score --study {params.study} --images {input.images} > {log} 2>&1"
+        "python -m mixar score --study {params.study:q} --images {input.images:q} > {log:q} 2>&1"
 
 
 rule score_reference:
@@ -88,7 +88,7 @@ rule score_reference:
         study=STUDY_FILE,
         settings=DIGESTS.features(),
     shell:
-        "python -m mixar score --study {params.study} --reference {wildcards.split} > {log} 2>&1"
+        "python -m mixar score --study {params.study:q} --reference {wildcards.split:q} > {log:q} 2>&1"
 
 
 rule score:
@@ -109,8 +109,8 @@ rule score:
         study=STUDY_FILE,
         settings=DIGESTS.score(),
     shell:
-        "python -m mixar score --study {params.study} --run {wildcards.run} --seed {wildcards.seed} "
-        "--sampler {wildcards.sampler} > {log} 2>&1"
+        "python -m mixar score --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
+        "--sampler {wildcards.sampler:q} > {log:q} 2>&1"
 
 
 rule score_reconstruction:
@@ -131,4 +131,4 @@ rule score_reconstruction:
         study=STUDY_FILE,
         settings=DIGESTS.score(),
     shell:
-        "python -m mixar score --study {params.study} --kind {wildcards.kind} > {log} 2>&1"
+        "python -m mixar score --study {params.study:q} --kind {wildcards.kind:q} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule ingest:
         study=STUDY_FILE,
         settings=DIGESTS.ingest(),
     shell:
-        "python -m mixar ingest --study {params.study} > {log} 2>&1"
+        "python -m mixar ingest --study {params.study:q} > {log:q} 2>&1"
 
 
 rule tokenizer_discrete:
@@ -43,7 +43,7 @@ rule tokenizer_discrete:
         kind="discrete",
         settings=DIGESTS.tokenizer("discrete"),
     shell:
-        "python -m mixar tokenizer --study {params.study} --kind {params.kind} > {log} 2>&1"
+        "python -m mixar tokenizer --study {params.study:q} --kind {params.kind:q} > {log:q} 2>&1"
 
 
 # The same verb: with the continuous tokenizer come the mean and standard deviation of its latents.
@@ -84,7 +84,7 @@ rule tokenize:
         study=STUDY_FILE,
         settings=DIGESTS.tokenize(),
     shell:
-        "python -m mixar tokenize --study {params.study} --shard {wildcards.shard} > {log} 2>&1"
+        "python -m mixar tokenize --study {params.study:q} --shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
 rule generator:
@@ -106,7 +106,7 @@ rule generator:
         study=STUDY_FILE,
         settings=DIGESTS.generator(),
     shell:
-        "python -m mixar generator --study {params.study} > {log} 2>&1"
+        "python -m mixar generator --study {params.study:q} > {log:q} 2>&1"
 
 
 rule generate:
@@ -128,7 +128,7 @@ rule generate:
         study=STUDY_FILE,
         settings=DIGESTS.generate(),
     shell:
-        "python -m mixar generate --study {params.study} --shard {wildcards.shard} > {log} 2>&1"
+        "python -m mixar generate --study {params.study:q} --shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
 rule extractor:
@@ -150,4 +150,4 @@ rule extractor:
         study=STUDY_FILE,
         settings=DIGESTS.extractor(),
     shell:
-        "python -m mixar extractor --study {params.study} > {log} 2>&1"
+        "python -m mixar extractor --study {params.study:q} > {log:q} 2>&1"

@@ -28,7 +28,8 @@ rule train:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.train(w.run, int(w.seed)),
     shell:
-        f"{TRAINING_COMMAND} train " "--study {params.study} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        f"{TRAINING_COMMAND} train "
+        "--study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
 
 
 rule measure:
@@ -51,4 +52,4 @@ rule measure:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.measure(w.run),
     shell:
-        "python -m mixar measure --study {params.study} --run {wildcards.run} > {log} 2>&1"
+        "python -m mixar measure --study {params.study:q} --run {wildcards.run:q} > {log:q} 2>&1"
