@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
+from mixar.data.decoding import load_picture
 from mixar.data.images import RowReader
 from mixar.data.sources import SUFFIXES, open_parquet
 
@@ -184,16 +184,15 @@ def decoded(item: tuple[str, bytes | np.ndarray]) -> np.ndarray:
     where, content = item
     if isinstance(content, np.ndarray):
         return content
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            mode, pixels = image.mode, np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{where}: not readable as an image ({error})") from None
+    picture = load_picture(io.BytesIO(content), where)
+    mode = picture.image.mode
     if mode != "RGB":
         raise ValueError(f"{where}: mode {mode} (L is grey, RGBA has alpha, P a palette); the protocol takes 8-bit "
                          "RGB, so convert the images first")  # fmt: skip
-    return pixels
+    if picture.bits > 8:
+        raise ValueError(f"{where}: {picture.bits} bits a channel; the protocol takes 8-bit RGB, so convert the images "
+                         "first")  # fmt: skip
+    return np.asarray(picture.image)
 
 
 def iter_pixels(collection, start: int, stop: int) -> Iterator[tuple[str, np.ndarray]]:

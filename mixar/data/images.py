@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mixar import assets
+from mixar.data.decoding import load_picture, read_picture
 from mixar.data.sources import SOURCES, Entry, open_parquet
 from mixar.files import write_table
 from mixar.spec import Data
@@ -158,6 +159,8 @@ def bilinear_crop(image: Image.Image, size: int) -> np.ndarray:
     return unit_to_uint8(pixels[..., top : top + size, left : left + size], "half-up")[0].numpy()
 
 
+LARGEST = 2**28  # pixels of an image whose short side was scaled to the size of the crop
+
 # How an original becomes a square; a score's protocol says which one it takes.
 CROPS = {"adm": centre_crop, "bilinear": bilinear_crop}
 
@@ -199,11 +202,17 @@ def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.nda
 
 def _decode(item: tuple) -> np.ndarray:
     source, where, size, crop = item
-    try:
-        with Image.open(source) as image:
-            return crop(image, size)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{where}: not readable as an image ({error})") from None
+    image = read_picture(source, where)
+    _check_proportions(image, size, where)
+    return crop(image, size)
+
+
+def _check_proportions(image: Image.Image, size: int, where: str) -> None:
+    """Refuse what would fill the memory once its short side has `size` pixels: 1 x 60,000 pixels, for instance."""
+    short, long = sorted(image.size)
+    if size * size * long / short > LARGEST:
+        raise ValueError(f"{where}: {image.width} x {image.height} pixels, too long and narrow for a square crop; "
+                         "remove the image")  # fmt: skip
 
 
 def _where(row: dict) -> str:
@@ -269,13 +278,10 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _rgb(encoded: bytes, where: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.mode != "RGB":
-                raise ValueError(f"{where}: an image of mode {image.mode}; expected RGB, in three colour channels")
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{where}: not readable as an image ({error})") from None
+    image = load_picture(io.BytesIO(encoded), where).image
+    if image.mode != "RGB":
+        raise ValueError(f"{where}: an image of mode {image.mode}; expected RGB, in three colour channels")
+    return np.asarray(image)
 
 
 def _png(image: np.ndarray) -> bytes:
