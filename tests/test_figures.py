@@ -1,6 +1,9 @@
 """Figures: what is plotted, that nothing overlaps, and that pixels stay as they are."""
 
 import io
+import os
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -187,3 +190,26 @@ def test_sheets_are_drawn_from_few_images_too(tmp_path):
         figures.save(sheet, tmp_path / name)
 
     assert len(list(tmp_path.iterdir())) == 6
+
+
+NOTEBOOK = """
+from mixar.reporting import figures
+from mixar.reporting.figures import STYLE, plt
+with plt.style.context(STYLE):
+    drawn = plt.figure()
+    drawn.text(0.5, 0.5, "costs $5 and $\\\\frac{")
+figures.save(drawn, "drawn")
+print(plt.get_backend())
+"""
+
+
+def test_figures_are_drawn_whatever_backend_and_settings_the_environment_asks_for(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: nonsense\n")
+    inherited = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+    result = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK], cwd=tmp_path, capture_output=True, text=True, env=os.environ | inherited
+    )
+
+    assert result.stdout.strip().lower() == "agg", result.stderr
+    assert (tmp_path / "drawn.png").is_file() and (tmp_path / "drawn.pdf").is_file()

@@ -10,7 +10,10 @@ the settings are the demo's. Writes ladders.csv, ladders.png and ladders.pdf.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"  # before matplotlib is imported
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,7 +109,7 @@ def _scores(study: Study, sample: FeatureSet, reference: FeatureSet, ladder: str
 
 def figure(rows: pd.DataFrame, count: int, network: str, stem: Path) -> None:
     """Metrics below each other, ladders side by side; the band is the floor, from its smallest to its largest draw."""
-    with plt.rc_context(STYLE):
+    with plt.style.context((*STYLE, {"text.parse_math": True})):  # for powers of ten on logarithmic axes
         drawn, axes = plt.subplots(len(TITLES), len(LADDERS), figsize=(9.6, 9.6), sharex="col", sharey="row")
         floor = rows[rows["ladder"] == "floor"].groupby("metric")["value"]
         for row, (metric, title) in zip(axes, TITLES.items(), strict=True):

@@ -10,10 +10,6 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -31,7 +27,7 @@ from mixar.spec import Study
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 DASHES = ("-", "--", "-.", ":")
-STYLE = {
+OWN_STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -45,8 +41,10 @@ STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text in the PDF
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "figure.dpi": 100,
 }
+STYLE = ("default", OWN_STYLE)  # whatever the user's matplotlibrc says
 CHARACTER = 0.066  # inches, of the caption's font
 BARS = "Bars: 95 % intervals over images, spanning all seeds; differences of runs that share images are surer."
 CAPTION = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
@@ -58,7 +56,7 @@ def save(figure: Figure, stem: str | Path) -> None:
     for ending in ("png", "pdf"):
         # Without a date the same rows give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {}
-        with replaced(f"{stem}.{ending}") as temporary:
+        with replaced(f"{stem}.{ending}") as temporary, plt.style.context(STYLE):
             figure.savefig(temporary, metadata=metadata, **look)
     plt.close(figure)
 
@@ -103,7 +101,7 @@ def figure7(study: Study, rows: pd.DataFrame) -> Figure:
     """Distance against tokens: the balance of quality and cost. The area of a marker grows with the parameters."""
     points = balance_data(study, rows)
     name = distance_name(study, rows)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.6))
         axes.set(xlabel="Tokens per image: class, image, prefix and memory tokens", ylabel=f"{name}  ↓ better")
         axes.set_title("Balance of quality and cost")
@@ -185,7 +183,7 @@ def figure8(study: Study, rows: pd.DataFrame) -> Figure:
     """Distance of a parent run, and of its continuations with and without TI-Mix, against epochs."""
     points = ablation_data(study, rows).set_index("role")
     name = distance_name(study, rows)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
         axes.set(xlabel="Training epochs in all", ylabel=f"{name}  ↓ better")
         axes.set_title("Training on, with and without TI-Mix")
@@ -254,7 +252,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
 
     curves: by (run, seed), the columns of a loss file. Continued runs begin where their parents ended.
     """
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.4))
         axes.set(xlabel="Training epochs in all", ylabel="Diffusion loss (smoothed)")
         axes.set_title("Training loss")

@@ -10,10 +10,6 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
@@ -96,7 +92,7 @@ def figure2(theirs: np.ndarray, ours: Mapping[str, np.ndarray], classes: Sequenc
     """The same discrete tokens: MaskBit's decoder above, runs of ours by label below, [n, H, W, 3] each."""
     columns = min(PAIR_COLUMNS, len(theirs))
     bands = -(-len(theirs) // columns)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         size = (INCHES * columns + 1.4, bands * ((1 + len(ours)) * 1.05 * INCHES + 0.4) + 0.3)
         figure, axes = plt.subplots(bands, 1, figsize=size, layout="constrained")
         for band, a in enumerate(np.atleast_1d(axes)):
@@ -118,7 +114,7 @@ def figure6(grids: Mapping[str, list[tuple[str, np.ndarray]]]) -> Figure:
     rows = max(len(g) for g in grids.values())
     columns = max(len(images) for g in grids.values() for _, images in g)
     size = (across * (INCHES * columns + 1.3), down * (INCHES * rows * (1 + GAP) + 0.45))
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
         for a, (label, grid) in zip(axes.flat, grids.items(), strict=False):
             _show(a, montage([i for _, images in grid for i in _filled(images, columns)], columns))
@@ -139,7 +135,7 @@ def reconstruction_sheet(
     decoded: by tokenizer, [n, H, W, 3]. whole: by tokenizer, its score over all held-out images, in words.
     """
     count = len(originals)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(
             1 + len(decoded), 1, figsize=(INCHES * 1.1 * count + 1.2, 1.15 * (1 + len(decoded)))
         )
