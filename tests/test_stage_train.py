@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_runs import NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
+from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
 
 from mixar.data.shards import open_shard, write_shard
 from mixar.layout import Layout
@@ -191,6 +192,26 @@ def test_a_continued_run_begins_with_its_parents_weights(tmp_path):
     for run in ("child", "copy"):
         for name, tensor in weights(layout, "mix").items():
             torch.testing.assert_close(weights(layout, run)[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_the_average_of_a_continued_run_counts_the_steps_before_it(tmp_path, capsys):
+    child = {"label": "", "model": "s", "guidance": MIX, "training": {"ema_decay": 0.9999}}
+    file = tmp_path / "elsewhere.safetensors"
+    runs = {"child": {**child, "parent": "mix"}, "grandchild": {**child, "parent": "child"}}
+    study = toy_study(tmp_path, runs={**runs, "foreign": {**child, "start": str(file)}})
+    layout = write_inputs(study)
+    train(study, layout, "mix", 0)
+    save_weights(file, weights(layout, "mix"), {})
+
+    for run in ("child", "grandchild", "foreign"):
+        train(study, layout, run, 0)
+
+    recorded = [read_metadata(layout.weights(run, 0))["steps_before"] for run in ("mix", *runs, "foreign")]
+    assert recorded == [0, 4, 8, None]
+    kept = {"child": 5 * 6 * 7 * 8 / (14 * 15 * 16 * 17), "grandchild": 9 * 10 * 11 * 12 / (18 * 19 * 20 * 21)}
+    said = capsys.readouterr().out
+    for run, share in {**kept, "foreign": 0.9996}.items():
+        assert re.search(f"train {run} seed 0: ema_decay 0.9999 is slow for 4 steps.* keep {share:.0%} of those", said)
 
 
 def test_runs_continued_from_one_parent_see_equal_batches_and_other_ones_than_it(tmp_path):

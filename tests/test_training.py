@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +17,7 @@ from mixar.spec import Training
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Curve, Fit, fit, total_steps
-from mixar.training.optim import build_optimizer, parameter_groups
+from mixar.training.optim import average_decay, build_optimizer, parameter_groups, update_average
 
 ALONE = Context(0, 1, torch.device("cpu"))
 NUM_ITEMS = 10
@@ -36,7 +39,7 @@ def noisy_step(model, rows, rng, progress):
     return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
 
 
-def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, **changes) -> Fit:
+def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, steps_before=0, **changes) -> Fit:
     return fit(
         model or network(),
         step,
@@ -48,6 +51,7 @@ def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=No
         context=ALONE,
         checkpoint_minutes=minutes,
         announce=announce or (lambda *_: None),
+        steps_before=steps_before,
     )
 
 
@@ -149,19 +153,87 @@ def test_progress_rises_from_zero_in_equal_steps(tmp_path):
     assert seen == [i / 6 for i in range(6)]
 
 
-def test_weights_are_the_exponential_average_over_steps(tmp_path):
+@pytest.mark.parametrize(
+    ("ema_decay", "steps_before", "decays"),
+    [
+        (0.9999, 0, [1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15]),
+        (0.2, 0, [1 / 10, 2 / 11, 0.2, 0.2, 0.2, 0.2]),
+        (0.0, 0, [0.0] * 6),
+        (0.9999, 30, [31 / 40, 32 / 41, 33 / 42, 34 / 43, 35 / 44, 36 / 45]),
+        (0.9, math.inf, [0.9] * 6),
+    ],
+)
+def test_weights_are_the_exponential_average_over_steps_with_a_warm_up(tmp_path, ema_decay, steps_before, decays):
     model, history = nn.Linear(3, 3), []
     start = model.weight.detach().clone()
 
     def record(*_):
         history.append(model.weight.detach().clone())
 
-    fitted = run_fit(tmp_path, model=model, announce=record)
+    fitted = run_fit(tmp_path, model=model, announce=record, ema_decay=ema_decay, steps_before=steps_before)
 
     average = start
-    for weight in history:
-        average = 0.5 * average + 0.5 * weight
+    for decay, weight in zip(decays, history, strict=True):
+        average = decay * average + (1 - decay) * weight
     torch.testing.assert_close(fitted.weights["weight"], average)
+
+
+def test_a_short_training_forgets_its_random_weights_under_the_default_decay():
+    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
+
+    kept = np.prod([average_decay(s, step) for step in range(460)])
+
+    assert s.ema_decay == 0.9999 and kept < 1e-15
+
+
+@pytest.mark.parametrize(("steps", "moved"), [(250_000, 4e-9), (125_000, 1e-3)])
+def test_the_warm_up_hardly_moves_the_average_of_a_long_training(steps, moved):
+    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
+    warm = np.array([average_decay(s, step) for step in range(steps)])
+
+    def mass(decays):  # of the initial weights, and of the weights after each step
+        kept = np.append(np.cumprod(decays[::-1])[::-1], 1.0)
+        return np.append(kept[0], (1 - decays) * kept[1:])
+
+    difference = np.abs(mass(warm) - mass(np.full(steps, s.ema_decay))).sum() / 2
+
+    assert difference < moved  # float32 rounds at 6e-8
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ema_decay": 0.9999}, r"toy: ema_decay 0.9999 is slow for 6 steps: .* = 0.0006, below 5; .* a decay of 0.4 "),
+        ({"ema_decay": 0.9999, "steps_before": math.inf}, "keep 100% of those that the training starts from"),
+        ({"ema_decay": 0.9, "steps_before": math.inf}, "keep 53% of those"),
+        ({"ema_decay": 0.9, "epochs": 30}, None),
+        ({"ema_decay": 0.1}, None),
+    ],
+)
+def test_a_decay_that_is_slow_for_the_training_is_said_once(tmp_path, capsys, changes, said):
+    run_fit(tmp_path, **changes)
+    printed = capsys.readouterr().out
+    run_fit(tmp_path, **changes)
+
+    assert re.search(said, printed) if said else not printed
+    assert not capsys.readouterr().out, "a resumed training has said it before"
+
+
+def test_a_tensor_under_two_names_moves_once_towards_the_model():
+    model, average = tied(), tied()
+    nn.init.zeros_(average["a"].weight)
+    nn.init.ones_(model["a"].weight)
+
+    update_average(average, model, 0.9)
+
+    torch.testing.assert_close(average["a"].weight, torch.full((3, 3), 0.1))
+
+
+def tied() -> nn.Module:
+    """Two linear layers with one matrix."""
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    return model
 
 
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path):

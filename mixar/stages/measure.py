@@ -5,13 +5,13 @@ Weights are random: they cost what trained ones do. Batches, steps and samplers 
 
 from __future__ import annotations
 
+import copy
 import resource
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from mixar.layout import Digests, Layout
@@ -26,7 +26,7 @@ from mixar.stages.tokens import read_manifest
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.training import loop
-from mixar.training.optim import build_optimizer
+from mixar.training.optim import build_optimizer, update_average
 from mixar.training.steps import Guide, training_step
 
 GIB = 2**30
@@ -105,7 +105,7 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
 def training_value(study: Study, run: str, num_images: int, device: torch.device) -> dict:
     """Minutes per epoch of `num_images` images, from whole training steps; under TI-Mix with the generator."""
     model, settings = MAR.from_study(study, run).to(device).train(), study.training_of(run)
-    optimizer, ema = build_optimizer(model, settings), ModelEmaV3(model, decay=settings.ema_decay)
+    optimizer, average = build_optimizer(model, settings), copy.deepcopy(model).eval()
     batch, guide = _batch(study, device), _guide(study, run, device)
     rows = torch.arange(study.measure.batch_size)
 
@@ -116,7 +116,7 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
     def step(number: int) -> None:
         lr = settings.learning_rate * settings.batch_size / 256
         loop.optimizer_step(model, loss, rows, optimizer, settings, lr, (0, number, 0), 1.0)
-        ema.update(model)
+        update_average(average, model, settings.ema_decay)
 
     step(0)  # warm up
     times = [_seconds(lambda n=n: step(n), device) for n in range(1, study.measure.train_steps + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,7 +27,7 @@ from mixar.training import checkpoints, distributed
 from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
 from mixar.training.steps import Guide, training_step
-from mixar.weights import save_weights
+from mixar.weights import read_metadata, save_weights
 
 
 def train(study: Study, layout: Layout, run: str, seed: int) -> None:
@@ -62,6 +63,7 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
             announce=Progress(name, history=folder / "progress.log") if context.is_main else lambda *_: None,
+            steps_before=_steps_behind(start),
         )
         if context.is_main:
             _publish(study, layout, run, seed, store, result, context)
@@ -138,6 +140,15 @@ def _start_file(study: Study, layout: Layout, run: str, seed: int) -> Path | Non
     return _named_file(study, run, "start", seed) if r.start else None
 
 
+def _steps_behind(start: Path | None) -> float:
+    """Training steps behind the weights of `start` since random ones: 0 without a file, infinite where it says none."""
+    if start is None:
+        return 0
+    found = read_metadata(start)
+    before = found.get("steps_before", 0)
+    return math.inf if "steps" not in found or before is None else before + found["steps"]
+
+
 def _named_file(study: Study, run: str, key: str, seed: int) -> Path:
     """The file behind a run's `start` or `weights`."""
     try:
@@ -174,6 +185,7 @@ def _publish(
     study: Study, layout: Layout, run: str, seed: int, store: TokenStore, result: Fit, context: Context
 ) -> None:
     start = _start_file(study, layout, run, seed)
+    steps_before = _steps_behind(start)
     columns = {name: [row[name] for row in result.curve] for name in LOSS_COLUMNS}
     columns["step"] = [int(step) for step in columns["step"]]
     write_table(layout.losses(run, seed), pa.table(columns))
@@ -187,6 +199,7 @@ def _publish(
         "tokenizers_sha256": store.metadata.get("tokenizers"),
         "start_sha256": assets.file_sha256(start) if start else None,
         "steps": result.steps,
+        "steps_before": steps_before if math.isfinite(steps_before) else None,  # unknown
         "wall_seconds": round(result.seconds, 1),
         "device": str(context.device),
         "processes": context.world_size,

@@ -6,6 +6,7 @@ and equals an uninterrupted one bit for bit on the same machine.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -14,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from mixar import spec
 from mixar.spec import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
-from mixar.training.optim import build_optimizer, learning_rate
+from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
 from mixar.training.stopping import EXIT_CODE, sigterm_as_wish
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
@@ -90,20 +90,25 @@ def fit(
     context: Context,
     checkpoint_minutes: float,
     announce: Callable[[int, int, str], None],
+    steps_before: float = 0,
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress.
+    steps_before: training steps behind the model's weights, infinite where unknown. The average goes on from them as if
+    they and these were one training.
     Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM the
     state is saved and the process ends.
     """
     steps = total_steps(s, num_items)
     share = context.split(s.batch_size)
     optimizer = build_optimizer(model, s)
-    ema = ModelEmaV3(model, decay=s.ema_decay)
+    average = copy.deepcopy(model).eval()
     wrapped = context.wrap(model.train())
     curve = Curve(every=min(50, max(1, steps // 1000)))
-    done, seconds = _resume(folder, context, model, ema, optimizer, curve)
+    done, seconds = _resume(folder, context, model, average, optimizer, curve)
+    if context.is_main and done == 0 and (slow := slow_average(s, steps, steps_before)):
+        print(f"{name}: {slow}", flush=True)
     per_epoch = num_items // s.batch_size
     saved = began = time.monotonic()
     order, order_epoch = None, -1
@@ -116,7 +121,7 @@ def fit(
             lr = learning_rate(s, index / per_epoch)
             start = time.monotonic()
             scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps)
-            ema.update(model)
+            update_average(average, model, average_decay(s, steps_before + index))
             row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
             curve.add({**row, "seconds": time.monotonic() - start}, name)
             last = curve.rows[-1]["loss"] if curve.rows else float("nan")
@@ -125,13 +130,24 @@ def fit(
             if index + 1 < steps and _of_any(context, is_time or is_asked_to_stop()):
                 curve.check(name)
                 saved = time.monotonic()
-                _save(folder, context, model, ema, optimizer, curve, index + 1, seconds + saved - began)
+                _save(folder, context, model, average, optimizer, curve, index + 1, seconds + saved - began)
                 if _of_any(context, is_asked_to_stop()):
                     raise SystemExit(EXIT_CODE)
     curve.flush(name)
     seconds += time.monotonic() - began
-    _save(folder, context, model, ema, optimizer, curve, steps, seconds)
-    return Fit(ema.module.state_dict(), curve.rows, steps, seconds)
+    _save(folder, context, model, average, optimizer, curve, steps, seconds)
+    return Fit(average.state_dict(), curve.rows, steps, seconds)
+
+
+def slow_average(s: spec.Training, steps: int, steps_before: float) -> str | None:
+    """What to know where a training is short for its ema_decay: in fewer than 5 time constants, else None."""
+    if (spans := steps * (1 - s.ema_decay)) >= 5:
+        return None
+    found = f"ema_decay {s.ema_decay} is slow for {steps} steps: {steps} x (1 - {s.ema_decay}) = {spans:.2g}, below 5"
+    decays = [average_decay(s, steps_before + index) for index in range(steps)]
+    if steps_before:
+        return f"{found}; the averaged weights keep {math.prod(decays):.0%} of those that the training starts from"
+    return f"{found}; the average warms up to a decay of {decays[-1]:.3g} and spans about the last tenth of the steps"
 
 
 def _order(seed: int, epoch: int, num_items: int) -> Tensor:
@@ -181,11 +197,11 @@ def optimizer_step(
     return totals
 
 
-def _save(folder, context, model, ema, optimizer, curve, done, seconds) -> None:
+def _save(folder, context, model, average, optimizer, curve, done, seconds) -> None:
     if context.is_main:
         state = {
             "model": model.state_dict(),
-            "ema": ema.module.state_dict(),
+            "ema": average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "curve": curve.rows,
             "pending": curve.pending,
@@ -196,12 +212,12 @@ def _save(folder, context, model, ema, optimizer, curve, done, seconds) -> None:
     context.barrier()
 
 
-def _resume(folder, context, model, ema, optimizer, curve) -> tuple[int, float]:
+def _resume(folder, context, model, average, optimizer, curve) -> tuple[int, float]:
     state = checkpoints.load_state(folder, context.device)
     if state is None:
         return 0, 0.0
     model.load_state_dict(state["model"])
-    ema.module.load_state_dict(state["ema"])
+    average.load_state_dict(state["ema"])
     optimizer.load_state_dict(state["optimizer"])
     curve.rows, curve.pending = state["curve"], state["pending"]
     return state["done"], state["seconds"]

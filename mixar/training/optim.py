@@ -7,6 +7,7 @@ import math
 import torch
 from timm.optim import Muon
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mixar import spec
 
@@ -40,3 +41,24 @@ def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer
     if s.optimizer == "muon":
         return Muon(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, nesterov=True)
     return torch.optim.AdamW(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, fused=True)
+
+
+def average_decay(s: spec.Training, steps: float) -> float:
+    """Decay of the moving average's next update after `steps` earlier ones: s.ema_decay, reached by a warm-up.
+
+    Until then (1 + t) / (10 + t), so that the average spans about the last tenth of the steps made and forgets the
+    random initial weights. As in TensorFlow's ExponentialMovingAverage. steps: infinite for no warm-up.
+    """
+    return min(s.ema_decay, 1 - 9 / (10 + steps))
+
+
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average towards the model, each parameter and buffer once; whole numbers are copied."""
+    # not by state_dict: it lists a shared tensor under each of its names, which would then move more than once
+    pairs = [*zip(average.parameters(), model.parameters(), strict=True)]
+    pairs += zip(average.buffers(), model.buffers(), strict=True)
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    get_ema_multi_avg_fn(decay)(*map(list, zip(*floating, strict=True)), None)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
