@@ -12,15 +12,14 @@ from PIL import Image
 from mixar.data.images import (
     ROUNDINGS,
     centre_crop,
-    count_smaller,
     images_to_unit,
-    ingest_manifest,
     iter_images,
     load_images,
     read_images,
     unit_to_uint8,
     write_images,
 )
+from mixar.data.manifest import count_smaller, ingest_manifest
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.spec import Data
 

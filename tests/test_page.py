@@ -10,7 +10,8 @@ import pytest
 import yaml
 from toy_rows import FD, all_rows, loss_curve, reported_study, write_study
 
-from mixar.data.images import ingest_manifest, load_images, write_images
+from mixar.data.images import load_images, write_images
+from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.layout import Layout
 from mixar.reporting.audit import audit_tables

@@ -18,6 +18,7 @@ from mixar.asset_table import ASSETS
 from mixar.assets import file_sha256
 from mixar.data import images
 from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, write_images
+from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
 from mixar.scoring import metrics, released
@@ -203,7 +204,7 @@ def test_references_of_images_that_the_manifest_no_longer_has_there_are_refused(
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
     study = study.model_copy(update={"data": study.data.model_copy(update={"held_out_rate": 0.3})})
-    write_table(layout.manifest, images.ingest_manifest(study.data))
+    write_table(layout.manifest, ingest_manifest(study.data))
     for other in set(stage.SPLITS) - {split}:
         stage.reference_features(study, layout, other)
 

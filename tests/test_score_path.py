@@ -12,7 +12,8 @@ from test_stage_score import SMOKE_ID
 from toy_images import COUNT, SIZE, folder, pixels
 
 from mixar.__main__ import app
-from mixar.data.images import ingest_manifest, write_images
+from mixar.data.images import write_images
+from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.layout import Layout
 from mixar.reporting.results import make_rows, read_rows, write_rows

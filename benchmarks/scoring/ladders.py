@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mixar.data.images import ingest_manifest, load_images
+from mixar.data.images import load_images
+from mixar.data.manifest import ingest_manifest
 from mixar.files import replaced
 from mixar.reporting.figures import COLOURS, STYLE, caption, save
 from mixar.scoring.features import extract, load_extractor

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from mixar.assets import file_sha256
 from mixar.data.images import (
-    count_smaller,
     images_to_unit,
-    ingest_manifest,
     iter_images,
     load_images,
     unit_to_uint8,
     write_images,
 )
+from mixar.data.manifest import count_smaller, ingest_manifest
 from mixar.data.shards import write_shard
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
