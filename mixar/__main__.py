@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mixar.layout import Layout
 from mixar.spec import Study, load_study
+from mixar.strict_yaml import load_yaml
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -330,10 +330,7 @@ def _settings(pairs: list[str]) -> dict[str, object]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ValueError(f"--set {pair}: expected key=value")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {pair}: {value!r} is no YAML value, such as 3, 0.5 or [1, 2]") from None
+        found[key] = load_yaml(value, f"--set {pair}")
     return found
 
 

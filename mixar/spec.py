@@ -6,10 +6,10 @@ found and what would do. No torch here: every cluster job parses the Snakefile, 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from mixar import presets
@@ -17,6 +17,7 @@ from mixar.identity import digest as digest  # these two are offered here
 from mixar.identity import seed_of as seed_of
 from mixar.spec_problems import SpecError as SpecError  # offered here
 from mixar.spec_problems import explain, path_for_snakemake, problems
+from mixar.strict_yaml import read_yaml
 
 # Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
 GUIDANCE = {
@@ -390,13 +391,32 @@ def parse_study(content: dict, source: str = "study") -> Study:
         raise SpecError(f"{source}:\n{explain(error, Study)}") from None
 
 
-def load_study(path: str | Path) -> Study:
-    """The study in a YAML or JSON file. Raises SpecError."""
-    path = Path(path)
+def load_study(*paths: str | Path) -> Study:
+    """The study in a YAML or JSON file, or in several laid over each other as Snakemake lays them. Raises SpecError."""
+    contents = [read_layer(path) for path in paths]
+    return parse_study(functools.reduce(laid_over, contents), ", ".join(map(str, paths)))
+
+
+def read_layer(path: str | Path) -> dict:
+    """The content of one file of a study. Raises SpecError where it is no mapping, or has a key twice."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such study file") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{path}: not readable as YAML: {error}") from None
-    return parse_study(content, str(path))
+    except (ValueError, OSError) as error:
+        raise SpecError(str(error)) from None
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
+    return content
+
+
+def laid_over(content: dict, layer: dict) -> dict:
+    """`content` with the keys of `layer` put over it, section by section, as Snakemake merges its configuration."""
+    merged = dict(content)
+    for key, value in layer.items():
+        below = merged.get(key)
+        if isinstance(value, dict):
+            merged[key] = laid_over(below if isinstance(below, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged

@@ -296,7 +296,7 @@ def test_the_command_converts_and_says_what_it_left_out(tmp_path, capsys):
         (["vavae", "m.pth", "ours.pth", "--to-released"], "--to-released: only for mar, found 'vavae'"),
         (["mar", "m.pth", "ours.safetensors", "--to-released"], r"must end in \.pth or \.pt"),
         (["mar", "m.pth", "ours.safetensors", "--set", "width"], "--set width: expected key=value"),
-        (["mar", "m.pth", "ours.safetensors", "--set", "width=["], r"--set width=\[: '\[' is no YAML value"),
+        (["mar", "m.pth", "ours.safetensors", "--set", "width=["], r"--set width=\[: not readable as YAML"),
         (["mar", "m.safetensors", "o.pth", "--to-released", "--entry", "model"], "--entry: .* reads one of ours"),
         (["mar", "absent.pth", "ours.safetensors"], r"absent\.pth: no such weights file"),
     ],

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import nn
 
 from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
 from mixar.presets import PRESETS
 from mixar.spec import GUIDANCE, Model
+from mixar.strict_yaml import read_yaml
 from mixar.tokens.pretrained import IMAGENET, KINDS
 
 LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
@@ -40,7 +40,7 @@ class Count(NamedTuple):
 
 def count_all(literature: Path = LITERATURE) -> list[Count]:
     """The counts of every model that the literature file lists under `parameters`, in its order."""
-    return [_count(row) for row in yaml.safe_load(literature.read_text())["parameters"]]
+    return [_count(row) for row in read_yaml(literature)["parameters"]]
 
 
 def _count(row: dict[str, Any]) -> Count:

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from mixar.data.images import load_images
 from mixar.files import write_table, write_text
@@ -25,6 +24,7 @@ from mixar.reporting.results import label_of, read_losses, read_rows
 from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, number, quality_table
 from mixar.spec import Study
+from mixar.strict_yaml import read_yaml
 
 LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
 PAIRS = 16  # of Figure 2
@@ -45,7 +45,7 @@ def report(study: Study, layout: Layout) -> None:
     """
     files, rows = layout.report_files(), read_rows(layout.root)
     tables = {"table1": quality_table(study, rows), "table2": efficiency_table(study, rows)}
-    literature = audit_tables(yaml.safe_load(LITERATURE.read_text(encoding="utf-8")))
+    literature = audit_tables(read_yaml(LITERATURE))
     claims = claims_of(study, rows)
     drawn = {"figure7": figures.figure7(study, rows), "losses": figures.losses_figure(study, _curves(study, layout))}
     drawn |= {"figure8": figures.figure8(study, rows)} if study.report.figure8 else {}

@@ -10,9 +10,11 @@ from snakemake.logging import logger
 
 from mixar import assets
 from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, digest, parse_study
+from mixar.spec import SpecError, digest, parse_study, read_layer
 
 try:
+    for file in workflow.configfiles:  # Snakemake keeps the last of two equal keys without a word
+        read_layer(file)
     STUDY = parse_study(dict(config), source="study")
     MISSING = assets.missing(STUDY)
     if {"{", "}"} & set(str(assets.folder())):

@@ -67,6 +67,25 @@ def read_site(path: Path | None) -> dict:
     if path is None:
         return {}
     try:
-        return check_site(yaml.safe_load(Path(path).read_text()) or {}, str(path))
-    except (OSError, yaml.YAMLError, ValueError) as error:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _SiteLoader) or {}  # noqa: S506  a safe loader
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected lines such as `partition: gpu`, found a {type(content).__name__}")
+        return check_site(content, str(path))
+    except yaml.YAMLError as error:
+        raise WorkflowError(f"--submitit-site: {path}: {error}") from None
+    except (OSError, ValueError) as error:
         raise WorkflowError(f"--submitit-site: {error}") from None
+
+
+class _SiteLoader(yaml.SafeLoader):
+    """A mapping that has a key twice is refused; PyYAML itself keeps the last one."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(f"key {name!r} occurs twice, in lines {lines[name]} and {line}; keep one")
+            lines[name] = line
+        return node

@@ -1,0 +1,101 @@
+"""YAML texts: a key that occurs twice is refused with both lines, and what YAML allows stays allowed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake_executor_plugin_submitit.settings import read_site
+from snakemake_interface_common.exceptions import WorkflowError
+
+from mixar.spec import SpecError, load_study
+from mixar.stages.parameters import count_all
+from mixar.strict_yaml import load_yaml, read_yaml
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "text: key 'a' occurs twice, in lines 1 and 3; keep one"),
+        ("runs:\n  mar: {seeds: [0]}\n  other: 1\n  mar: {seeds: [1]}\n", "key 'mar' occurs twice, in lines 2 and 4"),
+        ("a: {b: 1, b: 2}\n", "key 'b' occurs twice, in line 1"),
+        ("- {a: 1}\n- {a: 1,\n   a: 2}\n", "key 'a' occurs twice, in lines 2 and 3"),
+        ("a: 1\n'a': 2\n", "key 'a' occurs twice"),
+        ("1: a\n0x1: b\n", "key '0x1' occurs twice"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n  <<: *x\n", "key '<<' occurs twice"),
+        ("a: [1", "text: not readable as YAML"),
+        ("a: 2024-02-31", "text: not readable as YAML: day is out of range"),
+    ],
+)
+def test_a_key_that_occurs_twice_and_a_broken_text_are_refused(text, said):
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace("[", r"\[")):
+        load_yaml(text, "text")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: {c: 1}\nb: {c: 2}\n", "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: [*x, *y], a: 3}\n", "1: a\n'1': b\n", ""],
+)
+def test_what_yaml_allows_reads_as_before(text):
+    assert load_yaml(text, "text") == yaml.safe_load(text)
+
+
+def test_a_text_in_another_encoding_is_named(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_bytes("title: Größe".encode("latin-1"))
+
+    with pytest.raises(ValueError, match=r"study\.yaml: not UTF-8 .*; save it as UTF-8"):
+        read_yaml(file)
+
+    file.write_bytes("title: Größe".encode("utf-8-sig"))
+    assert read_yaml(file) == {"title": "Größe"}
+
+
+def test_studies_site_files_and_the_literature_are_read_strictly(tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text("title: a\ntitle: b\n")
+
+    with pytest.raises(SpecError, match=r"file\.yaml: key 'title' occurs twice, in lines 1 and 2; keep one"):
+        load_study(file)
+    with pytest.raises(ValueError, match=r"file\.yaml: key 'title' occurs twice"):
+        count_all(file)
+    file.write_text("partition: a\nqos: x\npartition: b\n")
+    with pytest.raises(WorkflowError, match=r"file\.yaml: key 'partition' occurs twice, in lines 1 and 3; keep one"):
+        read_site(file)
+
+
+def test_no_committed_yaml_file_has_a_key_twice(root):
+    folders = ("config", "resources", "workflow", ".github")
+    files = [path for folder in folders for path in sorted((root / folder).rglob("*.yaml"))]
+    assert {"smoke.yaml", "literature.yaml", "site.yaml"} <= {path.name for path in files}
+
+    for path in files:
+        read_yaml(path)
+
+
+def test_a_set_text_with_a_key_twice_is_refused(tmp_path):
+    command = [BIN / "mixar", "convert", "mar", "a.pth", "b.safetensors", "--set", "options={a: 1, a: 2}"]
+
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    assert found.returncode == 2
+    assert "--set options={a: 1, a: 2}: key 'a' occurs twice" in found.stderr
+
+
+@pytest.mark.parametrize("place", ["study", "overlay"])
+def test_snakemake_refuses_a_key_twice_in_any_of_its_files(root, tmp_path, place):
+    study, overlay = tmp_path / "study.yaml", tmp_path / "overlay.yaml"
+    study.write_text((root / "config" / "smoke.yaml").read_text())
+    overlay.write_text("training: {epochs: 1}\n")
+    file = {"study": study, "overlay": overlay}[place]
+    file.write_text(f"{file.read_text()}\ntraining: {{epochs: 3, batch_size: 8, learning_rate: 0.1}}\n")
+
+    command = [BIN / "snakemake", "-n", "--configfile", study, overlay]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+    assert found.returncode != 0
+    assert f"{file}: key 'training' occurs twice, in lines " in found.stdout + found.stderr
+    assert "Traceback" not in found.stdout + found.stderr
