@@ -169,6 +169,7 @@ def test_every_imported_package_is_required():
     distribution = {
         "PIL": "pillow",
         "yaml": "pyyaml",
+        "pydantic_core": "pydantic",  # which needs exactly one version of it
         "torch_fidelity": "torch-fidelity",
         "huggingface_hub": "huggingface-hub",
     }
