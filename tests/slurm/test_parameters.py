@@ -107,6 +107,73 @@ def test_memory_is_asked_for_each_node_or_each_cpu():
     assert not any("mem" in name for name in to_parameters({}, 1))
 
 
+def test_no_memory_means_all_of_the_node_as_it_does_to_slurm(tmp_path):
+    assert "mem=0" in sbatch_lines(tmp_path, name="train", **to_parameters({"mem_mb": 0}, 1))
+
+
+ASKED_FOR = ("nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node")
+
+
+@pytest.mark.parametrize(
+    "resources, expected",
+    [
+        ({"gpu": 2}, {"gpus_per_node": 2}),
+        ({"gpu": 8, "nodes": 2}, {"nodes": 2, "gpus_per_node": 4}),
+        ({"gpu": 0}, {}),
+        ({"gpu": 2, "gpu_model": "a100"}, {"gpus-per-node": "a100:2"}),
+        ({"gres": "gpu"}, {"gpus_per_node": 1}),
+        ({"gres": "gpu:2"}, {"gpus_per_node": 2}),
+        ({"gres": "gpu:a100"}, {"gpus-per-node": "a100:1"}),
+        ({"gres": "gpu:a100:2,shard:1", "gpu": 2}, {"gpus-per-node": "a100:2", "gres": "shard:1"}),
+        ({"gpus_per_node": "a100:2", "gpu": 2}, {"gpus-per-node": "a100:2"}),
+        ({"gres": "lustre:1"}, {"gres": "lustre:1"}),
+        ({"cpus_per_task": 8}, {"cpus_per_task": 8}),
+        ({"cpus_per_task": -1}, {}),
+        ({"tasks": 4, "nodes": 2, "mpi": "srun"}, {"nodes": 2, "tasks_per_node": 2}),
+        (
+            {"gpu": 2, "tasks_per_gpu": 1, "cpus_per_gpu": 4},
+            {"gpus_per_node": 2, "tasks_per_node": 2, "cpus_per_task": 4},
+        ),
+        ({"slurm_partition": "gpu"}, {"slurm_partition": "gpu"}),
+    ],
+)
+def test_names_of_the_standard_executor_mean_the_same_here(resources, expected):
+    found = to_parameters(resources, 1)
+
+    options = found.pop("slurm_additional_parameters")
+    wanted = {"nodes": 1, "tasks_per_node": 1, "cpus_per_task": 1} | expected
+    assert {name: (found | options).get(name) for name in {*wanted, *ASKED_FOR}} == {
+        name: wanted.get(name) for name in {*wanted, *ASKED_FOR}
+    }
+
+
+@pytest.mark.parametrize(
+    "resources, message",
+    [
+        (
+            {"clusters": "a,b"},
+            "resource clusters has no meaning here: one run works with one cluster; set SLURM_CLUSTERS",
+        ),
+        ({"slurm_cluster": "a"}, "resource cluster has no meaning here"),
+        ({"requeue": True}, "requeue .* `max_preemptions` says how often"),
+        ({"gpu": 3, "nodes": 2}, r"gpu: found 3, which nodes \(2\) do not divide; give a multiple"),
+        ({"tasks": 3, "nodes": 2}, "tasks: found 3, which nodes"),
+        ({"gpu": 2, "gpus_per_node": 4}, "gpu: means gpus_per_node=2, but gpus_per_node is 4; give one of the two"),
+        ({"gres": "gpu:2", "gpu": 1}, "gpu: means gpus_per_node=1, but gpus_per_node is 2"),
+        ({"gres": "gpu:a100:1,gpu:h100:1"}, "gres: .*GPUs of one type"),
+        ({"gres": "gpu:a100:1:2"}, "gres: .*gpu:TYPE:NUMBER"),
+        ({"gpu_model": "a100", "gpu_type": "h100"}, "gpu_model: means gpu_type=a100, but gpu_type is h100"),
+        ({"cpus_per_gpu": 4}, "cpus_per_gpu: the job asks for no GPU"),
+        ({"gpu": 2, "cpus_per_gpu": 1, "tasks_per_node": 3}, "cpus_per_gpu x GPUs of a node: found 2"),
+        ({"gpu": -1}, "gpu: expected a whole number from 0, found -1"),
+        ({"gpu": "a100"}, "gpu: expected a whole number from 0, found 'a100'"),
+    ],
+)
+def test_names_of_the_standard_executor_that_cannot_be_translated_are_refused(resources, message):
+    with pytest.raises(ValueError, match=message):
+        to_parameters(resources, 1)
+
+
 def test_an_unknown_resource_is_refused_with_the_list_of_valid_ones():
     with pytest.raises(
         ValueError, match="resources gpus_per_nodes are unknown(.|\n)*gpus_per_node .*GPUs on each node"
@@ -126,7 +193,15 @@ def test_a_resource_that_the_run_limits_is_not_for_slurm():
         ({"runtime": 0}, "runtime: expected minutes above 0, found 0"),
         ({"runtime": "<TBD>"}, "runtime: .*TBD"),
         ({"nodes": 0}, "nodes: expected a whole number from 1, found 0"),
+        ({"runtime": float("inf")}, "runtime: .*inf"),
         ({"mem_mb": "2GB"}, "mem_mb: .*2GB"),
+        ({"mem_mb": -1}, "mem_mb: .*-1"),
+        ({"mem_mb_per_cpu": 0}, "mem_mb_per_cpu: .*found 0"),
+        ({"partition": "gpu\nrm -r results"}, "partition: found .*; give one line of text"),
+        ({"account": ["a", "b"]}, "account: found .*; give one line of text"),
+        ({"extra": "--nice='1\nrm -r results'"}, "extra: .*one line of text"),
+        ({"extra": "--nice='1"}, "extra: .*No closing quotation"),
+        ({"extra": 5}, "extra: found 5; give sbatch options as one text"),
         ({"gpus_per_node": "a100"}, "gpus_per_node: .*'a100'"),
         ({"extra": "-p gpu"}, "extra: found '-p'"),
         ({"extra": "--signal=USR1@5"}, "extra: --signal is set by the executor"),
@@ -139,6 +214,22 @@ def test_values_that_do_not_fit_are_refused_by_name(resources, message):
 
 def test_extra_options_may_be_quoted():
     assert extra_options("--comment2='a b' --nice") == {"comment2": "a b", "nice": True}
+    assert extra_options("--comment2='a --b c'") == {"comment2": "a --b c"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--qos=long --mail-type=FAIL",
+        "'--qos=long --mail-type=FAIL'",
+        '"--qos=long --mail-type=FAIL"',
+        "'--qos=long' '--mail-type=FAIL'",
+        "--qos=long '--mail-type=FAIL'",
+        "--qos=long\n--mail-type=FAIL\n",
+    ],
+)
+def test_several_options_in_one_quoted_text_stay_several(text):
+    assert extra_options(text) == {"qos": "long", "mail-type": "FAIL"}
 
 
 def test_site_values_are_checked_and_empty_ones_left_out():
@@ -147,3 +238,7 @@ def test_site_values_are_checked_and_empty_ones_left_out():
         check_site({"queue": "gpu"}, "site.yaml")
     with pytest.raises(ValueError, match="setup: found a text"):
         check_site({"setup": "module load cuda"}, "site.yaml")
+    with pytest.raises(ValueError, match="setup: found 3 among the shell lines"):
+        check_site({"setup": [3]}, "site.yaml")
+    with pytest.raises(ValueError, match="site.yaml: partition: found .'a', 'b'.; give one line of text"):
+        check_site({"partition": ["a", "b"]}, "site.yaml")
