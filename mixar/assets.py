@@ -18,6 +18,8 @@ from mixar.asset_table import folder as folder  # offered here too
 from mixar.spec import Study
 
 PREFIX = "asset:"
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "resources"
 HASHED_AT_ONCE = 64 * 2**20  # bytes that are read in a moment
 ROUNDED_BY = 0.01  # of a size that its source rounds
 
@@ -31,8 +33,16 @@ def asset_named(name: str) -> Asset:
 
 
 def locate(value: str) -> Path:
-    """The path behind `asset:NAME` or a plain path, there or not. Raises ValueError for an unknown name."""
-    return asset_named(value).path if value.startswith(PREFIX) else Path(value)
+    """The path behind `asset:NAME` or a plain path, there or not. Raises ValueError for an unknown name.
+
+    A relative path begins at the working directory; what is not there may be a file that comes with mixar, such as
+    `resources/noto-emoji-32.parquet`.
+    """
+    if value.startswith(PREFIX):
+        return asset_named(value).path
+    path = Path(value)
+    shipped = ROOT / path  # an absolute path stays what it is
+    return shipped if not path.exists() and shipped.is_relative_to(SHIPPED) and shipped.exists() else path
 
 
 def resolve(value: str) -> Path:
@@ -159,7 +169,7 @@ def describe(asset: Asset) -> str:
 
 def places(found: dict[str, str]) -> list[str]:
     """A line for each key of the study that `missing` found: its value, and where that is looked for."""
-    return [f"{key} = {value}, looked for at {locate(value)}" for key, value in found.items()]
+    return [f"{key} = {value}, looked for at {os.path.abspath(locate(value))}" for key, value in found.items()]
 
 
 def missing_in_words(found: dict[str, str]) -> list[str]:

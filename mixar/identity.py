@@ -8,14 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
+IN_DIGEST = "digest"  # serialization context: paths as they enter a digest
+
+
+def plain(section: BaseModel, **choice: Any) -> dict:
+    """A section as it enters a digest, with one text for all spellings of a path. choice: include=, exclude=."""
+    return section.model_dump(mode="json", context={IN_DIGEST: True}, **choice)
+
 
 def digest(*parts: Any) -> str:
     """Sixteen hex characters that identify settings: sections, plain values, or other digests."""
-
-    def plain(part):
-        return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
-
-    text = json.dumps([plain(p) for p in parts], sort_keys=True)
+    text = json.dumps([plain(part) if isinstance(part, BaseModel) else part for part in parts], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mixar.identity import plain
 from mixar.spec import Study, digest
+from mixar.study_paths import in_digest
 
 
 class Layout:
@@ -142,7 +144,7 @@ class Digests:
         self.study = study
 
     def ingest(self) -> str:
-        return digest("ingest", self.study.data.model_dump(exclude={"num_shards"}))
+        return digest("ingest", plain(self.study.data, exclude={"num_shards"}))
 
     def tokenizer(self, kind: str) -> str:
         return digest("tokenizer", kind, self.ingest(), getattr(self.study, kind))
@@ -151,7 +153,7 @@ class Digests:
         return digest("tokenize", self.study.data, self.tokenizer("continuous"), self.tokenizer("discrete"))
 
     def generator(self) -> str:
-        return digest("generator", self.tokenize(), self.study.generator.model_dump(exclude={"sampler"}))
+        return digest("generator", self.tokenize(), plain(self.study.generator, exclude={"sampler"}))
 
     def generate(self) -> str:
         return digest("generate", self.generator(), self.study.generator.sampler, self.study.evaluation)
@@ -166,13 +168,12 @@ class Digests:
             r.guidance,
             s.guidance_table[r.guidance.strategy],
             r.ti_mix,
-            r.start,
+            r.start and in_digest(r.start),
             seed,
         ]
         if r.weights:
-            return digest(
-                "import", s.models[r.model], r.guidance, s.guidance_table[r.guidance.strategy], r.weights, seed
-            )
+            guidance = [r.guidance, s.guidance_table[r.guidance.strategy]]
+            return digest("import", s.models[r.model], *guidance, in_digest(r.weights), seed)
         if r.ti_mix:
             parts.append(self.generator())
         if r.parent:
@@ -188,7 +189,7 @@ class Digests:
 
     def reconstruct(self, kind: str) -> str:
         """The protocols choose and crop the images, and round pixels."""
-        used = self.study.scoring.model_dump(mode="json", include={"protocol", "reconstructions"})
+        used = plain(self.study.scoring, include={"protocol", "reconstructions"})
         return digest("reconstruct", self.tokenizer(kind), self.study.data.num_shards, used)
 
     def extractor(self) -> str:
@@ -196,7 +197,7 @@ class Digests:
 
     def features(self) -> str:
         """Of what images are measured with: the networks and the protocols, but no metric."""
-        used = self.study.scoring.model_dump(mode="json", include={"protocol", "reconstructions", "further"})
+        used = plain(self.study.scoring, include={"protocol", "reconstructions", "further"})
         return digest("features", self.extractor(), used)
 
     def score(self) -> str:
@@ -204,7 +205,7 @@ class Digests:
 
     def measure(self, run: str) -> str:
         s, r = self.study, self.study.runs[run]
-        samplers = [s.samplers[name].model_dump(mode="json") for name in r.samplers]
+        samplers = [plain(s.samplers[name]) for name in r.samplers]
         sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model], s.evaluation.batch_size]
         guidance = [r.guidance, s.guidance_table[r.guidance.strategy], r.ti_mix]
         return digest("measure", s.measure, *sizes, s.training_of(run), *guidance, s.generator, samplers)

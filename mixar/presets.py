@@ -89,7 +89,7 @@ def fill(section: str, content: Any) -> Any:
     if not (isinstance(content, dict) and "preset" in content):
         return content
     name, table = content["preset"], PRESETS.get(section, {})
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         choices = f"choose from {', '.join(table)}" if table else "this section has no presets"
         raise ValueError(f"preset: {name!r} is unknown; {choices}")
     return {**table[name], **{key: value for key, value in content.items() if key != "preset"}}

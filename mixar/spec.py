@@ -10,13 +10,24 @@ import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from mixar import presets
+from mixar import presets, study_paths
 from mixar.identity import digest as digest  # these two are offered here
 from mixar.identity import seed_of as seed_of
+from mixar.spec_problems import MAX_SHARDS, check_label, check_number, explain, problems
 from mixar.spec_problems import SpecError as SpecError  # offered here
-from mixar.spec_problems import explain, path_for_snakemake, problems
 from mixar.strict_yaml import read_yaml
 
 # Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
@@ -29,10 +40,16 @@ GUIDANCE = {
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$")]  # becomes a folder name and a Snakemake wildcard
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64
+# A folder name and a Snakemake wildcard.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100)]
+Label = Annotated[str, AfterValidator(check_label)]  # as tables and figures print it
 Metric = Literal["fd", "fd_infinity", "is", "kid", "precision", "recall"]
-FilePath = Annotated[str, AfterValidator(path_for_snakemake)]  # of a file or folder, or asset:NAME
-FilePattern = Annotated[str, AfterValidator(lambda text: path_for_snakemake(text, placeholder="{seed}"))]
+# Of a file or folder, or asset:NAME. `~` and variables are filled in where the study is read.
+FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump)]
+FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -43,12 +60,18 @@ class Section(BaseModel):
     (`exclude_if`), so that earlier studies keep their digests.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, content: Any) -> Any:
         return presets.fill(cls.__name__, content)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        check_number(value, cls.model_fields[info.field_name].annotation)
+        return value
 
 
 class Data(Section):
@@ -60,7 +83,7 @@ class Data(Section):
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
     image_size: Count  # pixels, square
     num_classes: Count
-    num_shards: Count = 1  # token shards, one job each
+    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = 1  # token shards, one job each
     limit: Count | None = None  # keep this many images, all classes alike (smoke studies)
 
 
@@ -69,14 +92,14 @@ class Training(Section):
 
     epochs: Count
     batch_size: Count  # images per step over all devices
-    learning_rate: Annotated[float, Field(gt=0)]  # per 256 images: the step uses learning_rate * batch_size / 256
+    learning_rate: Positive  # per 256 images: the step uses learning_rate * batch_size / 256
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     optimizer: Annotated[Literal["adamw", "muon"], Field(exclude_if=lambda v: v == "adamw")] = "adamw"
-    betas: tuple[Rate, Rate] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    clip_norm: Annotated[float, Field(gt=0)] = 3.0
+    clip_norm: Positive = 3.0
     ema_decay: Rate = 0.9999
     precision: Literal["float32", "bfloat16"] = "float32"  # autocast; weights and optimizer stay in float32
     micro_batch: Count | None = None  # images per forward pass and device, each part with draws of its own; null: all
@@ -89,7 +112,7 @@ class TokenizerTraining(Training):
     l1_weight: float = 0.0  # absolute pixel error beside the squared one
     commitment_weight: float = 0.25  # MaskBit (spec: ConvVQModel, commitment cost)
     entropy_weight: float = 0.02  # MaskBit entropy term
-    entropy_temperature: float = 0.01
+    entropy_temperature: Positive = 0.01
     entropy_gamma: float = 1.0  # weight of the batch entropy against the mean per-sample entropy
     entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = 1  # of the bits; their entropies add up
     max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = None  # pixels; null: an eighth
@@ -120,10 +143,10 @@ class VaVae(Autoencoder):
     """Continuous tokenizer (VA-VAE f16d32 by default; MAR's KL-16 is latent_channels 16 without decoder attention)."""
 
     latent_channels: Count = 32
-    attention_levels: tuple[int, ...] = (4,)
+    attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
     decoder_attention: bool = True
     statistics: FilePath | None = None  # file with the latents' mean and std; null: computed from the training images
-    scale: float | None = None  # one factor instead of statistics (KL-16: 0.2325)
+    scale: Positive | None = None  # one factor instead of statistics (KL-16: 0.2325)
 
 
 class MaskBit(Autoencoder):
@@ -145,9 +168,9 @@ class GeneratorSampler(Section):
     num_steps: Count = 128
     guidance_scale: float = 7.1
     guidance_annealing: Literal["none", "linear", "cosine"] = "cosine"
-    scale_pow: float = 3.0
-    randomize_temperature: float = 9.0
-    softmax_temperature: float = 1.0
+    scale_pow: Annotated[float, Field(ge=0)] = 3.0
+    randomize_temperature: Annotated[float, Field(ge=0)] = 9.0
+    softmax_temperature: Positive = 1.0
     mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = "arccos"
 
 
@@ -174,7 +197,7 @@ class Model(Section):
     heads: Count
     decoder_width: Count | None = None  # null: as the encoder
     decoder_heads: Count | None = None  # null: as the encoder
-    mlp_ratio: float = 4.0
+    mlp_ratio: Positive = 4.0
     buffer_size: Count = 64  # class tokens
     dropout: Rate = 0.1  # attention and projection
     head_depth: Count
@@ -207,13 +230,13 @@ class TiMix(Section):
     start: Rate = 1.0
     end: Rate = 0.0
     step_at: Rate = 0.5  # schedule `step`: share of the run after which λ jumps to `end`
-    temperature: Annotated[float, Field(gt=0)] = 1.0  # of the generator's softmax
+    temperature: Positive = 1.0  # of the generator's softmax
 
 
 class Run(Section):
     """One trained method."""
 
-    label: str  # as tables and figures print it
+    label: Label
     model: Name
     guidance: Guidance = Guidance()
     ti_mix: TiMix | None = None
@@ -221,7 +244,7 @@ class Run(Section):
     start: FilePattern | None = None  # continue weights from a file; {seed} is filled in
     weights: FilePattern | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
     start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start` or `weights`, for the record
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run
 
@@ -234,7 +257,7 @@ class Sampler(Section):
     cfg: Annotated[float, Field(ge=0)] = 3.0
     cfg_schedule: Literal["linear", "constant"] = "linear"
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    clip: Annotated[float, Field(gt=0)] | None = None  # bound on predicted latents, in their std; null: none, as in MAR
+    clip: Positive | None = None  # bound on predicted latents, in their std; null: none, as in MAR
 
 
 class Evaluation(Section):
@@ -244,7 +267,7 @@ class Evaluation(Section):
     labels: Literal["balanced", "training"] = "balanced"  # equal counts, or the training set's proportions
     shard_size: Count = 1000  # images per job
     batch_size: Count = 256  # images per forward pass; part of the numbers: noise is drawn per batch
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def num_shards(self) -> int:
@@ -326,7 +349,7 @@ class Hardware(Section):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    checkpoint_minutes: Positive = 10.0
     gpus: Annotated[int, Field(ge=0)] = 0  # per training job, over all nodes; 0: CPU
     nodes: Count = 1
     results: FilePath = "results"
@@ -336,7 +359,7 @@ class Study(Section):
     """A whole study."""
 
     study: Name
-    title: str
+    title: Label
     data: Data
     continuous: VaVae
     discrete: MaskBit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
@@ -20,23 +20,39 @@ RESERVED_START = "own_"  # of the rows of images that somebody brought
 RESERVED_METRICS = ("fd", "fd_infinity", "fd_held_out", "rfd", "is", "kid", "precision", "recall", "fd_dinov2", "sfid",
                     "precision_vgg", "recall_vgg", "psnr", "parameters")  # fmt: skip
 STORED_BITS = 16  # of a token in a shard
+MAX_SHARDS = 100_000  # the number of a shard has five digits
 
 
 class SpecError(ValueError):
     """A study that cannot run, with the key, what was found and what would do."""
 
 
-def path_for_snakemake(text: str, placeholder: str = "") -> str:
-    """`text` unchanged. Raises PydanticCustomError where Snakemake cannot take it as the path of an input or output.
+def check_number(value: Any, annotation: Any) -> None:
+    """Raise PydanticCustomError where a field of numbers holds a yes or no, or a field of yes or no something else.
 
-    placeholder: the one text in braces that may occur, such as {seed}.
+    pydantic would take `epochs: true` for 1, and `decoder_attention: 1` for true.
     """
-    if {"{", "}"} & set(text.replace(placeholder, "") if placeholder else text):
-        only = f"only {placeholder} may stand in braces" if placeholder else "use a path without them"
-        raise PydanticCustomError("path", f"Snakemake reads braces as wildcards; {only}")
+    kinds = _scalars(annotation)
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if bool in kinds and not isinstance(value, bool):
+        raise PydanticCustomError("boolean", "expected true or false")
+    if {int, float} & kinds and bool not in kinds and any(isinstance(part, bool) for part in parts):
+        raise PydanticCustomError("number", "expected a number")
+
+
+def _scalars(annotation: Any) -> set[Any]:
+    """The types at the ends of an annotation such as `tuple[Annotated[int, ...], ...] | None`."""
+    parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return set().union(*map(_scalars, parts)) if parts else {annotation}
+
+
+def check_label(text: str) -> str:
+    """`text` without spaces around it. Raises PydanticCustomError for an empty text or several lines."""
+    if not text.strip():
+        raise PydanticCustomError("label", "is empty; tables and figures print it")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise PydanticCustomError("path", "a line break or control character; use a path without it")
-    return text
+        raise PydanticCustomError("label", "a line break or control character; use a text of one line")
+    return text.strip()
 
 
 def problems(s: Study) -> Iterator[str]:
@@ -65,9 +81,23 @@ def problems(s: Study) -> Iterator[str]:
         width, heads = model.decoder_width or model.width, model.decoder_heads or model.heads
         if width % heads:
             yield f"models.{name}: the decoder's width {width} is not divisible by its heads {heads}"
+    if s.evaluation.num_shards > MAX_SHARDS:
+        yield (
+            f"evaluation.shard_size: {s.evaluation.num_images} images in shards of {s.evaluation.shard_size} are "
+            f"{s.evaluation.num_shards} shards, at most {MAX_SHARDS} are possible; make them larger"
+        )
+    yield from _hardware_problems(s)
     yield from _scoring_problems(s)
     yield from _run_problems(s)
     yield from _report_problems(s)
+
+
+def _hardware_problems(s: Study) -> Iterator[str]:
+    h = s.hardware
+    if h.gpus and h.device == "cpu":
+        yield f"hardware.gpus: {h.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
+    if h.gpus % h.nodes:
+        yield f"hardware.gpus: {h.gpus} GPUs cannot be shared equally by {h.nodes} nodes; give a multiple"
 
 
 def _tokenizer_problems(s: Study) -> Iterator[str]:
@@ -159,30 +189,43 @@ def _run_problems(s: Study) -> Iterator[str]:
             yield f"runs.{name}: {' and '.join(f'`{key}`' for key in given)} each say where weights come from; keep one"
         if run.weights and (run.ti_mix or run.training):
             yield f"runs.{name}.weights: nothing is trained, so `ti_mix` and `training` have no meaning; leave them out"
+        if len(set(run.samplers)) < len(run.samplers):
+            yield f"runs.{name}.samplers: {list(run.samplers)} names a sampler twice"
+    yield from _label_problems(s)
+    for name in s.runs:  # first for all runs: on the way round a circle, nothing else can be said
+        yield from _chain_problems(s, name)
+    for name, run in s.runs.items():
         if run.parent:
             yield from _parent_problems(s, name, run)
 
 
+def _label_problems(s: Study) -> Iterator[str]:
+    names: dict[str, str] = {}
+    for name, run in s.runs.items():
+        first = names.setdefault(run.label, name)
+        if first != name:
+            yield f"runs.{name}.label: {run.label!r} is the label of {first!r}, too; tables need one for each run"
+
+
+def _chain_problems(s: Study, name: str) -> Iterator[str]:
+    """A run whose chain of parents ends at no run, or comes back to where it was."""
+    chain = [name]
+    while parent := s.runs[chain[-1]].parent:
+        if parent not in s.runs:
+            yield f"runs.{chain[-1]}.parent: {_unknown(parent, s.runs)}"
+            return
+        if parent in chain:
+            yield f"runs.{name}.parent: {' -> '.join([*chain, parent])} is a circle"
+            return
+        chain.append(parent)
+
+
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
-    seen = [name]
-    while run.parent:
-        if run.parent not in s.runs:
-            yield f"runs.{seen[-1]}.parent: {_unknown(run.parent, s.runs)}"
-            return
-        if run.parent in seen:
-            yield f"runs.{name}.parent: {' -> '.join([*seen, run.parent])} is a circle"
-            return
-        parent = s.runs[run.parent]
-        if parent.model != run.model or parent.guidance != run.guidance:
-            yield (
-                f"runs.{seen[-1]}.parent: {run.parent!r} has another model or guidance; "
-                "a run continues only its own kind"
-            )
-        missing = set(run.seeds) - set(parent.seeds)
-        if missing:
-            yield f"runs.{seen[-1]}.seeds: {run.parent!r} has no seed {sorted(missing)}; it has {list(parent.seeds)}"
-        seen.append(run.parent)
-        run = parent
+    parent = s.runs[run.parent]
+    if parent.model != run.model or parent.guidance != run.guidance:
+        yield f"runs.{name}.parent: {run.parent!r} has another model or guidance; a run continues only its own kind"
+    if missing := set(run.seeds) - set(parent.seeds):
+        yield f"runs.{name}.seeds: {run.parent!r} has no seed {sorted(missing)}; it has {list(parent.seeds)}"
 
 
 def _report_problems(s: Study) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The study: what is accepted, what is refused and in which words, and what its digests depend on."""
 
+import copy
 import os
 import re
 import subprocess
@@ -7,9 +8,10 @@ import sys
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, Study, digest, load_study, parse_study, seed_of
+from mixar.spec import SpecError, Study, digest, laid_over, load_study, parse_study, seed_of
 from mixar.spec_problems import section_in
 
 
@@ -166,6 +168,24 @@ def put(*path_and_value):
         (put("hardware", "results", "results{}"), "hardware.results: Snakemake reads braces as wildcards"),
         (put("hardware", "results", "my\nresults"), "hardware.results: a line break or control character"),
         (put("scoring", "further", {"vgg16": "vgg\t.pth"}), "scoring.further.vgg16: a line break or control character"),
+        (put("runs", "mar", "seeds", [0, -1]), "runs.mar.seeds.1: Input should be greater than or equal to 0"),
+        (put("runs", "mar", "seeds", [2**63]), "runs.mar.seeds.0: Input should be less than 9223372036854775808"),
+        (put("runs", "mar", "samplers", ["default", "default"]), "names a sampler twice"),
+        (put("runs", "dc_mix", "label", "MAR "), "runs.dc_mix.label: 'MAR' is the label of 'mar', too"),
+        (put("runs", "mar", "label", " "), "runs.mar.label: is empty"),
+        (put("runs", "mar", "label", "M\nAR"), "runs.mar.label: a line break"),
+        (put("study", "s" * 101), "study: String should have at most 100 characters"),
+        (put("data", "num_shards", 100_001), "data.num_shards: Input should be less than or equal to 100000"),
+        (put("evaluation", {"num_images": 10**6, "shard_size": 9}), "1000000 images in shards of 9 are"),
+        (put("continuous", "scale", 0), "continuous.scale: Input should be greater than 0"),
+        (put("continuous", "attention_levels", [-1]), "continuous.attention_levels.0: Input should be greater"),
+        (put("training", "betas", [0.9, 1]), "training.betas.1: Input should be less than 1"),
+        (put("models", "tiny", "mlp_ratio", 0), "models.tiny.mlp_ratio: Input should be greater than 0"),
+        (put("generator", "sampler", {"softmax_temperature": 0}), "softmax_temperature: Input should be greater"),
+        (put("continuous", "train", "kl_weight", float("nan")), "continuous.train.kl_weight: Input should be a finite"),
+        (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
+        (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
+        (put("continuous", "preset", ["kl16"]), "preset: ['kl16'] is unknown; choose from vavae-f16d32, kl16"),
         (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
         (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),
         (put("evaluation", "num_images", 2), "scoring.jackknife_groups: metric 'fd' needs at least 3 images"),
@@ -176,6 +196,67 @@ def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
     change(smoke)
 
     assert said in refusal(smoke)
+
+
+def test_parents_in_a_circle_are_reported_as_one_whatever_their_seeds(smoke):
+    smoke["runs"]["dc_mix"] |= {"parent": "dc_mix_long", "seeds": [0, 1]}
+    smoke["runs"]["dc_mix_long"]["seeds"] = [0]
+
+    message = refusal(smoke)
+
+    assert "is a circle" in message and "no seed" not in message
+
+
+def fields(model, path=()):
+    """(keys that lead there, annotation) of every field below a section that the smoke study has."""
+    for name, field in model.model_fields.items():
+        section = section_in(field.annotation)
+        inner = {"models": ("tiny",), "samplers": ("default",), "runs": ("mar",)}.get(name, ())
+        if section:
+            yield from fields(section, (*path, name, *inner))
+        else:
+            yield (*path, name), field.annotation
+
+
+def test_no_number_of_a_study_may_be_a_yes_or_no_and_no_yes_or_no_a_number(smoke):
+    checked = 0
+    for path, annotation in fields(Study):
+        kinds = set(re.findall(r"\b(?:int|float|bool)\b", repr(annotation)))
+        wrong = {"bool": [1, "yes"]}.get(*kinds, [True, [True, True]]) if kinds else []
+        for value in wrong:
+            content = copy.deepcopy(smoke)
+            section = content
+            for key in path[:-1]:
+                section[key] = section.get(key) or {}
+                section = section[key]
+            section[path[-1]] = value
+            assert f"{'.'.join(path)}: expected " in refusal(content), (path, value)
+            checked += 1
+    assert checked > 120
+    smoke["runs"]["mar"]["training"] = {"epochs": True}
+    assert "runs.mar.training: epochs: expected a number; found True" in refusal(smoke)
+
+
+# Layers
+
+
+def test_several_files_are_laid_over_each_other_as_snakemake_does(smoke, tmp_path):
+    layers = [
+        smoke,
+        {"title": "B", "runs": {"mar": {"training": {"epochs": 5}}, "dc_sa": {"seeds": [3]}}},
+        {"runs": {"mar": {"training": {"epochs": 6}, "ti_mix": None}}, "samplers": {"more": {"cfg": 1.0}}},
+    ]
+    for number, layer in enumerate(layers):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(layer))
+    expected = {}
+    for layer in copy.deepcopy(layers):
+        update_config(expected, layer)
+
+    found = load_study(*(tmp_path / f"{number}.yaml" for number in range(3)))
+
+    assert found == parse_study(expected)
+    assert found.title == "B" and found.training_of("mar").epochs == 6 and found.runs["dc_sa"].seeds == (3,)
+    assert laid_over({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}} and laid_over({"a": {"b": 2}}, {"a": 1}) == {"a": 1}
 
 
 def test_every_problem_of_form_is_listed_at_once(smoke):
@@ -222,7 +303,7 @@ IMAGES = {"sample mar", "reconstruct", "measure mar"}
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (put("hardware", "gpus", 4), set()),
+        (put("hardware", {"device": "cuda", "gpus": 4}), set()),
         (put("runs", "mar", "label", "Plain"), set()),
         (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
         (put("training", "epochs", 3), TRAININGS | {"sample mar", "measure mar"}),

@@ -66,7 +66,7 @@ def ingest_manifest(data: Data) -> pa.Table:
 
 def _place(value: str) -> str:
     """The path behind `asset:NAME`; a plain path as it is, for it may be a pattern."""
-    return str(assets.resolve(value)) if value.startswith(assets.PREFIX) else value
+    return str(assets.resolve(value) if value.startswith(assets.PREFIX) else assets.locate(value))
 
 
 def count_smaller(manifest: pa.Table, size: int) -> int:

@@ -26,8 +26,8 @@ def snakemake(root, *arguments, **environment):
 def study_file(smoke, tmp_path, root):
     """The smoke study with its results and its data under odd names."""
     (tmp_path / f"{ODD}.parquet").write_bytes((root / smoke["data"]["path"]).read_bytes())
-    smoke["data"]["path"] = str(tmp_path / f"{ODD}.parquet")
-    smoke["hardware"]["results"] = str(tmp_path / ODD)
+    smoke["data"]["path"] = str(tmp_path / f"{ODD}.parquet").replace("$", "$$")
+    smoke["hardware"]["results"] = str(tmp_path / ODD).replace("$", "$$")
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(smoke), encoding="utf-8")
     return file

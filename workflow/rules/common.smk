@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from mixar import assets
+from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
 

@@ -22,6 +22,6 @@ rule report:
         mem_mb=16000,
     params:
         study=STUDY_FILE,
-        settings=digest(STUDY.model_dump(mode="json", exclude={"hardware"})),
+        settings=digest(plain(STUDY, exclude={"hardware"})),
     shell:
         "python -m mixar report --study {params.study:q} > {log:q} 2>&1"
