@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import re
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -80,21 +80,50 @@ def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stop
     assert without_seconds(whole.curve) == without_seconds(resumed.curve)
 
 
-def test_sigterm_saves_the_state_of_the_step_and_ends(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tmp_path, capsys, number, code):
     def told_to_end(done, total, note):
         if done == 3:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
     whole = run_fit(tmp_path / "whole")
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit, match="143"):
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit, match=str(code)):
         run_fit(tmp_path / "told", announce=told_to_end, minutes=1e9)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     assert checkpoints.load_state(tmp_path / "told", ALONE.device)["done"] == 3
     resumed = run_fit(tmp_path / "told")
 
+    assert f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, repeat" in capsys.readouterr().out
     assert same(whole.weights, resumed.weights)
     assert without_seconds(whole.curve) == without_seconds(resumed.curve)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    def told_twice(done, total, note):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    def train():
+        torch.set_num_threads(1)  # threads do not survive a fork
+        run_fit(tmp_path, announce=told_twice, minutes=1e9)
+
+    process = multiprocessing.get_context("fork").Process(target=train)
+    process.start()
+    process.join(60)
+    process.kill()
+
+    assert process.exitcode == -signal.SIGINT and checkpoints.load_state(tmp_path, ALONE.device) is None
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        fitted = run_fit(tmp_path, announce=lambda *_: signal.raise_signal(signal.SIGINT), minutes=1e9)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert fitted.steps == 6
 
 
 def test_a_finished_state_is_not_trained_any_further(tmp_path):
@@ -343,22 +372,6 @@ def test_a_checkpoint_replaces_the_last_one_and_leaves_nothing_else(tmp_path):
     assert torch.load(tmp_path / checkpoints.STATE, weights_only=True)["done"] == 6
     checkpoints.discard(tmp_path)
     assert not tmp_path.exists()
-
-
-def test_a_second_process_waits_until_the_first_one_lets_go(tmp_path):
-    said, entered = [], threading.Event()
-
-    def second():
-        with checkpoints.lease(tmp_path, said.append):
-            entered.set()
-
-    thread = threading.Thread(target=second)
-    with checkpoints.lease(tmp_path):
-        thread.start()
-        assert not entered.wait(0.3)
-    thread.join(5)
-
-    assert entered.is_set() and "waiting" in said[0]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

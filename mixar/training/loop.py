@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from mixar.spec import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
-from mixar.training.stopping import EXIT_CODE, sigterm_as_wish
+from mixar.training.stopping import signals_as_wishes
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
 Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Tensor]]
@@ -97,8 +100,8 @@ def fit(
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress.
     steps_before: training steps behind the model's weights, infinite where unknown. The average goes on from them as if
     they and these were one training.
-    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM the
-    state is saved and the process ends.
+    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM and
+    Ctrl-C the state is saved and the process ends.
     """
     steps = total_steps(s, num_items)
     share = context.split(s.batch_size)
@@ -112,7 +115,7 @@ def fit(
     per_epoch = num_items // s.batch_size
     saved = began = time.monotonic()
     order, order_epoch = None, -1
-    with sigterm_as_wish() as is_asked_to_stop:
+    with signals_as_wishes() as wish:
         for index in range(done, steps):
             epoch, batch = divmod(index, per_epoch)
             if epoch != order_epoch:
@@ -127,12 +130,14 @@ def fit(
             last = curve.rows[-1]["loss"] if curve.rows else float("nan")
             announce(index + 1, steps, f"loss {last:.4f}")
             is_time = context.is_main and time.monotonic() - saved > 60 * checkpoint_minutes
-            if index + 1 < steps and _of_any(context, is_time or is_asked_to_stop()):
+            if index + 1 < steps and _of_any(context, is_time or wish() > 0):
                 curve.check(name)
                 saved = time.monotonic()
                 _save(folder, context, model, average, optimizer, curve, index + 1, seconds + saved - began)
-                if _of_any(context, is_asked_to_stop()):
-                    raise SystemExit(EXIT_CODE)
+                if _of_any(context, wish() > 0):
+                    if context.is_main:
+                        print(_how_to_resume(name, index + 1, steps, folder), flush=True)
+                    raise SystemExit(128 + (wish() or signal.SIGTERM))
     curve.flush(name)
     seconds += time.monotonic() - began
     _save(folder, context, model, average, optimizer, curve, steps, seconds)
@@ -153,6 +158,11 @@ def slow_average(s: spec.Training, steps: int, steps_before: float) -> str | Non
 def _order(seed: int, epoch: int, num_items: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
     return torch.randperm(num_items, generator=rng)
+
+
+def _how_to_resume(name: str, done: int, steps: int, folder: Path) -> str:
+    command = shlex.join(["mixar", *sys.argv[1:]])
+    return f"{name}: stopped after {done}/{steps} steps, saved in {folder}. To continue, repeat the command: {command}"
 
 
 def _of_any(context: Context, mine: bool) -> bool:

@@ -1,24 +1,38 @@
-"""Being told to end: a scheduler that takes a node away sends SIGTERM and waits a while."""
+"""Being told to end: a scheduler that takes a node away sends SIGTERM and waits a while; a user presses Ctrl-C."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-EXIT_CODE = 128 + signal.SIGTERM
+NOTICE = b"\nmixar: stopping after this step, with its state saved; Ctrl-C again ends at once, without\n"
 
 
 @contextmanager
-def sigterm_as_wish() -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM as a wish: yields a function that is true from then on. Outside the main thread nobody can ask."""
+def signals_as_wishes() -> Iterator[Callable[[], int]]:
+    """Take SIGTERM and Ctrl-C as wishes: yields a function that returns the first one's number, and 0 before.
+
+    A second Ctrl-C ends the process at once. Outside the main thread nobody can ask. A process that ignores Ctrl-C, as
+    one in a script's background does, goes on ignoring it.
+    """
     wishes: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: wishes.append(number))
+
+    def wish(number: int, _) -> None:
+        wishes.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.write(2, NOTICE)  # print is not safe in a signal handler
+
+    taken = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, wish) for number in taken}
     try:
-        yield lambda: bool(wishes)
+        yield lambda: wishes[0] if wishes else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
