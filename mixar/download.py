@@ -7,7 +7,6 @@ the next one continues it. Nothing that was fetched is opened here.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from urllib.request import Request, urlopen
 from mixar.asset_table import Address, Asset, ByHand, Hub
 from mixar.assets import check, facts, memory_of, recognised_by, size_problem
 from mixar.files import NO_ROOM
+from mixar.locks import try_lock
 
 Report = Callable[[int, int], None]  # bytes that are here, bytes in all
 
@@ -189,12 +189,8 @@ def _keep_validator(asset: Asset, response: HTTPResponse) -> None:
 def _alone(part: Path) -> Iterator[None]:
     """Hold `part` against a second download of the same file. Raises ValueError where one is under way."""
     with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _Refused(f"another process is fetching it into {part}") from None
-        except OSError:  # a file system without locks: go on
-            pass
+        if try_lock(file) is False:
+            raise _Refused(f"another process is fetching it into {part}")
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
 """Downloads against a server on this machine: what arrives is checked, what breaks off goes on, what fails is said."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -252,6 +253,16 @@ def test_a_second_download_of_the_same_file_is_refused(asset, site):
         assert "another process is fetching it" in failure(asset)
 
     assert site.seen == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_does_not_stop_a_download(asset, site, monkeypatch, number):
+    def flock(file, operation):
+        raise OSError(number, "")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    assert download.get(asset)
 
 
 def test_a_folder_is_left_to_a_person():

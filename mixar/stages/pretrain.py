@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixar import assets
+from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
@@ -139,7 +139,9 @@ def _train(
     folder = layout.checkpoints(name, study.study, digest)
     torch.manual_seed(seed_of(digest, "init"))
     model = build()
-    with checkpoints.lease(folder):
+    with locks.lease(folder, target) as is_finished:
+        if is_finished:
+            return
         result = fit(
             model.to(context.device),
             step,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from mixar import assets
+from mixar import assets, locks
 from mixar.data.shards import TokenStore
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
@@ -88,14 +88,8 @@ def _held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
 
     A driver that was killed may have left its training alive: the next one waits for it and has nothing left to do.
     """
-    before = _written(output)
-    with checkpoints.lease(folder) if context.is_main else nullcontext():
-        changed = torch.tensor(float(context.is_main and _written(output) != before), device=context.device)
-        yield bool(context.mean(changed) > 0)
-
-
-def _written(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+    with locks.lease(folder, output) if context.is_main else nullcontext(False) as is_made:
+        yield bool(context.mean(torch.tensor(float(is_made), device=context.device)) > 0)
 
 
 def check_names(study: Study, run: str, seed: int) -> None:

@@ -1,16 +1,12 @@
-"""State of a training in flight: one file, replaced atomically, held by one process at a time.
+"""State of a training in flight: one file, replaced atomically. Who holds its folder is in mixar/locks.py.
 
 The folder is never a declared Snakemake output: a rerun deletes declared outputs, and this is what it resumes from.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,28 +14,6 @@ import torch
 from mixar.files import replaced
 
 STATE = "state.pt"
-
-
-@contextmanager
-def lease(folder: Path, announce: Callable[[str], None] = print) -> Iterator[None]:
-    """Hold `folder` alone. Waits while another process holds it: one killed driver may have left its child training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lease", "a+") as handle:
-        announced = 0.0
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() - announced > 30:
-                    announced = time.monotonic()
-                    handle.seek(0)
-                    announce(f"{folder}: held by process {handle.read().strip() or '?'}; waiting until it ends")
-                time.sleep(0.2)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
 
 
 def save_state(folder: Path, state: dict) -> None:
