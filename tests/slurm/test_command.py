@@ -149,6 +149,33 @@ def test_a_command_that_fails_gives_the_job_its_code(node):
     assert node.requeues() == []
 
 
+@pytest.mark.parametrize("line, code", [("true", 1), ("exit 5", 5)])
+def test_what_a_command_did_not_make_or_did_not_find_is_recorded(node, monkeypatch, line, code):
+    monkeypatch.setattr(node_side, "CACHED_SECONDS", 0)
+    old = node.folder / "old"
+    old.touch()
+
+    process = node.start(
+        line, outputs=[str(old)], inputs=[str(node.folder / "in")], markers=[str(node.folder / "mark")]
+    )
+
+    assert process.wait(20) == code
+    (attempt,) = node.attempts()
+    assert (attempt.ended_by, attempt.exit_code) == ("failed", code if line != "true" else None)
+    assert attempt.fault.startswith(f"Inputs are missing on the node: {node.folder / 'in'}.")
+    assert attempt.fault in process.output.read_text()
+    assert not (node.folder / "mark").exists()
+
+
+def test_an_old_output_is_no_success(node, monkeypatch):
+    monkeypatch.setattr(node_side, "CACHED_SECONDS", 0)
+    (node.folder / "old").touch()
+
+    assert node.start("true", outputs=[str(node.folder / "old")]).wait(20) == 1
+
+    assert node.attempts()[0].fault == f"The command ended with exit code 0, but did not make {node.folder / 'old'}."
+
+
 def test_a_preempted_command_saves_and_the_job_requeues_itself(node):
     node.says(minutes_left=1, preempted=True)
 

@@ -25,8 +25,8 @@ from snakemake_executor_plugin_submitit.states import (
 BUDGET = Budget(max_preemptions=2, max_timeouts=1, runtime_seconds=3600)
 
 
-def attempt(ended_by, seconds=100.0, exit_code=None, gave_up=False):
-    return Attempt(1, "s", "7", "gpu1", 0, 0.0, seconds, ended_by, exit_code, gave_up)
+def attempt(ended_by, seconds=100.0, exit_code=None, gave_up=False, fault=""):
+    return Attempt(1, "s", "7", "gpu1", 0, 0.0, seconds, ended_by, exit_code, gave_up, fault)
 
 
 def test_sacct_tells_elements_apart_and_leaves_out_steps():
@@ -193,6 +193,12 @@ def test_dead_nodes_and_time_limits_have_budgets_of_their_own():
         (Status("CANCELLED", "by 1000"), [], ["CANCELLED (by 1000)", "cancelled outside"]),
         (Status("FAILED"), [attempt("failed", exit_code=3)], ["exit code 3"]),
         (Status("FAILED"), [attempt("failed", exit_code=-9)], ["killed by signal 9", "memory"]),
+        (
+            Status("FAILED", exit_code="1:0"),
+            [attempt("failed", fault="It did not make a.")],
+            ["FAILED. It did not make a."],
+        ),
+        (Status("FAILED"), [attempt("failed", exit_code=1, fault="No a.")], ["exit code 1. No a."]),
         (Status("FAILED"), [attempt("preempted", gave_up=True)], ["max_preemptions"]),
         (None, [], ["LOST", "no longer knows it"]),
     ],

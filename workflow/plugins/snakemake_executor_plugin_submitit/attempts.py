@@ -30,6 +30,7 @@ class Attempt:
     ended_by: str = ""
     exit_code: int | None = None
     gave_up: bool = False  # True where the budget for another attempt was used up
+    fault: str = ""  # what was wrong, where the exit code does not say it
 
     @property
     def seconds(self) -> float:

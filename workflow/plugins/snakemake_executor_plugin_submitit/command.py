@@ -21,6 +21,7 @@ from snakemake_executor_plugin_submitit import attempts as ends
 from snakemake_executor_plugin_submitit.attempts import Attempt, Attempts, interruptions, timeouts
 from snakemake_executor_plugin_submitit.files import mark_incomplete
 from snakemake_executor_plugin_submitit.lease import holder, try_lease
+from snakemake_executor_plugin_submitit.outputs import CACHED_SECONDS, fault_of_success, look, missing_inputs
 from snakemake_executor_plugin_submitit.processes import Command
 from snakemake_executor_plugin_submitit.slurm import QueryFailed, client
 from snakemake_executor_plugin_submitit.states import Notice, is_preempted, read_notice, record_of
@@ -60,6 +61,7 @@ class JobCommand:
     """A Snakemake job as submitit's callable.
 
     line: the inner Snakemake. key: the job in the registry. submission: one for all attempts that share the budgets.
+    outputs, passing, inputs: what success must have made, what it may have removed again, what must be there before.
     markers: what tells Snakemake that outputs are incomplete. The inner one removes it, but what the outputs were made
     from is written down by the driver alone, and that may be dead: so success marks them again, for a driver to accept.
     """
@@ -70,6 +72,8 @@ class JobCommand:
     submission: str
     folder: str
     outputs: list[str]
+    passing: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
     markers: list[str] = field(default_factory=list)
     gpus: int = 0  # of all nodes together
     runtime_minutes: int = 60
@@ -130,6 +134,7 @@ class JobCommand:
         mark = f"{self.submission}-{attempt.number}"
         # torchrun passes SIGTERM on to its workers, but kills them after 30 s where this does not say otherwise.
         patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(self.checkpoint_seconds)}
+        before = look([*self.outputs, *self.passing], self.inputs, records.folder)
         command = Command(self.line, mark, {**patience, **os.environ})
         try:
             reason = self._watch(command, signals, records, attempt, earlier)
@@ -137,6 +142,10 @@ class JobCommand:
             command.close()
         code = command.code()
         if code == 0:
+            fault = fault_of_success(before, self.outputs, self.passing, 0 if reason else CACHED_SECONDS)
+        else:
+            fault = missing_inputs(before)
+        if code == 0 and not fault:
             for path in self.markers:
                 mark_incomplete(Path(path), attempt.began)  # Snakemake takes its time for the start of the job
             records.update(attempt, ended_by=ends.FINISHED, exit_code=0)
@@ -145,8 +154,10 @@ class JobCommand:
             # Without an early signal Slurm tells srun's tasks at once, and this process only at the end.
             reason = ends.PREEMPTED
         if not reason:
-            records.update(attempt, ended_by=ends.FAILED, exit_code=code)
-            sys.exit(code if code > 0 else 128 - code)
+            if fault:
+                say(f"{self.name}: {fault}")
+            records.update(attempt, ended_by=ends.FAILED, exit_code=code or None, fault=fault)
+            sys.exit(code if code > 0 else 128 - code if code else 1)
         self._interrupted(reason, records, attempt, earlier)
 
     def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt, earlier: list) -> str:

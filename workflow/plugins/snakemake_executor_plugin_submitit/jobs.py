@@ -11,6 +11,9 @@ from typing import Any
 
 from snakemake_executor_plugin_submitit.registry import fingerprint_of, key_of
 
+# Snakemake's flags of what is no file of the shared file system once a job has ended.
+NOT_ON_DISK = ("pipe", "service", "nodelocal", "storage_object")
+
 
 @dataclass(frozen=True)
 class Description:
@@ -22,6 +25,9 @@ class Description:
     name: str
     folder: Path
     outputs: list[str]
+    made: list[str]  # outputs that must be new when the job has ended
+    passing: list[str]  # outputs that may be removed by then, because nobody needs them
+    inputs: list[str]  # what must be there when the job begins
     markers: list[str]  # files by which Snakemake knows that it has not accepted these outputs yet
     is_forced: bool  # the user wants it made anew, whatever there is
     resources: dict[str, Any]
@@ -34,6 +40,7 @@ def describe(job, workflow) -> Description:
     # Without the addresses of objects, which differ in every process.
     params = re.sub(r"0x[0-9a-f]+", "", str([(list(part.params), sorted(part.params.items())) for part in parts]))
     rules = [part.rule.name for part in parts]
+    made = [path for part in parts for path in part.output if not is_flagged(path, *NOT_ON_DISK, "update")]
     return Description(
         key=key_of_job(job),
         fingerprint=fingerprint_of(rules, params, [str(path) for path in job.input]),
@@ -41,6 +48,9 @@ def describe(job, workflow) -> Description:
         name=" ".join([rule, *wildcards]),
         folder=Path(safe(rule), *(safe(value) for value in wildcards)),
         outputs=[str(path) for path in job.output],
+        made=[str(path) for path in made if not is_flagged(path, "temp")],
+        passing=[str(path) for path in made if is_flagged(path, "temp")],
+        inputs=[str(path) for path in job.input if not is_flagged(path, *NOT_ON_DISK)],
         markers=markers_of(job, workflow.persistence),
         is_forced=is_forced(job, workflow),
         resources=dict(job.resources.items()),
@@ -65,6 +75,11 @@ def markers_of(job, persistence) -> list[str]:
     folder = getattr(persistence, "_incomplete_path", None)
     files = [persistence._get_key(path) for part in members(job) for path in part.output] if folder else []
     return [os.path.abspath(persistence._record_path(folder, file)) for file in files]
+
+
+def is_flagged(path, *flags: str) -> bool:
+    """True for an input or output with any of Snakemake's flags, as temp() and pipe() set them."""
+    return not set(flags).isdisjoint(getattr(path, "flags", {}))
 
 
 def is_forced(job, workflow) -> bool:

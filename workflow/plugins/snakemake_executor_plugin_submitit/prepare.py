@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ def prepare(
         key=d.key,
         submission=submission,
         folder=str(folder),
-        outputs=[str(Path(path).absolute()) for path in d.outputs],
+        outputs=[os.path.abspath(path) for path in d.made],
+        passing=[os.path.abspath(path) for path in d.passing],
+        inputs=[os.path.abspath(path) for path in d.inputs],
         markers=d.markers,
         gpus=parameters["nodes"] * follow.gpus_per_node(parameters),
         runtime_minutes=parameters["timeout_min"],

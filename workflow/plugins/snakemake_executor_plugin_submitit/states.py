@@ -234,6 +234,8 @@ def explain(status: Status, last: Attempt | None) -> str:
         hint = KILLED_HINT
     elif last is None and status.state == "FAILED":
         hint = NOT_BEGUN_HINT
+    if last and last.fault:
+        hint = last.fault
     if last and last.gave_up:
         hint = HINTS["TIMEOUT" if last.ended_by == ends.TIME_LIMIT else "PREEMPTED"]
         parts.append(f"stopped by: {last.ended_by}, with no requeue left")
