@@ -47,7 +47,7 @@ def latency(cluster: Cluster, folder: Path, steps: int) -> dict[str, float]:
     driver = study.run(seconds=60 * steps)
     if driver.process.returncode:
         raise RuntimeError(driver.output)
-    first_lines = [float((folder / f"step-{i}.txt").read_text()) for i in range(steps)]
+    first_lines = [float((folder / f"step-{i}.txt").read_text(encoding="utf-8")) for i in range(steps)]
     seconds = [line - study.finished()[f"step {i}"]["submitted"] for i, line in enumerate(first_lines)]
     return {
         "steps": steps,
@@ -58,7 +58,7 @@ def latency(cluster: Cluster, folder: Path, steps: int) -> dict[str, float]:
 
 def cpu_seconds(process: int) -> float:
     """CPU time of a process and of its children that have ended."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -70,10 +70,10 @@ def queued(cluster: Cluster, folder: Path, jobs: int, watched_seconds: float) ->
     wait_for(lambda: len(cluster.queue()) >= jobs and (shim / "asked").exists(), "all jobs are queued", 600, 1)
     time.sleep(5)
     submitted = cpu_seconds(driver.process.pid)
-    polls = len((shim / "asked").read_text().split())
+    polls = len((shim / "asked").read_text(encoding="utf-8").split())
     time.sleep(watched_seconds)
     waited = cpu_seconds(driver.process.pid) - submitted
-    polls = len((shim / "asked").read_text().split()) - polls
+    polls = len((shim / "asked").read_text(encoding="utf-8").split()) - polls
     driver.interrupt()
     driver.wait()
     cluster.clear()
@@ -102,7 +102,7 @@ def main() -> None:
         }
     text = json.dumps(result, indent=2) + "\n"
     temporary = arguments.output.with_suffix(".part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, arguments.output)
     print(text, end="")
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from mixar.layout import Layout
 from mixar.spec import Study, load_study
 from mixar.strict_yaml import load_yaml
+from mixar.texts import print_anything
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -356,13 +357,21 @@ def _run(study: Study, name: str) -> None:
 
 def main() -> None:
     """Run a verb. What a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback."""
+    print_anything()
     try:
         app()
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MIXAR_DEBUG") == "1":
             raise
-        sys.stderr.write(f"mixar: {error}\n")
+        sys.stderr.write(f"mixar: {_in_words(error)}\n")
         sys.exit(2)
+
+
+def _in_words(error: Exception) -> str:
+    """The message of an error. A path that the locale cannot write carries none that helps."""
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+        return f"{error.object!r}: cannot be written in this locale's {error.encoding}; set PYTHONUTF8=1, or rename it"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def _remembered(path: Path) -> dict:
     """Size and time of change of the file as it is now, and the hashes that were computed of just this file."""
     now = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
     try:
-        known = json.loads(memory_of(path).read_text())
+        known = json.loads(memory_of(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return now
     same = isinstance(known, dict) and now.items() <= known.items()
@@ -260,7 +260,7 @@ def _remembered(path: Path) -> dict:
 def _remember(path: Path, known: dict) -> None:
     temporary = memory_of(path).with_name(f"{memory_of(path).name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(known))
+        temporary.write_text(json.dumps(known), encoding="utf-8")
         os.replace(temporary, memory_of(path))
     except OSError:  # a folder that others share may be read-only: then every call hashes again
         with contextlib.suppress(OSError):

@@ -150,7 +150,7 @@ def _open(asset: Asset, offset: int) -> HTTPResponse | HTTPError:
     request = Request(asset.way.url, headers={"User-Agent": "mixar", "Accept-Encoding": "identity"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
-        request.add_header("If-Range", _validator(asset).read_text())
+        request.add_header("If-Range", _validator(asset).read_text(encoding="utf-8"))
     try:
         return urlopen(request, timeout=TIMEOUT_S)
     except HTTPError as error:
@@ -180,7 +180,7 @@ def _keep_validator(asset: Asset, response: HTTPResponse) -> None:
     etag = response.headers.get("ETag", "W/")
     found = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
     if found:
-        _validator(asset).write_text(found)
+        _validator(asset).write_text(found, encoding="utf-8")
     else:
         _validator(asset).unlink(missing_ok=True)
 

@@ -61,7 +61,7 @@ def _locked(folder: Path, announce: Callable[[str], None]) -> Iterator[IO]:
     """The open and locked lease file of `folder`."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LEASE, "a+") as handle:
+        with open(folder / LEASE, "a+", encoding="utf-8") as handle:
             _wait(folder, handle, announce)
             # who held it may have finished and removed the folder: a lock on a removed file excludes nobody
             if (folder / LEASE).exists() and os.path.samestat(os.stat(folder / LEASE), os.fstat(handle.fileno())):
@@ -93,7 +93,7 @@ def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
 def holder(folder: Path) -> str | None:
     """Who holds the lease of `folder` now, in words; None where nobody does."""
     try:
-        with open(folder / LEASE, "r+") as handle:
+        with open(folder / LEASE, "r+", encoding="utf-8") as handle:
             return _signature(handle) if try_lock(handle) is False else None
     except FileNotFoundError:
         return None

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from mixar.texts import read_text
+
 MERGE = "tag:yaml.org,2002:merge"  # `<<`: the keys beside it may replace those that it brings
 
 
@@ -49,8 +51,4 @@ def load_yaml(text: str, source: str) -> Any:
 
 def read_yaml(path: str | Path) -> Any:
     """The content of a YAML file in UTF-8. Raises ValueError as `load_yaml`, and OSError where it cannot be opened."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    return load_yaml(text, str(path))
+    return load_yaml(read_text(path), str(path))

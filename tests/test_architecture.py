@@ -11,8 +11,8 @@ import yaml
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "mixar").rglob("*.py"))
 # The ground floor, from the bottom: each may import only what stands before it.
-FLOORS = ["strict_yaml", "plugins", "identity", "presets", "spec_problems", "study_paths", "spec", "layout", "files",
-          "locks", "asset_table", "assets", "download", "weights"]  # fmt: skip
+FLOORS = ["texts", "strict_yaml", "plugins", "identity", "presets", "spec_problems", "study_paths", "spec", "layout",
+          "files", "locks", "asset_table", "assets", "download", "weights"]  # fmt: skip
 GROUND = set(FLOORS)
 
 # Part of the package -> the parts it may import besides itself and the ground floor.
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "strict_yaml": set(),
     "plugins": set(),
     "identity": set(),
+    "texts": set(),
     "presets": set(),
     "study_paths": set(),
     "spec": set(),
@@ -180,3 +181,34 @@ def test_every_imported_package_is_required():
     used = {name.split(".")[0] for path in MODULES for name in imports(path)} - stdlib - {"mixar"}
 
     assert {distribution.get(name, name) for name in used} <= required
+
+
+def reads_or_writes_text_as_the_locale_says(call):
+    """Whether a call opens a file or a pipe for text and names no encoding."""
+    name, named = getattr(call.func, "attr", getattr(call.func, "id", "")), {k.arg: k.value for k in call.keywords}
+    if "encoding" in named:
+        return False
+    if name in ("read_text", "write_text"):  # of Path; `files.write_text` and `texts.read_text` are functions
+        return isinstance(call.func, ast.Attribute)
+    if name in ("open", "fdopen", "NamedTemporaryFile"):
+        parts = [node for given in (*call.args, *named.values()) for node in ast.walk(given)]
+        words = [node.value for node in parts if isinstance(node, ast.Constant)]
+        modes = [word for word in words if isinstance(word, str) and word and set(word) <= set("rwaxbt+")]
+        return not any("b" in mode for mode in modes) if modes else isinstance(call.func, ast.Name)
+    return "text" in named or "universal_newlines" in named
+
+
+def test_text_is_read_and_written_as_utf_8_by_name():
+    folders = [ROOT / name for name in ("mixar", "workflow", "benchmarks", "resources")]
+    python = [path for folder in folders for path in folder.rglob("*.py")]
+    rules = [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
+
+    calls = [(path, node) for path in python for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    found = [f"{path}: {ast.unparse(node)}" for path, node in calls
+             if isinstance(node, ast.Call) and reads_or_writes_text_as_the_locale_says(node)]  # fmt: skip
+    for path in rules:  # which are no Python
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "encoding" not in line]
+        opening = r"\.(read_text|write_text)\(|\bopen\(|text=True"
+        found += [f"{path}: {line}" for line in lines if re.search(opening, line)]
+
+    assert not found

@@ -47,7 +47,7 @@ def test_a_text_in_another_encoding_is_named(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_bytes("title: Größe".encode("latin-1"))
 
-    with pytest.raises(ValueError, match=r"study\.yaml: not UTF-8 .*; save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"study\.yaml: expected text in UTF-8, .*; save it as UTF-8"):
         read_yaml(file)
 
     file.write_bytes("title: Größe".encode("utf-8-sig"))

@@ -60,7 +60,7 @@ def stage_files(folder: Path, images: int) -> Path:
     basis = rng.standard_normal((2048, 64)) * 0.1
     sigma = basis @ basis.T + 0.01 * np.eye(2048)
     save_statistics(folder / "assets" / "adm_in256_stats.npz", {"mu": np.full(2048, 0.4), "sigma": sigma})
-    study = yaml.safe_load((ROOT / "config" / "imagenet256.yaml").read_text())
+    study = yaml.safe_load((ROOT / "config" / "imagenet256.yaml").read_text(encoding="utf-8"))
     study |= {"study": "adm_path", "hardware": {"device": "cpu", "results": str(folder / "results")}}
     study["data"] = {"source": "folder", "path": str(folder / "data"), "image_size": SIZE, "num_classes": CLASSES,
                      "held_out_rate": 0.5}  # fmt: skip
@@ -85,7 +85,7 @@ def call(folder: Path, *arguments: str, fails: bool = False) -> tuple[str, float
     """Run one command of mixar; returns what it said and its wall seconds."""
     environment = {**os.environ, "MIXAR_ASSETS": str(folder / "assets"), "COLUMNS": "120"}
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-c", STAND_IN, *arguments], cwd=ROOT, env=environment, text=True,
+    run = subprocess.run([sys.executable, "-c", STAND_IN, *arguments], cwd=ROOT, env=environment, encoding="utf-8",
                          capture_output=True)  # fmt: skip
     if (run.returncode != 0) != fails:
         raise RuntimeError(f"{' '.join(arguments)}: exit code {run.returncode}\n{run.stderr}")
@@ -121,7 +121,7 @@ def run_path(folder: Path, images: int) -> list[str]:
     ]
     imposter = folder / "weights-inception-2015-12-05-6726825d.pth"
     (folder / "random.pth").rename(imposter)
-    file.write_text(file.read_text().replace("random.pth", imposter.name))
+    file.write_text(file.read_text(encoding="utf-8").replace("random.pth", imposter.name), encoding="utf-8")
     said, _ = call(folder, "extractor", "--study", str(file), fails=True)
     return [
         *lines,

@@ -56,7 +56,7 @@ def draw(count: int, seed: int, shift: float) -> tuple[torch.Tensor, torch.Tenso
 
 def study_of(folder: Path, images: int, neighbours: bool = False) -> Study:
     """The paper's study with so many images in 16 shards and all its results in `folder`."""
-    study = yaml.safe_load((ROOT / "config" / "imagenet256.yaml").read_text())
+    study = yaml.safe_load((ROOT / "config" / "imagenet256.yaml").read_text(encoding="utf-8"))
     study["hardware"] |= {"results": str(folder), "device": "cpu"}
     study["evaluation"] |= {"num_images": images, "shard_size": -(-images // SHARDS)}
     study["scoring"]["metrics"] = ["fd", "is", "kid", *(("precision", "recall") if neighbours else ())]
@@ -177,7 +177,7 @@ def main() -> None:
         rows = []
         for task in (*TASKS, *([WITH_NEIGHBOURS] if given.neighbours else [])):
             command = [sys.executable, __file__, "--images", str(given.images), "--task", task, "--folder", name]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            said = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
             rows.append(json.loads(said.splitlines()[-1]))
             print(rows[-1], flush=True)
     write_text(given.out / "scores_50k.md", table(rows, given.images))

@@ -167,9 +167,9 @@ def _source_state() -> tuple[str, bool | None]:
     """Commit of this source tree and whether it has changes; ('unknown', None) outside a git checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True).stdout.decode().strip()
         status = ["status", "--porcelain", "--untracked-files=no"]
-        changes = subprocess.run([*git, *status], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run([*git, *status], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown", None
     return commit, bool(changes.strip())

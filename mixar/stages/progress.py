@@ -23,7 +23,7 @@ class Progress:
         self.began = self.printed = time.monotonic()
         self.first: int | None = None  # items that were done before this process began
         if history is not None and history.exists():
-            self.console.print(history.read_text(), end="", markup=False)
+            self.console.print(history.read_text(encoding="utf-8", errors="replace"), end="", markup=False)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
@@ -42,7 +42,7 @@ class Progress:
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False)
         if self.history is not None:
-            with self.history.open("a") as file:
+            with self.history.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
 
 

@@ -12,6 +12,9 @@ from mixar import assets
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
+from mixar.texts import print_anything
+
+print_anything()
 
 try:
     for file in workflow.configfiles:  # Snakemake keeps the last of two equal keys without a word
@@ -121,10 +124,10 @@ def write_study_file():
     """The validated study as the jobs read it; left alone while it says the same."""
     text = STUDY.model_dump_json(indent=2)
     path = LAYOUT.study_file
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
 
 
@@ -148,7 +151,8 @@ def refuse_missing():
 def refuse_unfit():
     """Stop before any job where the study's networks cannot be built, or a file that it names does not fit them."""
     command = [sys.executable, "-m", "mixar", "check", "--study", STUDY_FILE]
-    found = subprocess.run(command, capture_output=True, text=True)
+    said_in = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=said_in)
     if found.returncode:
         raise WorkflowError(found.stderr.strip())
 

@@ -51,7 +51,7 @@ class Attempts:
         found = []
         for path in sorted(self.folder.glob("*.json")) if self.folder.exists() else []:
             try:
-                found.append(Attempt(**json.loads(path.read_text())))
+                found.append(Attempt(**json.loads(path.read_text(encoding="utf-8"))))
             except (OSError, ValueError, TypeError):  # half a file of a full disk; it only explains
                 continue
         return found

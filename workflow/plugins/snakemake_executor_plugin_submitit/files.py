@@ -18,14 +18,14 @@ def write_json(path: Path, content: Any) -> None:
     """Replace a file; a reader sees the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(content))
+    temporary.write_text(json.dumps(content), encoding="utf-8")
     os.replace(temporary, path)
 
 
 def mark_incomplete(path: Path, when: float) -> None:
     """Write one of Snakemake's marks for an incomplete output, as of this time. It says so by the file being there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"external_jobid": null}')
+    path.write_text('{"external_jobid": null}', encoding="utf-8")
     os.utime(path, (when, when))
 
 
@@ -42,7 +42,7 @@ def try_lock(path: Path) -> IO | None:
     Where the file system knows no locks, the file counts as free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+")  # noqa: SIM115  closed by who holds it
+    handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed by who holds it
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

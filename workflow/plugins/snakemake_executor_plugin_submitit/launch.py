@@ -65,7 +65,7 @@ def first_node(environment: Mapping[str, str]) -> str:
     if not re.search(r"[\[,]", nodes):
         return nodes
     words = ["scontrol", "show", "hostnames", nodes]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout.split()[0]
+    return subprocess.run(words, capture_output=True, encoding="utf-8", check=True, timeout=30).stdout.split()[0]
 
 
 def port(environment: Mapping[str, str]) -> int:

@@ -38,5 +38,5 @@ def holder(path: Path, job: str, asks_slurm: bool) -> str:
 
 def _signature(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     return ""

@@ -47,7 +47,7 @@ class Registry:
     def get(self, key: str) -> Entry | None:
         """The entry of a job; None where there is none, or one that cannot be read."""
         try:
-            return Entry(**json.loads(self._path(key).read_text()))
+            return Entry(**json.loads(self._path(key).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -111,7 +111,7 @@ class Driver:
             handle = try_lock(path)
             if handle is None:
                 with contextlib.suppress(OSError, ValueError):
-                    found[path.stem] = json.loads(path.with_suffix(".json").read_text())
+                    found[path.stem] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             else:
                 self._remove(path.stem)
                 handle.close()

@@ -67,7 +67,7 @@ def read_site(path: Path | None) -> dict:
     if path is None:
         return {}
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _SiteLoader) or {}  # noqa: S506  a safe loader
+        content = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _SiteLoader) or {}  # noqa: S506  a safe loader
         if not isinstance(content, dict):
             raise ValueError(f"{path}: expected lines such as `partition: gpu`, found a {type(content).__name__}")
         return check_site(content, str(path))

@@ -51,7 +51,9 @@ def client(*words: str, seconds: float = CLIENT_SECONDS) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(CLIENT_PREFIXES)}
     environment["SLURM_TIME_FORMAT"] = "standard"
     try:
-        result = subprocess.run(words, capture_output=True, text=True, timeout=seconds, env=environment)
+        result = subprocess.run(
+            words, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise QueryFailed(f"{words[0]}: {error}") from None
     if result.returncode:

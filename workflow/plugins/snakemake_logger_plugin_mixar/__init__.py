@@ -7,6 +7,7 @@ each (a record with `mixar_jobs`: job id -> (rule, minutes)); everything else co
 
 from __future__ import annotations
 
+import io
 import logging
 import shutil
 import sys
@@ -89,6 +90,8 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        if isinstance(self.stream, io.TextIOWrapper):
+            self.stream.reconfigure(errors="replace")  # what its encoding lacks, such as an accent of a path
         self.is_terminal = self.stream.isatty()
         self.progress: Progress | None = None
         self.closed = threading.Event()

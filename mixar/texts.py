@@ -1,0 +1,33 @@
+"""Text in and out: files are UTF-8 whatever the locale says, and printing never fails."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises ValueError naming the file, what was found and what would do.
+    """
+    content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        found = "UTF-16" if is_utf16 else f"byte 0x{content[error.start]:02x} on line {line}"
+        encoding = "UTF-16" if is_utf16 else "LATIN1"
+        advice = f"save it as UTF-8 in your editor, or: iconv -f {encoding} -t UTF-8 OLD > NEW"
+        raise ValueError(f"{path}: expected text in UTF-8, found {found}; {advice}") from None
+
+
+def print_anything() -> None:
+    """Let standard output replace what its encoding lacks, such as an arrow in Latin-1, where it would fail.
+
+    Standard error does so by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

@@ -1,0 +1,86 @@
+"""Text is UTF-8 whatever the locale says, and printing never fails."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mixar.spec import SpecError, load_study
+from mixar.texts import read_text
+
+# The strictest that an environment can be; ISO-8859-1 lacks arrows and ellipses just so.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+LATIN = {**ASCII, "PYTHONIOENCODING": "iso-8859-1"}
+
+
+def mixar(*arguments, **environment):
+    """The exit code of a verb and all that it printed."""
+    command = [sys.executable, "-m", "mixar", *map(str, arguments)]
+    result = subprocess.run(command, stdout=-1, stderr=-2, env={**os.environ, **environment})
+    return result.returncode, result.stdout.decode("latin-1")
+
+
+@pytest.fixture
+def study_file(smoke, tmp_path):
+    smoke |= {"title": "Café ↓"}
+    smoke["runs"]["mar"]["label"] = "Ünguided …"
+    smoke["hardware"]["results"] = str(tmp_path / "results")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(smoke, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(study_file):
+    plain = load_study(study_file)
+    study_file.write_text(read_text(study_file), encoding="utf-8-sig")
+
+    assert study_file.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_study(study_file) == plain
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("latin-1", "found byte 0xe9 on line 2; save it as UTF-8"), ("utf-16", "found UTF-16; save it as UTF-8")],
+)
+def test_a_study_in_another_encoding_is_refused_by_name_with_what_would_do(tmp_path, encoding, said):
+    file = tmp_path / "study.yaml"
+    file.write_text("study: small\ntitle: Café\n", encoding=encoding)
+
+    with pytest.raises(SpecError) as error:
+        load_study(file)
+
+    assert str(error.value).startswith(f"{file}: expected text in UTF-8, ")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("environment", [ASCII, LATIN], ids=["ascii", "latin-1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["score", "--help"], ["assets"], ["assets", "show"], ["measure", "--params"]],
+    ids=" ".join,
+)
+def test_what_is_printed_never_fails(arguments, environment):
+    code, printed = mixar(*arguments, **environment)
+
+    assert code == 0, printed
+    assert "Traceback" not in printed
+
+
+def test_a_study_is_read_and_its_data_listed_under_any_locale(study_file, root, tmp_path):
+    for verb in ("check", "ingest"):
+        code, printed = mixar(verb, "--study", study_file, **ASCII)
+        assert code == 0, printed
+
+    assert (tmp_path / "results" / "smoke" / "ingest" / "manifest.parquet").is_file()
+
+
+def test_a_folder_that_the_locale_cannot_name_is_refused_with_what_would_do(study_file, smoke):
+    smoke["hardware"]["results"] = "Ergebnis–é"
+    study_file.write_text(yaml.safe_dump(smoke, allow_unicode=True), encoding="utf-8")
+
+    code, printed = mixar("ingest", "--study", study_file, **ASCII)
+
+    assert code == 2
+    assert "Ergebnis" in printed and "set PYTHONUTF8=1" in printed
