@@ -1,17 +1,19 @@
-"""Writing files: every file of the project is either whole or absent."""
+"""Files: every one that the project writes is either whole or absent; Parquet files are read a few rows at a time."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+BATCH_ROWS = 32
+BATCH_BYTES = 2**26
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
 
 
@@ -53,7 +55,24 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_table(path: str | Path, table: pa.Table) -> None:
-    """Write a Parquet file."""
+def write_table(path: str | Path, table: pa.Table, group_rows: int | None = None) -> None:
+    """Write a Parquet file, in row groups of at most `group_rows`."""
     with replaced(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, group_rows, compression="zstd")
+
+
+def iter_batches(
+    parquet: pq.ParquetFile, path: str | Path, columns: Sequence[str], row_groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file, or of some of its row groups, as batches of at most 32 rows and about 64 MiB.
+
+    Arrow cannot hold 2 GiB in one array of structs, such as `image` with its bytes, so readers of images never take a
+    whole row group at once. Raises ValueError naming the path where the file is damaged.
+    """
+    chosen = range(parquet.num_row_groups) if row_groups is None else row_groups
+    sizes = [(group.total_byte_size, group.num_rows) for group in map(parquet.metadata.row_group, chosen)]
+    largest = max((size / rows for size, rows in sizes if rows), default=1)
+    try:
+        yield from parquet.iter_batches(min(BATCH_ROWS, max(1, int(BATCH_BYTES / max(1, largest)))), chosen, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a complete Parquet file ({error}); copy or make it again") from None

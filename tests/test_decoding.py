@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from mixar.data.decoding import load_picture, read_picture
-from mixar.data.images import MANIFEST, iter_images
+from mixar.data.images import iter_images
+from mixar.data.manifest import MANIFEST
 
 RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
 

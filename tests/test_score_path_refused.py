@@ -82,8 +82,8 @@ UNFIT = {
     "one index twice in Parquet": (
         lambda r: table(r, image=[png(i) for i in pixels(3)], index=[0, 4, 4]), "index 4 occurs 2 times"),
     "gaps in the index": (
-        lambda r: table(r, image=[png(i) for i in pixels(3)], index=[0, 1, None]), "'index': expected whole numbers"),
-    "Parquet without pixels": (lambda r: table(r, image=[b"", *[None] * 23]), "a.parquet row 0: not readable"),
+        lambda r: table(r, image=[png(i) for i in pixels(3)], index=[0, 1, None]), "'index' is int64 with 1 gaps"),
+    "Parquet without pixels": (lambda r: table(r, image=[b"", *[None] * 23]), "row 0: image.bytes is missing"),
     "no array of that name": (lambda r: saved(r, images=pixels()), "'arr_0' is missing; found images"),
     "floats": (lambda r: saved(r, arr_0=pixels() / 255), "arr_0 is float64"),
     "grey array": (lambda r: saved(r, arr_0=pixels()[..., 0]), r"arr_0 is uint8 \[24, 16, 16\]"),

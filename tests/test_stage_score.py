@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from toy_metrics import mean_shift
 
-from mixar.data.images import load_images, write_images, write_table
+from mixar.data.images import load_images, write_images
 from mixar.data.manifest import ingest_manifest
+from mixar.files import write_table
 from mixar.layout import Layout
 from mixar.reporting.results import read_rows
 from mixar.reporting.tables import number, quality_table

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
+import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixar.data.decoding import load_picture
-from mixar.data.images import RowReader
+from mixar.data.images import RowReader, fitting, whole_numbers
 from mixar.data.sources import SUFFIXES, open_parquet
 
 UNLABELLED = -1
 DIGITS = 18  # of a name that is an index: more may not fit into 64 bits
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError)  # what archives raise
 ARRAY, LABELS = "arr_0", ("arr_1", "labels", "label")  # as numpy.savez names them, ADM's files included
 
 
@@ -82,95 +85,120 @@ class FolderImages:
 
 
 class ArrayImages:
-    """Images of `arr_0`, uint8 [n, H, W, 3], in an .npz file; labels from `arr_1`. Read as a stream, nothing unpickled.
+    """Images of `arr_0`, uint8 [n, H, W, 3], in an .npz file; labels from `arr_1`. Nothing is unpickled.
 
-    Raises ValueError for a damaged file, another type or shape, and labels of another length.
+    Images are read as a stream, one at a time. An array in Fortran's order has no image in one piece, so it is read
+    into memory as a whole. Raises ValueError for a damaged file, another type or shape, and unfit labels.
     """
 
     def __init__(self, path: Path):
-        self.path, self.stream, self.position = path, None, 0
+        self.path, self.stream, self.position, self.pixels = path, None, 0, None
         try:
             self.archive = zipfile.ZipFile(path)
-            names = [name.removesuffix(".npy") for name in self.archive.namelist()]
-            if ARRAY not in names:
-                raise ValueError(f"{path}: array {ARRAY!r} is missing; found {', '.join(names) or 'none'}")
-            with self.archive.open(f"{ARRAY}.npy") as stream:
-                shape, fortran, dtype = _array_header(stream, path)
-        except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        except DAMAGED as error:
             raise ValueError(f"{path}: not a complete .npz file ({error}); copy it again") from None
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or fortran:
+        names = [name.removesuffix(".npy") for name in self.archive.namelist() if name.endswith(".npy")]
+        if ARRAY not in names:
+            raise ValueError(f"{path}: array {ARRAY!r} is missing; found {', '.join(names) or 'none'}")
+        shape, self.fortran, dtype = self._header(ARRAY)
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
             raise ValueError(f"{path}: {ARRAY} is {dtype} {list(shape)}; expected colour images, uint8 [n, H, W, 3]")
         self.shape = shape[1:]
         self.index = np.arange(shape[0])
         self.labels = self._read_labels(next((name for name in LABELS if name in names), None), shape[0])
 
+    @contextmanager
+    def _sound(self, where: str) -> Iterator[None]:
+        """Say of what the archive raises that the file is damaged."""
+        try:
+            yield
+        except DAMAGED as error:
+            raise ValueError(f"{self.path}: damaged near {where} ({error}); copy it again") from None
+
+    def _header(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+        """Shape, whether in Fortran's order, and type of an array. Raises ValueError where the file cannot hold it."""
+        with self._sound(name), self.archive.open(f"{name}.npy") as stream:
+            shape, fortran, dtype = _array_header(stream, f"{self.path}: {name}")
+            held = self.archive.getinfo(f"{name}.npy").file_size - stream.tell()
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and (min(shape, default=1) < 0 or size != held):
+            raise ValueError(f"{self.path}: {name} is {dtype} {list(shape)} by its header, {size} bytes, but the file "
+                             f"holds {held}; write it again with numpy.savez")  # fmt: skip
+        return shape, fortran, dtype
+
     def _read_labels(self, name: str | None, count: int) -> np.ndarray:
         if name is None:
             return np.full(count, UNLABELLED, np.int32)
-        with np.load(self.path, allow_pickle=False) as content:
-            labels = content[name]
-        if labels.shape != (count,) or labels.dtype.kind not in "iu":
-            raise ValueError(f"{self.path}: {name} is {labels.dtype} {list(labels.shape)}; expected {count} integers")
-        return labels.astype(np.int32)
+        shape, _, dtype = self._header(name)
+        if shape != (count,) or dtype.kind not in "iu":
+            raise ValueError(f"{self.path}: {name} is {dtype} {list(shape)}; expected {count} integers")
+        return fitting(self._whole(name), np.int32, f"{self.path}: {name}")
+
+    def _whole(self, name: str) -> np.ndarray:
+        with self._sound(name), self.archive.open(f"{name}.npy") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
 
     def contents(self, start: int, stop: int) -> Iterator[tuple[str, np.ndarray]]:
-        size = int(np.prod(self.shape))
-        try:
+        images = self._in_memory(start, stop) if self.fortran else self._streamed(start, stop)
+        for row, image in enumerate(images, start):
+            yield f"{self.path} image {row}", image
+
+    def _in_memory(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        self.pixels = self._whole(ARRAY) if self.pixels is None else self.pixels
+        yield from np.ascontiguousarray(self.pixels[start:stop])
+
+    def _streamed(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        size = math.prod(self.shape)
+        with self._sound(f"image {start}"):
             if self.stream is None or start < self.position:
                 self.stream, self.position = self.archive.open(f"{ARRAY}.npy"), 0
-                _array_header(self.stream, self.path)
+                _array_header(self.stream, f"{self.path}: {ARRAY}")
             self.stream.seek((start - self.position) * size, io.SEEK_CUR)
-            for row in range(start, stop):
+        for row in range(start, stop):
+            with self._sound(f"image {row}"):
                 content, self.position = self.stream.read(size), row + 1
-                if len(content) < size:
-                    raise ValueError(f"{self.path}: image {row} is cut off; copy the file again")
-                yield f"{self.path} image {row}", np.frombuffer(content, np.uint8).reshape(self.shape)
-        except (zipfile.BadZipFile, zlib.error, OSError) as error:
-            raise ValueError(f"{self.path}: damaged near image {self.position} ({error}); copy it again") from None
+            if len(content) < size:
+                raise ValueError(f"{self.path}: image {row} is cut off; copy the file again")
+            yield np.frombuffer(content, np.uint8).reshape(self.shape)
 
 
-def _array_header(stream, path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _array_header(stream, what: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return read(stream)
-    except ValueError as error:
-        raise ValueError(f"{path}: {ARRAY} is no NumPy array ({error}); write the file with numpy.savez") from None
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ValueError(f"{what} is no NumPy array ({error}); write the file with numpy.savez") from None
 
 
 class ParquetImages:
-    """Images of Parquet files, column `image` (bytes, or a struct with them); `index` and `label` where they exist."""
+    """Images of Parquet files, column `image` (bytes, or a struct with them); `index` and `label` where they exist.
+
+    Either counts only where all files have it. Raises ValueError for a damaged file, and for keys that are no integers.
+    """
 
     def __init__(self, files: list[Path]):
-        opened = [open_parquet(file, ["image"]) for file in files]
-        self.rows = [(str(file), row) for file, p in zip(files, opened, strict=True) for row in range(_length(p))]
-        self.index = _keys(opened, "index", np.arange(len(self.rows)))
-        self.labels = _keys(opened, "label", np.full(len(self.rows), UNLABELLED)).astype(np.int32)
+        counts = [open_parquet(file, ["image"]).metadata.num_rows for file in files]
+        self.rows = [(str(file), row) for file, count in zip(files, counts, strict=True) for row in range(count)]
+        index, labels = _keys(files, "index", np.int64), _keys(files, "label", np.int32)
+        self.index = np.arange(len(self.rows)) if index is None else index
+        self.labels = np.full(len(self.rows), UNLABELLED, np.int32) if labels is None else labels
         self.reader = RowReader()
 
     def contents(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         for file, row in self.rows[start:stop]:
-            where = f"{file} row {row}"
-            try:
-                content = self.reader.source(file, row).getvalue()
-            except (pa.ArrowException, OSError, TypeError, KeyError) as error:
-                raise ValueError(f"{where}: image.bytes cannot be read ({error})") from None
-            yield where, content
+            yield f"{file} row {row}", self.reader.source(file, row).getvalue()
 
 
-def _length(parquet: pq.ParquetFile) -> int:
-    return parquet.metadata.num_rows
-
-
-def _keys(files: list[pq.ParquetFile], column: str, default: np.ndarray) -> np.ndarray:
-    """A column of whole numbers from all files; the default unless every file has it without gaps."""
-    if not all(column in file.schema_arrow.names for file in files):
-        return default
-    found = pa.concat_tables([file.read(columns=[column]) for file in files])[column]
-    if found.null_count or not pa.types.is_integer(found.type):
-        raise ValueError(f"column {column!r}: expected whole numbers without gaps, found {found.type} with "
-                         f"{found.null_count} gaps")  # fmt: skip
-    return found.to_numpy().astype(np.int64)
+def _keys(files: list[Path], column: str, dtype: type) -> np.ndarray | None:
+    """A column of whole numbers from all files; None unless every file has it."""
+    parts = []
+    for file in files:  # one open file at a time: there may be more than a process may open
+        parquet = open_parquet(file, ["image"])
+        if column not in parquet.schema_arrow.names:
+            return None
+        parts.append(whole_numbers(parquet, file, column, dtype))
+    return np.concatenate(parts)
 
 
 OPENERS: dict[str, Callable] = {".npz": ArrayImages, ".parquet": lambda path: ParquetImages([path])}

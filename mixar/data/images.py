@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
 from mixar.data.decoding import load_picture, read_picture
 from mixar.data.sources import open_parquet
-from mixar.files import write_table
+from mixar.files import iter_batches, replaced
 
 # Pixels
 
@@ -54,24 +55,35 @@ CROPS = {"adm": centre_crop, "bilinear": bilinear_crop}
 
 
 class RowReader:
-    """Encoded images by manifest row; keeps the last Parquet row group, so ascending rows are read once."""
+    """Encoded images by manifest row; keeps one batch of rows, so ascending rows are read once."""
 
     def __init__(self):
-        self.file, self.parquet, self.starts, self.group, self.column = None, None, None, -1, None
+        self.file, self.parquet, self.starts = None, None, None
+        self.batches, self.first, self.images = iter(()), 0, ()  # rows first to first + len(images) are at hand
 
     def source(self, file: str, row: int) -> str | io.BytesIO:
-        """What Pillow can open: the file itself, or the bytes in one row of a Parquet file."""
+        """What Pillow can open: the file itself, or the bytes in one row of a Parquet file.
+
+        Raises ValueError naming a row without bytes, or a damaged file.
+        """
         if row < 0:
             return file
         if file != self.file:
-            self.file, self.parquet, self.group = file, open_parquet(Path(file), ["image"]), -1
-            counts = [self.parquet.metadata.row_group(i).num_rows for i in range(self.parquet.num_row_groups)]
-            self.starts = np.concatenate([[0], np.cumsum(counts)])
+            self._open(file)
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
-        if group != self.group:
-            self.group, self.column = group, self.parquet.read_row_group(group, columns=["image"])["image"]
-        value = self.column[row - int(self.starts[group])].as_py()
-        return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
+        if row < self.first or self.starts[group] >= self.first + len(self.images):
+            self.batches = iter_batches(self.parquet, file, ["image"], [group])
+            self.first, self.images = int(self.starts[group]), ()
+        while row >= self.first + len(self.images):
+            self.first += len(self.images)
+            self.images = next(self.batches)["image"]
+        return io.BytesIO(embedded(self.images[row - self.first].as_py(), f"{file} row {row}"))
+
+    def _open(self, file: str) -> None:
+        parquet = open_parquet(Path(file), ["image"])
+        counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+        self.file, self.parquet, self.starts = file, parquet, np.concatenate([[0], np.cumsum(counts)])
+        self.first, self.images = 0, ()
 
 
 def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.ndarray]:
@@ -82,8 +94,8 @@ def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.nda
     threads = len(os.sched_getaffinity(0))
     reader = RowReader()
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes outside the interpreter lock
-        for start in range(0, len(rows), 32 * threads):
-            chunk = rows.slice(start, 32 * threads).select(["file", "row"]).to_pylist()
+        for start in range(0, len(rows), 8 * threads):
+            chunk = rows.slice(start, 8 * threads).select(["file", "row"]).to_pylist()
             sources = [(reader.source(r["file"], r["row"]), _where(r), size, CROPS[crop]) for r in chunk]
             yield from pool.map(_decode, sources)
 
@@ -135,18 +147,24 @@ ROUNDINGS = {
 
 # Parquet files of drawn images
 
+GROUP_BYTES = 2**26  # of the pixels in one row group
+
 
 def write_images(path: Path, index, labels, images, columns: dict | None = None) -> None:
-    """Write images uint8 [n, H, W, 3] as PNG beside their index and label; `columns` adds further float columns."""
+    """Write images uint8 [n, H, W, 3] as PNG beside their index and label; `columns` adds further float columns.
+
+    A row group holds at most 64 MiB of pixels, so that every reader can hold one.
+    """
     images = np.asarray(torch.as_tensor(images).cpu())
-    pngs = [{"bytes": _png(image)} for image in images]
-    table = {
-        "index": pa.array(np.asarray(index), pa.int64()),
-        "label": pa.array(np.asarray(labels), pa.int32()),
-        "image": pa.array(pngs, pa.struct([("bytes", pa.binary())])),
-    }
+    keys = {"index": pa.array(np.asarray(index), pa.int64()), "label": pa.array(np.asarray(labels), pa.int32())}
     extra = {name: pa.array(np.asarray(values), pa.float64()) for name, values in (columns or {}).items()}
-    write_table(path, pa.table({**table, **extra}))
+    table, png = pa.table({**keys, **extra}), pa.struct([("bytes", pa.binary())])
+    assert len(table) == len(images), (len(table), images.shape)
+    schema, step = table.schema.insert(2, pa.field("image", png)), max(1, GROUP_BYTES // max(1, images[:1].nbytes))
+    with replaced(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(images), step):
+            pngs = pa.array([{"bytes": _png(image)} for image in images[start : start + step]], png)
+            writer.write_table(table.slice(start, step).add_column(2, schema.field("image"), pngs))
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,15 +172,45 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Raises ValueError for no images, several sizes, and images that are not RGB, naming the first such row.
     """
-    table = open_parquet(Path(path), ["index", "label", "image"]).read()
-    if not len(table):
-        raise ValueError(f"{path}: holds no images")
-    images = [_rgb(e["bytes"], f"{path} row {row}") for row, e in enumerate(table["image"].to_pylist())]
-    for row, image in enumerate(images):
-        if image.shape != images[0].shape:
-            sizes = " and ".join(f"{i.shape[1]} x {i.shape[0]}" for i in (images[0], image))
+    parquet, images = open_parquet(Path(path), ["index", "label", "image"]), None
+    for row, value in enumerate(v for batch in iter_batches(parquet, path, ["image"]) for v in batch["image"]):
+        image = _rgb(embedded(value.as_py(), f"{path} row {row}"), f"{path} row {row}")
+        images = np.empty((parquet.metadata.num_rows, *image.shape), np.uint8) if images is None else images
+        if image.shape != images.shape[1:]:
+            sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (images.shape[1:], image.shape))
             raise ValueError(f"{path} row {row}: images of several sizes, {sizes}; a score needs one")
-    return table["index"].to_numpy(), table["label"].to_numpy(), np.stack(images)
+        images[row] = image
+    if images is None:
+        raise ValueError(f"{path}: holds no images")
+    return whole_numbers(parquet, path, "index", np.int64), whole_numbers(parquet, path, "label", np.int32), images
+
+
+def whole_numbers(parquet: pq.ParquetFile, path: str | Path, column: str, dtype: type) -> np.ndarray:
+    """A column of integers as dtype [n]. Raises ValueError for other types, gaps, and numbers that do not fit."""
+    try:
+        found = parquet.read(columns=[column])[column]
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: column {column!r} cannot be read ({error}); copy or make the file again") from None
+    if not pa.types.is_integer(found.type) or found.null_count:
+        gaps = f" with {found.null_count} gaps" if found.null_count else ""
+        raise ValueError(f"{path}: column {column!r} is {found.type}{gaps}; give whole numbers without gaps")
+    return fitting(found.to_numpy(), dtype, f"{path}: column {column!r}")
+
+
+def fitting(numbers: np.ndarray, dtype: type, what: str) -> np.ndarray:
+    """Integers [n] as dtype. Raises ValueError where one does not fit, instead of wrapping round."""
+    limits = np.iinfo(dtype)
+    if len(numbers) and not (limits.min <= int(numbers.min()) and int(numbers.max()) <= limits.max):
+        raise ValueError(f"{what} goes from {numbers.min()} to {numbers.max()}; the largest is {limits.max}")
+    return numbers.astype(dtype)
+
+
+def embedded(value, where: str) -> bytes:
+    """The encoded image in one value of a column `image`: bytes, or a struct with them. Raises ValueError."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes) or not content:
+        raise ValueError(f"{where}: image.bytes is missing; images must be embedded in the Parquet file")
+    return content
 
 
 def _rgb(encoded: bytes, where: str) -> np.ndarray:

@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from mixar.files import iter_batches
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -81,14 +83,14 @@ def _folder(path: str, key: str) -> list[Entry]:
 
 def _parquet(path: str, key: str) -> list[Entry]:
     """Entries of Hugging Face style Parquet: columns `image` (struct with `bytes`, `path`) and `label`."""
-    files = [(file, open_parquet(file, ["image", "label"])) for file in _parquet_files(path, key)]
-    entries = []
-    for file, parquet in files:
-        names, row = _label_names(parquet.schema_arrow), 0
-        for group in range(parquet.num_row_groups):
-            for e in parquet.read_row_group(group, columns=["image", "label"]).to_pylist():
-                entries.append(_parquet_entry(e, names, file, row))
-                row += 1
+    entries, files = [], _parquet_files(path, key)
+    for file in files:
+        open_parquet(file, ["image", "label"])  # a damaged file is met before the others are read
+    for file in files:
+        parquet = open_parquet(file, ["image", "label"])
+        names, batches = _label_names(parquet.schema_arrow), iter_batches(parquet, file, ["image", "label"])
+        for row, e in enumerate(e for batch in batches for e in batch.to_pylist()):
+            entries.append(_parquet_entry(e, names, file, row))
     if not entries:
         raise ValueError(f"{key}: {path} holds no rows")
     return entries
@@ -98,6 +100,8 @@ def _parquet_entry(e: dict, names: list[str] | None, file: Path, row: int) -> En
     image, label, where = e["image"], e["label"], f"{file} row {row}"
     if not isinstance(image, dict) or not image.get("bytes"):
         raise ValueError(f"{where}: image.bytes is missing; images must be embedded in the Parquet file")
+    if label is not None and type(label) is not int:  # True is an int, too
+        raise ValueError(f"{where}: label {label!r}; expected the number of a class, 0 or more")
     if label is None or label < 0 or (names and label >= len(names)):
         raise ValueError(f"{where}: label {label} names no class; give a split that has labels")
     class_name = names[label] if names else str(label)
@@ -109,10 +113,11 @@ def _parquet_entry(e: dict, names: list[str] | None, file: Path, row: int) -> En
 
 def _label_names(schema: pa.Schema) -> list[str] | None:
     """Class names from the metadata that the `datasets` library writes, or None."""
-    content = (schema.metadata or {}).get(b"huggingface")
-    if content is None:
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError):  # other metadata, or labels without names
         return None
-    return json.loads(content)["info"]["features"].get("label", {}).get("names")
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _parquet_files(path: str, key: str) -> list[Path]:

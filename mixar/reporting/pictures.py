@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
+from mixar.data.decoding import read_picture
+from mixar.data.sources import open_parquet
+from mixar.files import iter_batches
 from mixar.reporting.figures import STYLE, caption
 
 PAIR_COLUMNS = 8
@@ -29,29 +30,26 @@ INCHES = 0.62  # of one image
 
 def read_labels(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
     """index and label of every image of these files, without decoding one."""
-    tables = [_read(path, ["index", "label"]) for path in paths]
-    return tuple(np.concatenate([t[name].to_numpy() for t in tables]) for name in ("index", "label"))
+    parts = [batch for path in paths for batch in _batches(path, ["index", "label"])]
+    return tuple(np.concatenate([part[name] for part in parts]) for name in ("index", "label"))
 
 
 def read_selected(paths: Iterable[Path], wanted: Sequence[int]) -> np.ndarray:
     """The images with these indices, in their order, uint8 [n, H, W, 3]. Raises ValueError where one is missing."""
     found: dict[int, np.ndarray] = {}
     for path in paths:
-        table = _read(path, ["index", "image"])
-        table = table.filter(pc.is_in(table["index"], pa.array(list(wanted), pa.int64())))
-        for row in table.to_pylist():
-            found[row["index"]] = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB"))
+        for batch in _batches(path, ["index", "image"]):
+            for row in batch.filter(pc.is_in(batch["index"], pa.array(list(wanted), pa.int64()))).to_pylist():
+                where = f"{path} image {row['index']}"
+                found[row["index"]] = np.asarray(read_picture(io.BytesIO(row["image"]["bytes"]), where))
     missing = [i for i in wanted if i not in found]
     if missing:
         raise ValueError(f"{', '.join(str(p) for p in paths)}: no images with index {missing[:5]}; draw them again")
     return np.stack([found[i] for i in wanted])
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read(columns=columns)
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet with images ({error}); draw it again") from error
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    return iter_batches(open_parquet(path, columns), path, columns)
 
 
 def pick_rows(index: np.ndarray, label: np.ndarray, rows: int, columns: int) -> list[tuple[int, list[int]]]:

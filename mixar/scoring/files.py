@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from mixar.assets import file_sha256
-from mixar.files import write_table
+from mixar.files import iter_batches, write_table
 from mixar.scoring.metrics import FeatureSet, merge
 
 FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")
+GROUP_ROWS = 10_000  # of a row group: the vectors of a million images have more values than Arrow counts in one list
 PSNR = "psnr"  # column of reconstructed images, carried along with their features
 
 
@@ -66,7 +67,7 @@ def write_features(
     metadata["further"] = json.dumps({name: sha256 for name, (_, sha256) in further.items()})
     metadata["images"] = file_sha256(images) if isinstance(images, Path) else images
     metadata["state"] = _state(images) if isinstance(images, Path) else ""
-    write_table(path, pa.table(columns, metadata=metadata))
+    write_table(path, pa.table(columns, metadata=metadata), GROUP_ROWS)
 
 
 def _column(values: Tensor) -> pa.Array:
@@ -126,15 +127,16 @@ def _merged_further(tables: Iterable[pa.Table], name: str) -> FeatureSet:
 
 def _read_table(path: Path) -> pa.Table:
     try:
-        table = pq.ParquetFile(path).read()
+        parquet = pq.ParquetFile(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such features; run `score` for these images first") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a complete Parquet file ({error}); delete it and run `score` again") from None
-    content = json.loads((table.schema.metadata or {}).get(b"mixar", b"{}"))
-    if content.get("format") != FORMAT or any(column not in table.column_names for column in COLUMNS):
-        raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {table.column_names}")
-    return table
+    schema = parquet.schema_arrow
+    content = json.loads((schema.metadata or {}).get(b"mixar", b"{}"))
+    if content.get("format") != FORMAT or any(column not in schema.names for column in COLUMNS):
+        raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {schema.names}")
+    return pa.Table.from_batches(iter_batches(parquet, path, schema.names), schema)
 
 
 def _vectors(table: pa.Table, column: str) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from mixar import assets
 from mixar.assets import file_sha256
 from mixar.data.images import iter_images, read_images
+from mixar.data.sources import open_parquet
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
@@ -55,7 +56,7 @@ def score_features(study: Study, layout: Layout, images_path: str | Path) -> Non
         raise ValueError(f"{path}: no such file of images; run `sample` or `reconstruct` first")
     if not path.is_relative_to(layout.root):
         raise ValueError(f"{path}: no file of this study; its images lie below {layout.root}")
-    is_reconstruction = PSNR in pq.read_schema(path).names
+    is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
     source = "reconstruct" if is_reconstruction else "sample"
     require_assets(study, source)
     extractor, further = _extractor(study, layout, source), further_networks(study)

@@ -128,8 +128,9 @@ def _labels(labels: np.ndarray, num_classes: int) -> str:
     """balanced: each class of the study equally often, give or take one; unknown: images without labels; or uneven."""
     if (labels <= UNLABELLED).any():
         return "unknown"
-    counts = np.bincount(labels, minlength=num_classes)
-    return "balanced" if len(counts) == num_classes and np.ptp(counts) <= 1 else "uneven"
+    if labels.max() >= num_classes:
+        return "uneven"
+    return "balanced" if np.ptp(np.bincount(labels, minlength=num_classes)) <= 1 else "uneven"
 
 
 def _networks(study: Study, layout: Layout, protocol: Protocol) -> Networks:

@@ -1,0 +1,171 @@
+"""Parquet files of images are written in small row groups and read a few rows at a time.
+
+Arrow refuses arrays of structs with 2 GiB of bytes. `no_chunks` stands for that limit: under it no reader may ask for
+a whole file or row group of images at once.
+"""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from toy_images import pixels, png
+
+from mixar import files
+from mixar.data import images as image_files
+from mixar.data.collection import iter_pixels, open_collection
+from mixar.data.images import RowReader, iter_images, read_images, write_images
+from mixar.data.manifest import ingest_manifest
+from mixar.reporting.pictures import read_selected
+from mixar.scoring.files import read_features, write_features
+from mixar.spec import Data
+
+COUNT = 100
+
+
+@pytest.fixture
+def no_chunks(monkeypatch):
+    real = {name: getattr(pq.ParquetFile, name) for name in ("read", "read_row_group", "read_row_groups")}
+
+    def refusing(name):
+        def read(self, *args, columns=None, **options):
+            if any(pa.types.is_nested(self.schema_arrow.field(c).type) for c in columns or self.schema_arrow.names):
+                raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+            return real[name](self, *args, columns=columns, **options)
+
+        return read
+
+    def iterating(self, batch_size=65536, row_groups=None, columns=None, **options):
+        assert batch_size <= files.BATCH_ROWS
+        return real_iterator(self, batch_size, row_groups, columns, **options)
+
+    real_iterator = pq.ParquetFile.iter_batches
+    for name in real:
+        monkeypatch.setattr(pq.ParquetFile, name, refusing(name))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iterating)
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """One row group, images as structs, as the `datasets` library writes them."""
+    rows = [{"image": {"bytes": png(image), "path": None}, "label": i % 2} for i, image in enumerate(pixels(COUNT))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=COUNT)
+    return tmp_path / "a.parquet"
+
+
+def test_one_large_row_group_is_ingested_and_read(no_chunks, foreign):
+    data = Data(source="parquet", path=str(foreign), image_size=16, num_classes=2, held_out_rate=0.1)
+
+    manifest = ingest_manifest(data)
+
+    made = {row["row"]: image for row, image in zip(manifest.to_pylist(), iter_images(manifest, 16), strict=True)}
+    assert np.array_equal([made[row] for row in range(COUNT)], pixels(COUNT))
+
+
+def test_one_large_row_group_is_read_for_a_score(no_chunks, foreign):
+    collection = open_collection(foreign)
+
+    assert np.array_equal([image for _, image in iter_pixels(collection, 0, COUNT)], pixels(COUNT))
+    assert collection.labels.tolist() == [0, 1] * (COUNT // 2)
+
+
+@pytest.mark.parametrize("group_rows", [1, 7, 40, COUNT])
+def test_rows_are_found_in_any_order(foreign, group_rows):
+    pq.write_table(pq.read_table(foreign), foreign, row_group_size=group_rows)
+    reader, order = RowReader(), [5, 6, 99, 0, 41, 40, 41, 41, 39, 98, 98, 7, *range(COUNT)]
+
+    found = [reader.source(str(foreign), row).getvalue() for row in order]
+
+    assert found == [png(pixels(COUNT)[row]) for row in order]
+
+
+def test_drawn_images_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "GROUP_BYTES", 30 * 16 * 16 * 3)
+    path, images, psnr = tmp_path / "a.parquet", pixels(COUNT), np.linspace(20, 30, COUNT)
+
+    write_images(path, np.arange(COUNT), np.arange(COUNT) % 7, images, {"psnr": psnr})
+
+    parquet = pq.ParquetFile(path)
+    assert [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)] == [30, 30, 30, 10]
+    index, labels, found = read_images(path)
+    assert np.array_equal(index, np.arange(COUNT)) and np.array_equal(labels, np.arange(COUNT) % 7)
+    assert np.array_equal(found, images) and np.array_equal(parquet.read(columns=["psnr"])["psnr"], psnr)
+    assert parquet.schema_arrow.names == ["index", "label", "image", "psnr"]
+    assert np.array_equal(read_selected([path], [99, 3]), images[[99, 3]])
+
+
+def test_batches_shrink_where_rows_are_large(foreign, monkeypatch):
+    parquet = pq.ParquetFile(foreign)
+    monkeypatch.setattr(files, "BATCH_BYTES", 3.5 * parquet.metadata.row_group(0).total_byte_size / COUNT)
+
+    assert {len(batch) for batch in files.iter_batches(parquet, foreign, ["image"])} == {3, 1}
+
+
+def test_features_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixar.scoring.files.GROUP_ROWS", 40)
+    features, logits = torch.randn(COUNT, 8), torch.randn(COUNT, 3)
+    header = {"extractor": "toy", "sha256": "", "protocol": "toy"}
+
+    write_features(tmp_path / "a.parquet", np.arange(COUNT), np.zeros(COUNT), (features, logits), header)
+
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 3
+    found = read_features([tmp_path / "a.parquet"])
+    assert torch.equal(found.features.features, features) and torch.equal(found.features.logits, logits)
+    assert found.header["extractor"] == "toy"
+
+
+def test_a_file_damaged_within_is_refused_by_name(foreign):
+    content = bytearray(foreign.read_bytes())
+    content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
+    foreign.write_bytes(content)
+    data = Data(source="parquet", path=str(foreign), image_size=16, num_classes=2)
+
+    for read in (lambda: ingest_manifest(data), lambda: list(iter_pixels(open_collection(foreign), 0, COUNT))):
+        with pytest.raises(ValueError, match="a.parquet"):
+            read()
+
+
+# Labels of a source
+
+
+UNFIT = {
+    "strings": (["cat", "dog"], "label 'cat'; expected the number of a class"),
+    "floats": ([0.0, 1.0], "label 0.0; expected"),
+    "booleans": ([False, True], "label False; expected"),
+    "lists": ([[0], [1]], r"label \[0\]; expected"),
+    "gaps": ([None, 1], "label None names no class"),
+    "negative": ([-1, 1], "label -1 names no class"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_labels_of_a_source_that_number_no_class_are_refused(case, tmp_path):
+    labels, message = UNFIT[case]
+    table = pa.table({"image": [{"bytes": png(image)} for image in pixels(2)], "label": labels})
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(ValueError, match=f"a.parquet row 0: {message}"):
+        ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
+
+
+def test_labels_too_large_for_any_study_are_refused(tmp_path):
+    table = pa.table({"image": [{"bytes": png(image)} for image in pixels(2)], "label": [0, 2**40]})
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    with pytest.raises(ValueError, match="holds 2 classes with labels 0 to 1099511627776"):
+        ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
+
+
+@pytest.mark.parametrize("content", [[], {}, {"info": None}, {"info": {"features": {"label": []}}}, "no JSON"])
+def test_metadata_without_class_names_do_not_stop_the_ingest(content, tmp_path):
+    text = content if content == "no JSON" else json.dumps(content)
+    table = pa.table({"image": [{"bytes": png(i)} for i in pixels(24)], "label": [0, 1] * 12})
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), tmp_path / "a.parquet")
+
+    manifest = ingest_manifest(
+        Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2, held_out_rate=0.3)
+    )
+
+    assert set(manifest["class_name"].to_pylist()) == {"0", "1"}
