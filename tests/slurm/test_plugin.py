@@ -11,6 +11,7 @@ from snakemake_executor_plugin_submitit.attempts import Attempts
 from snakemake_executor_plugin_submitit.backends import Submission
 from snakemake_executor_plugin_submitit.registry import Registry
 from snakemake_executor_plugin_submitit.slurm import Limits, QueryFailed
+from snakemake_executor_plugin_submitit.states import Status
 from snakemake_interface_common.exceptions import WorkflowError
 from stand_in import Job, Study
 
@@ -86,6 +87,21 @@ def test_logs_are_found_by_rule_and_wildcards(study):
     (driver.runs / "1_2_0_log.out").write_text("hello")
 
     assert (study.folder / "submitit/logs/sample/2/1_2.log").read_text() == "hello"
+
+
+def test_what_may_wait_for_ever_is_said_once_for_an_array(study, caplog):
+    driver = study.driver()
+    driver.run_jobs(study.jobs)
+    study.cluster.states |= dict.fromkeys(study.cluster.states, Status("PENDING", "PartitionConfig"))
+    study.cluster.states["2"] = Status("PENDING", "Priority")
+
+    for _ in range(3):
+        study.poll(driver)
+
+    (warning,) = [record.message for record in caplog.records if "wait for ever" in record.message]
+    assert warning.startswith(
+        "sample 0: Slurm job 1_0 may wait for ever: PartitionConfig. No node of its partition has"
+    )
 
 
 def test_failed_queries_lose_no_job(study, caplog):

@@ -12,7 +12,6 @@ from snakemake_executor_plugin_submitit.states import (
     Budget,
     Status,
     expand_ids,
-    is_stuck,
     is_transient,
     judge,
     read_config,
@@ -20,6 +19,7 @@ from snakemake_executor_plugin_submitit.states import (
     read_sacct,
     read_squeue,
     record_of,
+    remedy,
 )
 
 BUDGET = Budget(max_preemptions=2, max_timeouts=1, runtime_seconds=3600)
@@ -48,9 +48,52 @@ def test_squeue_tells_why_a_job_waits():
     found = read_squeue("7_0|RUNNING|None|gpu1\n9|PENDING|JobHeldUser|\n")
 
     assert found == {"7_0": Status("RUNNING", "", "", "gpu1"), "9": Status("PENDING", "JobHeldUser")}
-    assert is_stuck(found["9"])
-    assert not is_stuck(found["7_0"])
-    assert not is_stuck(Status("PENDING", "Priority"))
+    assert "scontrol release" in remedy(found["9"])
+    assert not remedy(found["7_0"])
+
+
+@pytest.mark.parametrize(
+    "reason, word",
+    [
+        ("PartitionConfig", "`threads`"),
+        ("PartitionTimeLimit", "`runtime`"),
+        ("ReqNodeNotAvail, UnavailableNodes:gpu1", "down, drained or reserved"),
+        (
+            "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions",
+            "down, drained",
+        ),
+        ("launch failed requeued held", "scontrol release"),
+        ("InvalidAccount", "`account`"),
+        ("QOSNotAllowed", "`qos`"),
+        ("QOSMaxCpuPerJobLimit", "for one job"),
+        ("AssocMaxWallDurationPerJobLimit", "for one job"),
+        ("QOSMinGRES", "for one job"),
+        ("MaxMemPerLimit", "for one job"),
+        ("AssocGrpCPUMinutesLimit", "used up"),
+        ("AssocGrpBillingMinutes", "used up"),
+    ],
+)
+def test_a_job_that_may_wait_for_ever_has_a_remedy(reason, word):
+    assert word in remedy(Status("PENDING", reason))
+    assert not remedy(Status("RUNNING", reason))
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "",
+        "Priority",
+        "Resources",
+        "BeginTime",
+        "Reservation",
+        "Dependency",
+        "JobArrayTaskLimit",
+        "QOSMaxJobsPerUserLimit",
+    ]
+    + ["AssocGrpCPURunMinutesLimit", "QOSGrpGRES", "MaxCpuPerAccount", "AccountingPolicy", "Licenses"],
+)
+def test_a_job_that_waits_for_its_turn_needs_none(reason):
+    assert remedy(Status("PENDING", reason)) == ""
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from snakemake_executor_plugin_submitit.command import JobCommand
 from snakemake_executor_plugin_submitit.files import append_line
 from snakemake_executor_plugin_submitit.registry import Entry
 from snakemake_executor_plugin_submitit.slurm import Answer, Limits
-from snakemake_executor_plugin_submitit.states import WAIT, Budget, Status, Verdict, is_stuck, judge
+from snakemake_executor_plugin_submitit.states import WAIT, Budget, Status, Verdict, judge, remedy
 
 GROWTH = 1.5  # of the pause between two queries that bring nothing new
 
@@ -60,7 +60,7 @@ class Poll:
     most: float
     states: dict[str, Status] = field(default_factory=dict)  # by Slurm's id
     missing_since: dict[str, float] = field(default_factory=dict)
-    warned: set[str] = field(default_factory=set)
+    warned: set[tuple[str, str]] = field(default_factory=set)
     failures: int = 0
     current: float = 0.0
     is_hurried: bool = False
@@ -109,9 +109,10 @@ class Poll:
         self.states[job] = status
         if before and before.state in ("RUNNING", "COMPLETING") and status.state == "PENDING":
             logger.info(f"{live.entry.name}: Slurm job {job} was interrupted and is queued again.")
-        if is_stuck(status) and (job + status.reason) not in self.warned:
-            self.warned.add(job + status.reason)
-            logger.warning(f"{live.entry.name}: Slurm job {job} may wait for ever: {status.reason}.")
+        hint = remedy(status)
+        if hint and (live.entry.ticket, hint) not in self.warned:  # once for all elements of an array
+            self.warned.add((live.entry.ticket, hint))
+            logger.warning(f"{live.entry.name}: Slurm job {job} may wait for ever: {status.reason}. {hint}")
 
 
 def _has_ended(records: list[ends.Attempt], job: str) -> bool:

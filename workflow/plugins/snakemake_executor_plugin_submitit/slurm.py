@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from snakemake_executor_plugin_submitit.states import Status, ids_of, read_config, read_sacct, read_squeue
+from snakemake_executor_plugin_submitit.states import OVER, Status, ids_of, read_config, read_sacct, read_squeue
 
 CLIENT_SECONDS = 60
 CANCEL_TRIES = 3
@@ -82,7 +82,8 @@ def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) 
     """Ask for all jobs at once. Raises QueryFailed where nobody answers.
 
     sacct knows every element and every ended job, but may lag behind the controller, above all at requeues. So the
-    controller has the last word on jobs that are over or unknown, for as long as it remembers them. Where accounting
+    controller has the last word on jobs that are over or unknown, for as long as it remembers them. It alone says why a
+    job waits. Where accounting
     has lost the end of a job, it calls it running for ever. is_thorough: ask the controller about all jobs; what it
     does not know does not run.
     """
@@ -93,13 +94,13 @@ def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) 
             found = _ask_accounting(wanted)
         except QueryFailed as error:
             failed = error
-    doubtful = [job for job in wanted if is_thorough or job not in found or found[job].is_over]
+    doubtful = [job for job in wanted if is_thorough or job not in found or found[job].state in (*OVER, "PENDING")]
     if doubtful:
         queued = _ask_controller()
         for job in doubtful:
             if job in queued:
                 found[job] = merged(found.get(job), queued[job])
-            elif job in found and not found[job].is_over:
+            elif is_thorough and job in found and not found[job].is_over:
                 del found[job]
     unknown = set() if failed else set(wanted) - set(found)
     return Answer({job: found[job] for job in wanted if job in found}, unknown)

@@ -20,12 +20,30 @@ OVER = {
 }  # fmt: skip
 # Ends that are no fault of the job.
 TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"}
-# Reasons for which a pending job may wait for ever.
-STUCK = (
-    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "JobHeldAdmin",
-    "JobHeldUser", "PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "launch failed",
-    "ReqNodeNotAvail", "ReservationDeleted",
-)  # fmt: skip
+# Reasons, as regular expressions, for which a pending job may wait for ever, and what to do about them.
+STUCK = {
+    "PartitionConfig": "No node of its partition has what it asks for: lower `threads`, `mem_mb` or its GPUs, or "
+    "choose another `partition`.",
+    "PartitionNodeLimit": "Its partition does not give so much: lower `nodes`, `threads`, `mem_mb` or its GPUs, or choose "
+    "another `partition`.",
+    "PartitionTimeLimit": "Its partition does not give so much time: lower `runtime`, or choose another `partition`.",
+    "PartitionDown|PartitionInactive": "Its partition takes no jobs now: choose another `partition`, or ask whoever "
+    "runs the cluster.",
+    "BadConstraints": "No node has all the features and GPUs that it asks for: look at `constraint` and `gpu_type`.",
+    "ReqNodeNotAvail|NodeDown|Nodes.required.for.job": "The nodes it could run on are down, drained or reserved: look "
+    "at `constraint`, `exclude` and `reservation`, or ask whoever runs the cluster.",
+    "ReservationDeleted|InvalidReservation": "Its reservation has ended or is not for you: look at `reservation`.",
+    "InvalidAccount|AccountNotAllowed": "Its account may not run it: look at `account` and `partition`.",
+    r"Grp\w*(?<!Run)Minutes": "The time that its account or QOS may use is used up: choose another `account` or `qos`.",
+    "PerJob|PerNode|PerLimit|NotSatisfied|QOSMin|QOSTimeLimit": "Its QOS or account does not "
+    "allow so much, or so little, for one job: change what it asks for, or choose another `qos` or `account`.",
+    "InvalidQOS|QOSNotAllowed": "It may not use its QOS: look at `qos`.",
+    "DependencyNeverSatisfied": "What it depends on has failed: look at --dependency in `extra`, and cancel it.",
+    "JobHeldUser": "It is held: `scontrol release` lets it go.",
+    "JobHeldAdmin": "An administrator holds it: ask whoever runs the cluster.",
+    "launch.failed|MaxRequeue|SystemFailure": "It could not be started on a node and is held: look at the node, then "
+    "`scontrol release` it.",
+}
 HINTS = {
     "BOOT_FAIL": "A node did not start; submit again, or leave the node out with `exclude`.",
     "CANCELLED": "It was cancelled outside of this run (scancel, or an administrator).",
@@ -242,8 +260,11 @@ def explain(status: Status, last: Attempt | None) -> str:
     return ", ".join(parts) + "." + (f" {hint}" if hint else "")
 
 
-def is_stuck(status: Status) -> bool:
-    return status.state == "PENDING" and any(reason in status.reason for reason in STUCK)
+def remedy(status: Status) -> str:
+    """What to do about a pending job that may wait for ever; "" for one that waits for its turn."""
+    if status.state != "PENDING":
+        return ""
+    return next((text for reasons, text in STUCK.items() if re.search(reasons, status.reason)), "")
 
 
 def is_transient(message: str) -> bool:
