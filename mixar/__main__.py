@@ -28,7 +28,9 @@ app = typer.Typer(
     help="MixAR: masked autoregressive image generation guided by discrete tokens, stage by stage.",
 )
 
-StudyFile = Annotated[Path, typer.Option("--study", help="Study file, YAML or JSON.", show_default=False)]
+LAYERS = "Study file, YAML or JSON; give --study again to lay another file over it."
+StudyFiles = Annotated[list[Path], typer.Option("--study", help=LAYERS, show_default=False)]
+MaybeStudyFiles = Annotated[list[Path] | None, typer.Option("--study", help=LAYERS, show_default=False)]
 Kind = Annotated[str, typer.Option("--kind", help="Tokenizer: continuous or discrete.", show_default=False)]
 Shard = Annotated[int, typer.Option("--shard", min=0, help="Which part of the work, from 0.", show_default=False)]
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
@@ -39,14 +41,14 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
 
 
-def load(path: Path) -> tuple[Study, Layout]:
-    """The study and where its files lie. Raises SpecError."""
-    study = load_study(path)
+def load(paths: list[Path]) -> tuple[Study, Layout]:
+    """The study, of one file or of several laid over each other, and where its files lie. Raises SpecError."""
+    study = load_study(*paths)
     return study, Layout(study)
 
 
 @app.command()
-def ingest(study: StudyFile) -> None:
+def ingest(study: StudyFiles) -> None:
     """Index the images into one Parquet manifest."""
     loaded = load(study)
     from mixar.stages import tokens
@@ -55,7 +57,7 @@ def ingest(study: StudyFile) -> None:
 
 
 @app.command()
-def tokenizer(study: StudyFile, kind: Kind) -> None:
+def tokenizer(study: StudyFiles, kind: Kind) -> None:
     """Import the weights of a tokenizer, or train a small one where the study says so."""
     loaded, layout = load(study)
     _kind(kind)
@@ -65,7 +67,7 @@ def tokenizer(study: StudyFile, kind: Kind) -> None:
 
 
 @app.command()
-def tokenize(study: StudyFile, shard: Shard) -> None:
+def tokenize(study: StudyFiles, shard: Shard) -> None:
     """Encode images and mirrored images to continuous latents and discrete tokens."""
     loaded = load(study)
     from mixar.stages import tokens
@@ -74,7 +76,7 @@ def tokenize(study: StudyFile, shard: Shard) -> None:
 
 
 @app.command()
-def generator(study: StudyFile) -> None:
+def generator(study: StudyFiles) -> None:
     """Import the weights of MaskBit's generator, or train a small one where the study says so."""
     loaded = load(study)
     from mixar.stages import pretrain
@@ -83,7 +85,7 @@ def generator(study: StudyFile) -> None:
 
 
 @app.command()
-def extractor(study: StudyFile) -> None:
+def extractor(study: StudyFiles) -> None:
     """Import the weights of the feature network behind the scores, or train a small one."""
     loaded = load(study)
     from mixar.stages import pretrain
@@ -92,7 +94,7 @@ def extractor(study: StudyFile) -> None:
 
 
 @app.command()
-def generate(study: StudyFile, shard: Shard) -> None:
+def generate(study: StudyFiles, shard: Shard) -> None:
     """Draw the discrete tokens of the evaluation labels, once for every run."""
     loaded = load(study)
     from mixar.stages import tokens
@@ -101,7 +103,7 @@ def generate(study: StudyFile, shard: Shard) -> None:
 
 
 @app.command()
-def train(study: StudyFile, run: RunName, seed: Seed = 0) -> None:
+def train(study: StudyFiles, run: RunName, seed: Seed = 0) -> None:
     """Train one run; continue from its checkpoint where there is one."""
     loaded, layout = load(study)
     _run(loaded, run)
@@ -111,7 +113,7 @@ def train(study: StudyFile, run: RunName, seed: Seed = 0) -> None:
 
 
 @app.command()
-def sample(study: StudyFile, run: RunName, shard: Shard, seed: Seed = 0, sampler: SamplerName = "default") -> None:
+def sample(study: StudyFiles, run: RunName, shard: Shard, seed: Seed = 0, sampler: SamplerName = "default") -> None:
     """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves."""
     loaded = load(study)
     from mixar.stages import sample as stage
@@ -120,7 +122,7 @@ def sample(study: StudyFile, run: RunName, shard: Shard, seed: Seed = 0, sampler
 
 
 @app.command()
-def reconstruct(study: StudyFile, kind: Kind, shard: Shard) -> None:
+def reconstruct(study: StudyFiles, kind: Kind, shard: Shard) -> None:
     """Encode and decode one shard of the held-out images."""
     loaded, layout = load(study)
     _kind(kind)
@@ -134,7 +136,7 @@ def score(
     path: Annotated[
         Path | None, typer.Argument(help="Images of any program: a folder, .npz or Parquet.", show_default=False)
     ] = None,
-    study: Annotated[Path | None, typer.Option("--study", help="Study file, YAML or JSON.", show_default=False)] = None,
+    study: MaybeStudyFiles = None,
     images: Annotated[Path | None, typer.Option(help="Extract the features of this Parquet file of images.")] = None,
     reference: Annotated[str | None, typer.Option(help="Extract the features of a split: train or held_out.")] = None,
     run: Annotated[str | None, typer.Option(help="Score the samples of this run, or of 'maskbit'.")] = None,
@@ -176,16 +178,16 @@ def score(
         stage.score(loaded, layout, "reconstruct", kind)
 
 
-def _study_of(protocol: str | None) -> Path:
+def _study_of(protocol: str | None) -> list[Path]:
     """The study that this project has for a protocol. Raises ValueError where it has none."""
     if protocol not in STUDIES:
         raise ValueError(f"score: give --study, or --protocol with one of {', '.join(STUDIES)}; found {protocol}")
-    return STUDIES[protocol]
+    return [STUDIES[protocol]]
 
 
 @app.command()
 def measure(
-    study: Annotated[Path | None, typer.Option("--study", help="Study file, YAML or JSON.", show_default=False)] = None,
+    study: MaybeStudyFiles = None,
     run: Annotated[str | None, typer.Option("--run", help="A run of the study.", show_default=False)] = None,
     params: Annotated[bool, typer.Option("--params", help="Count the paper's and the released models.")] = False,
 ) -> None:
@@ -195,7 +197,7 @@ def measure(
     if params:
         _print_parameters()
         return
-    if study is None or run is None:
+    if not study or run is None:
         raise ValueError("measure: give --study and --run, or --params alone")
     loaded, layout = load(study)
     _run(loaded, run)
@@ -222,7 +224,7 @@ def _print_parameters() -> None:
 
 
 @app.command()
-def report(study: StudyFile) -> None:
+def report(study: StudyFiles) -> None:
     """Join every result into the paper's tables and figures, and one HTML page."""
     loaded = load(study)
     from mixar.stages import report as stage
@@ -238,13 +240,13 @@ AssetNames = Annotated[list[str] | None, typer.Argument(help="Names of assets.",
 @asset_app.callback()
 def assets(
     context: typer.Context,
-    study: Annotated[Path | None, typer.Option("--study", help="Mark what this study needs.")] = None,
+    study: Annotated[list[Path] | None, typer.Option("--study", help="Mark what this study needs.")] = None,
 ) -> None:
     """List the external files and how each stands; show, check and fetch them."""
     if context.invoked_subcommand is None:
         from mixar.stages import assets as stage
 
-        stage.list_all(load_study(study) if study else None)
+        stage.list_all(load_study(*study) if study else None)
 
 
 @asset_app.command("show")
@@ -266,16 +268,16 @@ def assets_check(names: AssetNames = None) -> None:
 @asset_app.command("get")
 def assets_get(
     names: AssetNames = None,
-    study: Annotated[Path | None, typer.Option("--study", help="Fetch what this study misses.")] = None,
+    study: Annotated[list[Path] | None, typer.Option("--study", help="Fetch what this study misses.")] = None,
 ) -> None:
     """Fetch assets, check them and put them in their place; an interrupted download goes on where it stopped."""
     from mixar.stages import assets as stage
 
-    stage.get(names or [], load_study(study) if study else None)
+    stage.get(names or [], load_study(*study) if study else None)
 
 
 @app.command()
-def check(study: StudyFile) -> None:
+def check(study: StudyFiles) -> None:
     """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
     from mixar import assets as files
 
@@ -336,7 +338,7 @@ def _settings(pairs: list[str]) -> dict[str, object]:
 
 
 @app.command()
-def publish(study: StudyFile, to: Annotated[Path, typer.Option("--to", help="Folder of the copies.")]) -> None:
+def publish(study: StudyFiles, to: Annotated[Path, typer.Option("--to", help="Folder of the copies.")]) -> None:
     """Copy the networks and runs that a study trained into a folder, as float16."""
     loaded = load(study)
     from mixar.stages import pretrain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,8 +46,28 @@ def load_function(where: str, role: str) -> Callable:
 
 
 def construct(found: type, where: str, key: str, *sizes: Any, **options: Any) -> Any:
-    """found(*sizes, **options). Raises ValueError that names `key` for options that the class at `where` refuses."""
+    """found(*sizes, **options). Raises ValueError that names `key` for options that the class at `where` refuses: with
+    those that it knows, where one is unknown."""
+    known = options_of(found, len(sizes))
+    if known is not None and (unknown := [name for name in options if name not in known]):
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        choices = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise ValueError(f"{key}: {where} has no option {unknown[0]!r}; {hint}{choices}")
     try:
         return found(*sizes, **options)
     except TypeError as error:
         raise ValueError(f"{key}: {where} refuses them: {error}") from error
+
+
+def options_of(found: type, num_sizes: int) -> list[str] | None:
+    """The names that a class takes after `num_sizes` leading arguments, its base classes' included where it hands
+    further ones on; None where it may take any."""
+    known: dict[str, None] = {}
+    for each in (each for each in found.__mro__ if "__init__" in vars(each)):
+        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]  # without self
+        own = [p for p in parameters[:num_sizes] if p.default is not p.empty] + parameters[num_sizes:]
+        known |= {p.name: None for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return list(known)
+    return None

@@ -157,6 +157,15 @@ def test_an_option_that_a_strategy_does_not_take_is_named():
         build_guidance(own_study("test_guidance:Doubled", speed=1), "mine")
 
 
+def test_a_wrong_option_is_answered_with_the_valid_ones():
+    run = {"label": "run", "model": "small", "guidance": {"strategy": "dc_sa", "options": {"stag": "both"}}}
+    with pytest.raises(ValueError, match="'stag'; did you mean 'stage'\\? it takes stage, drop_tokens_in_null"):
+        build_guidance(toy_study(runs={"run": run}), "run")
+    run["guidance"]["options"] = {"drop_tokens_in_null": "no"}
+    with pytest.raises(ValueError, match="drop_tokens_in_null: expected true or false, found 'no'"):
+        build_guidance(toy_study(runs={"run": run}), "run")
+
+
 def test_dc_ca_has_a_cross_attention_after_every_block():
     model = toy_mar("dc_ca")
     assert all(isinstance(b, CrossBlock) for b in (*model.encoder_blocks, *model.decoder_blocks))

@@ -49,7 +49,36 @@ def test_what_is_no_function_is_refused():
         plugins.load_function("test_plugins:NUMBER", "metric")
 
 
+class Base(nn.Module):
+    def __init__(self, colour="red"):
+        super().__init__()
+
+
+class Middle(Base):
+    def __init__(self, size, **common):
+        super().__init__(**common)
+
+
+class Last(Middle):
+    def __init__(self, *sizes, speed=1, **rest):
+        super().__init__(*sizes, **rest)
+
+
+class Open(nn.Module):
+    def __init__(self, size, **anything):
+        super().__init__()
+
+
+def test_the_options_of_a_class_are_its_own_and_those_that_it_hands_on():
+    assert plugins.options_of(Mine, 1) == ["speed"]
+    assert plugins.options_of(Middle, 1) == ["colour"]
+    assert plugins.options_of(Last, 1) == ["speed", "colour"]
+    assert plugins.options_of(Open, 1) is None
+    with pytest.raises(ValueError, match=r"a\.options: x:Last has no option 'sped'; did you mean 'speed'\? it takes"):
+        plugins.construct(Last, "x:Last", "a.options", 2, sped=5)
+
+
 def test_options_go_to_the_constructor_and_others_are_named():
     assert plugins.construct(Mine, "test_plugins:Mine", "options", 2, speed=5).speed == 5
-    with pytest.raises(ValueError, match=r"a\.options: test_plugins:Mine refuses them: .*'colour'"):
+    with pytest.raises(ValueError, match=r"a\.options: test_plugins:Mine has no option 'colour'; it takes speed"):
         plugins.construct(Mine, "test_plugins:Mine", "a.options", 2, colour=5)

@@ -38,6 +38,9 @@ class Guidance(nn.Module):
 
     def __init__(self, drop_tokens_in_null: bool = False):
         super().__init__()
+        if not isinstance(drop_tokens_in_null, bool):
+            found = f"found {drop_tokens_in_null!r}"
+            raise ValueError(f"guidance.options.drop_tokens_in_null: expected true or false, {found}")
         self.drop_tokens_in_null = drop_tokens_in_null
 
     def fill(self, q: Tensor) -> Tensor:

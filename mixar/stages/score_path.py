@@ -21,7 +21,7 @@ from mixar.assets import file_sha256
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
 from mixar.files import write_text
 from mixar.layout import Digests, Layout
-from mixar.reporting.results import OWN, make_rows, read_rows, write_rows
+from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
 from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
 from mixar.scoring.files import Scored, read_features, write_features
@@ -77,7 +77,7 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     networks and folder are used. replace: drop what an earlier call with this label made of other images.
     Raises ValueError for all that is unfit, before any feature is computed.
     """
-    label = label or Path(os.path.abspath(path)).stem  # `.` has a name there
+    label = (label or Path(os.path.abspath(path)).stem).strip()  # `.` has a name there
     name, used = _name(study, label), _protocol(study, protocol)
     require_assets(study, "sample")
     collection = open_collection(path)
@@ -111,8 +111,10 @@ def _name(study: Study, label: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
     if not slug:
         raise ValueError(f"--label: {label!r} has no letter or digit; give one that has")
-    if OWN + slug in study.runs:
-        raise ValueError(f"--label: {label!r} gives the name {OWN + slug}, which is a run of the study; give another")
+    taken = {label_of(study, run).casefold(): run for run in (*study.runs, *OTHERS)}
+    if label.casefold() in taken:
+        raise ValueError(f"--label: {label!r} is the label of the study's own row {taken[label.casefold()]!r}; Table 1 "
+                         "would have two rows of that name; give another")  # fmt: skip
     return OWN + slug
 
 
