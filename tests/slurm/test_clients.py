@@ -24,17 +24,26 @@ def fake(tmp_path, monkeypatch):
 
 
 def test_one_query_asks_for_all_jobs(fake):
-    fake.answer("sacct", "7_0|RUNNING|0:0|gpu1\n7_1|RUNNING|0:0|gpu1\n8|PENDING|0:0|None assigned\n")
+    fake.answer("sacct", "7_0|RUNNING|0:0|gpu1\n7_1|RUNNING|0:0|gpu1\n8|RUNNING|0:0|gpu2\n")
 
     answer = slurm.query(["7_0", "7_1", "8"], has_accounting=True)
 
     assert {job: status.state for job, status in answer.found.items()} == {
         "7_0": "RUNNING",
         "7_1": "RUNNING",
-        "8": "PENDING",
+        "8": "RUNNING",
     }
     assert len(fake.calls()) == 1
     assert "--jobs=7,8" in fake.calls()[0]
+
+
+def test_the_controller_says_why_a_job_waits(fake):
+    fake.answer("sacct", "7|PENDING|0:0|None assigned\n8|PENDING|0:0|None assigned\n")
+    fake.answer("squeue", "7|PENDING|PartitionConfig|\n")
+
+    answer = slurm.query(["7", "8"], has_accounting=True)
+
+    assert {job: status.reason for job, status in answer.found.items()} == {"7": "PartitionConfig", "8": ""}
 
 
 def test_a_users_defaults_for_the_clients_do_not_count(fake, monkeypatch):

@@ -24,8 +24,8 @@ TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL"
 STUCK = {
     "PartitionConfig": "No node of its partition has what it asks for: lower `threads`, `mem_mb` or its GPUs, or "
     "choose another `partition`.",
-    "PartitionNodeLimit": "Its partition does not give so much: lower `nodes`, `threads`, `mem_mb` or its GPUs, or choose "
-    "another `partition`.",
+    "PartitionNodeLimit": "Its partition does not give so much: lower `nodes`, `threads`, `mem_mb` or its GPUs, or "
+    "choose another `partition`.",
     "PartitionTimeLimit": "Its partition does not give so much time: lower `runtime`, or choose another `partition`.",
     "PartitionDown|PartitionInactive": "Its partition takes no jobs now: choose another `partition`, or ask whoever "
     "runs the cluster.",
