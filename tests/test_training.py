@@ -94,7 +94,8 @@ def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tm
     assert checkpoints.load_state(tmp_path / "told", ALONE.device)["done"] == 3
     resumed = run_fit(tmp_path / "told")
 
-    assert f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, repeat" in capsys.readouterr().out
+    said = f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, run this again, or the snakemake"
+    assert said in capsys.readouterr().out
     assert same(whole.weights, resumed.weights)
     assert without_seconds(whole.curve) == without_seconds(resumed.curve)
 

@@ -162,7 +162,8 @@ def _order(seed: int, epoch: int, num_items: int) -> Tensor:
 
 def _how_to_resume(name: str, done: int, steps: int, folder: Path) -> str:
     command = shlex.join(["mixar", *sys.argv[1:]])
-    return f"{name}: stopped after {done}/{steps} steps, saved in {folder}. To continue, repeat the command: {command}"
+    found = f"{name}: stopped after {done}/{steps} steps, saved in {folder}"
+    return f"{found}. To continue, run this again, or the snakemake that ran it: {command}"
 
 
 def _of_any(context: Context, mine: bool) -> bool:

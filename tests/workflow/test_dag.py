@@ -60,6 +60,14 @@ def write_changed(content, change, folder):
     return file
 
 
+def test_jobs_do_not_inherit_a_meeting_point_of_other_processes(tmp_path, root):
+    left_over = dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    asked = tmp_path / "asked.smk"
+    asked.write_text(f"include: '{root}/workflow/Snakefile'\nfor name in {list(left_over)}: assert name not in os.environ\n")
+
+    dry_run(root, STUDIES["smoke"], "--snakefile", asked, *in_folder(tmp_path), **left_over)
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_complete_dag(name, root, tmp_path):
     study = load_study(root / STUDIES[name][0])

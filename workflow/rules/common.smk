@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from mixar import assets
+from mixar import assets, locks
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
@@ -57,6 +57,9 @@ TRAINING_COMMAND = ON_EVERY_NODE if STUDY.hardware.nodes > 1 else ON_ONE_NODE
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+# Left over from another program, these would let a job of one process wait for others; torchrun sets its own.
+for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
 
 
 def external(value):
@@ -162,6 +165,13 @@ def announce_jobs():
     jobs = workflow.dag.needrun_jobs()
     expected = {workflow.dag.jobid(job): (job.rule.name, job.resources.get("runtime")) for job in jobs}
     logger.info(None, extra={"mixar_jobs": expected})
+
+
+def announce_held():
+    """Say which trainings go on without this run: a killed driver may have left them. Jobs that need them wait."""
+    for folder in sorted(LAYOUT.root.glob("checkpoints/*")):
+        if who := locks.holder(folder):
+            logger.warning(f"{folder}: in use by {who}. A job that makes the same waits until it ends.")
 
 
 def announce_missing():
