@@ -99,6 +99,8 @@ class Study:
     cluster: Cluster = field(default_factory=Cluster)
     ended: list = field(default_factory=list)
     forced: list = field(default_factory=list)  # rules
+    is_immediate: bool = False
+    shows_logs: bool = False
 
     def driver(self, **settings):
         scheduler = Names(
@@ -109,7 +111,11 @@ class Study:
         workflow = Names(
             executor_settings=ExecutorSettings(folder=self.folder / "submitit", **settings),
             remote_execution_settings=Names(
-                max_status_checks_per_second=10, jobname="job.{jobid}", jobscript=None, seconds_between_status_checks=1
+                max_status_checks_per_second=10,
+                jobname="job.{jobid}",
+                jobscript=None,
+                seconds_between_status_checks=1,
+                immediate_submit=self.is_immediate,
             ),
             storage_settings=Names(shared_fs_usage=()),
             executor_plugin=Names(common_settings=replace(common_settings, init_seconds_before_status_checks=10**6)),
@@ -118,6 +124,7 @@ class Study:
             dag_settings=Names(forcerun=frozenset(), forcetargets=False),
             persistence=Names(_incomplete_path="incomplete", _record_path=os.path.join, _get_key=str),
             global_resources={},
+            output_settings=Names(show_failed_logs=self.shows_logs),
             scheduler=scheduler,
         )
         with patch.dict(BACKENDS, slurm=lambda: self.cluster):

@@ -27,7 +27,7 @@ STUBBORN = "trap '' TERM; echo start >> journal; setsid bash -c 'sleep 60' & sle
 class Attempt:
     """An attempt as a process of its own; forked, because starting a Python takes a second."""
 
-    def __init__(self, command, environment, folder):
+    def __init__(self, command, environment, folder, stdout=1):
         self.output, self.code = folder / f"output-{time.monotonic_ns()}", None
         self.pid = os.fork()
         if self.pid:
@@ -36,6 +36,7 @@ class Attempt:
         try:
             os.chdir(folder)
             os.environ.update(environment)
+            os.dup2(stdout, 1)
             sys.stdout = self.output.open("w")
             code = command() and 0
         except SystemExit as end:
@@ -75,12 +76,12 @@ class Node:
             "SLURM_ARRAY_JOB_ID": "7",
             "SLURM_ARRAY_TASK_ID": "1",
         }
-        self.started = []
+        self.started, self.stdout = [], 1
 
     def start(self, line, **changes):
         settings = {"runtime_minutes": 60, "kill_wait_seconds": 4, "outputs": []} | changes
         command = JobCommand(line, "train mar", "key", "sub", str(self.folder), **settings)
-        self.started.append(Attempt(command, self.environment, self.folder))
+        self.started.append(Attempt(command, self.environment, self.folder, self.stdout))
         return self.started[-1]
 
     def start_and_signal(self, line, *numbers, **changes):
@@ -174,6 +175,17 @@ def test_an_old_output_is_no_success(node, monkeypatch):
     assert node.start("true", outputs=[str(node.folder / "old")]).wait(20) == 1
 
     assert node.attempts()[0].fault == f"The command ended with exit code 0, but did not make {node.folder / 'old'}."
+
+
+def test_a_process_that_was_killed_further_down_is_recorded(node):
+    line = "echo \"Command 'kill -9' died with <Signals.SIGKILL: 9>.\"; exit 1"
+    with (node.folder / "log").open("a") as log:
+        log.write("of an earlier attempt: CUDA out of memory")
+        log.flush()
+        node.stdout = log.fileno()
+        assert node.start(line).wait(20) == 1
+
+    assert "needs more memory" in node.attempts()[0].fault
 
 
 def test_a_preempted_command_saves_and_the_job_requeues_itself(node):

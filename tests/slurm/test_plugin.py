@@ -329,6 +329,13 @@ def test_a_second_driver_on_the_same_jobs_is_refused_before_it_has_changed_anyth
     assert len(study.cluster.arrays) == 2
 
 
+def test_immediate_submission_is_refused_before_anything_runs(study):
+    study.is_immediate = True
+
+    with pytest.raises(WorkflowError, match="--immediate-submit: .* leave the option out"):
+        study.driver()
+
+
 def test_an_unknown_resource_stops_the_run_before_anything_runs(study):
     study.jobs.append(Job("score", gpu_count=1))
 

@@ -21,6 +21,7 @@ from snakemake_executor_plugin_submitit import attempts as ends
 from snakemake_executor_plugin_submitit.attempts import Attempt, Attempts, interruptions, timeouts
 from snakemake_executor_plugin_submitit.files import mark_incomplete
 from snakemake_executor_plugin_submitit.lease import holder, try_lease
+from snakemake_executor_plugin_submitit.logs import meaning, printed_since, printed_so_far
 from snakemake_executor_plugin_submitit.outputs import CACHED_SECONDS, fault_of_success, look, missing_inputs
 from snakemake_executor_plugin_submitit.processes import Command
 from snakemake_executor_plugin_submitit.slurm import QueryFailed, client
@@ -134,6 +135,7 @@ class JobCommand:
         mark = f"{self.submission}-{attempt.number}"
         # torchrun passes SIGTERM on to its workers, but kills them after 30 s where this does not say otherwise.
         patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(self.checkpoint_seconds)}
+        begin = printed_so_far()
         before = look([*self.outputs, *self.passing], self.inputs, records.folder)
         command = Command(self.line, mark, {**patience, **os.environ})
         try:
@@ -144,7 +146,7 @@ class JobCommand:
         if code == 0:
             fault = fault_of_success(before, self.outputs, self.passing, 0 if reason else CACHED_SECONDS)
         else:
-            fault = missing_inputs(before)
+            fault = missing_inputs(before) or meaning(printed_since(begin))
         if code == 0 and not fault:
             for path in self.markers:
                 mark_incomplete(Path(path), attempt.began)  # Snakemake takes its time for the start of the job

@@ -24,6 +24,7 @@ from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission, su
 from snakemake_executor_plugin_submitit.follow import Live, Poll
 from snakemake_executor_plugin_submitit.jobs import Description, describe, key_of_job, safe
 from snakemake_executor_plugin_submitit.ledger import Ledger
+from snakemake_executor_plugin_submitit.logs import OnlyTails
 from snakemake_executor_plugin_submitit.parameters import check_names
 from snakemake_executor_plugin_submitit.prepare import Prepared, batches, prepare
 from snakemake_executor_plugin_submitit.registry import Driver, Entry, remove_old
@@ -54,10 +55,17 @@ class Executor(RemoteExecutor):
         self.ending = threading.Event()
         # Snakemake makes its executors before it runs `onstart`: a driver that is refused has changed nothing yet.
         self._claim(workflow)
+        if workflow.output_settings.show_failed_logs:
+            logger.addFilter(OnlyTails(self.runs / "ends"))
         super().__init__(workflow, logger)
 
     def _claim(self, workflow) -> None:
         """Refuse what cannot work, and a second driver on the same jobs. Raises WorkflowError."""
+        if workflow.remote_execution_settings.immediate_submit:
+            raise WorkflowError(
+                "--immediate-submit: this executor submits a job when its inputs are there, since Slurm's dependencies "
+                "say nothing about them; leave the option out, and snakemake itself running"
+            )
         jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
         try:
             if jobs:

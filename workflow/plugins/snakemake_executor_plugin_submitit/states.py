@@ -54,7 +54,7 @@ HINTS = {
     "PREEMPTED": "Another job took its place more often than `max_preemptions` allows.",
     "TIMEOUT": "It needs more time: raise `runtime`, or if the rule resumes from checkpoints, `max_timeouts`.",
 }
-KILLED_HINT = "Something killed it; often it needs more memory than it asked for."
+KILLED_HINT = "Something killed it; often it needs more memory than it asked for: raise `mem_mb`."
 NOT_BEGUN_HINT = "It failed before its command began: look at the log, at the node, and at the site's `setup`."
 # A requeued job starts again after more than that; a node's clock may be behind the controller's by less.
 CLOCKS_SECONDS = 3
