@@ -166,6 +166,7 @@ def _append(asset: Asset, part: Path, offset: int, response: HTTPResponse, repor
         raise _Refused("it sent a web page instead of the file")
     _check_offer(asset, total, total and total - offset)
     _keep_validator(asset, response)
+    report(offset, total or asset.num_bytes or asset.about_bytes or 0)
     with open(part, "ab" if offset else "wb") as file:
         while block := response.read(BLOCK):
             file.write(block)

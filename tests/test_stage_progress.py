@@ -1,30 +1,70 @@
 """Progress lines: how far, how fast, how long still, and what earlier attempts said."""
 
+import pytest
+
 from mixar.stages import progress
 from mixar.stages.progress import Progress, duration
 
 
-def test_resumed_work_prints_what_was_said_before_and_where_it_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves: clock[0] is the time in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_resumed_work_prints_what_was_said_before_and_where_it_continues(tmp_path, clock, capsys):
     history = tmp_path / "progress.log"
-    Progress("train [mar]", history=history)(3, 10, "loss 1.0")
+    first = Progress("train [mar]", history=history)
+    first(0, 10)
+    clock[0] += 6
+    first(3, 10, "loss 1.0")
     capsys.readouterr()
 
-    Progress("train [mar]", history=history)(4, 10)
+    second = Progress("train [mar]", history=history)
+    second(3, 10)
+    clock[0] += 10
+    second(5, 10)
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("train [mar]: goes on after 2/10 steps")
-    assert lines[1].startswith("train [mar]: 3/10 steps, loss 1.0")
-    assert lines[2] == "train [mar]: goes on after 3/10 steps"
+    assert lines == [
+        "train [mar]: 3/10 steps, loss 1.0, 0.50 steps/s, 14 s left",
+        "train [mar]: continues after 3/10 steps",
+        "train [mar]: 5/10 steps, 0.20 steps/s, 25 s left",
+    ]
     assert history.read_text().splitlines() == lines
 
 
-def test_fresh_work_ends_with_a_line_that_says_how_long_it_took(capsys):
+def test_fresh_work_counts_from_its_first_item(clock, capsys):
+    announce = Progress("sample", "images")
+    clock[0] += 100  # loading networks is no part of the rate
+    for done in (0, 128, 256, 512):
+        announce(done, 512)
+        clock[0] += 10
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "sample: 128/512 images, 12.80 images/s, 30 s left"
+    assert lines[-1] == "sample: 512/512 images, 17.07 images/s, took 30 s"
+
+
+def test_quick_work_is_one_line_that_says_how_long_it_took(clock, capsys):
     announce = Progress("tokenize", "images")
     for done in (0, 32, 64):
         announce(done, 64)
+        clock[0] += 1
 
-    assert capsys.readouterr().out.count("\n") == 1  # nothing in between: that was less than a few seconds ago
+    assert capsys.readouterr().out == "tokenize: 64/64 images, 32.00 images/s, took 2 s\n"
+
+
+def test_work_that_is_repeated_or_done_already_is_not_timed(clock, capsys):
+    for calls in ([(64, 64)], [(10, 64), (10, 64), (0, 64)]):
+        announce = Progress("fetch", "MiB")
+        for done, total in calls:
+            announce(done, total)
+            clock[0] += 10
+
+    assert capsys.readouterr().out == "fetch: continues after 10/64 MiB\n"
 
 
 def test_durations_are_told_in_the_unit_that_suits_them():

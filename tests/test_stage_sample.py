@@ -52,6 +52,13 @@ def test_every_evaluation_image_is_drawn_once_with_its_label(drawn):
         assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
 
 
+def test_a_fresh_shard_continues_nothing(drawn, capsys):
+    sample(*drawn, "mix", 0, "default", 0)
+
+    said = capsys.readouterr().out
+    assert "continues" not in said and "sample mix seed 0 default shard 0: 4/4 images, " in said
+
+
 def test_all_runs_and_seeds_meet_the_same_noise(drawn):
     study, layout = drawn
 

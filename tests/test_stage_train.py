@@ -96,12 +96,13 @@ def no_fuse():
     Fused.fuse = None
 
 
-def test_a_run_leaves_averaged_weights_with_provenance_and_a_loss_curve(tmp_path):
+def test_a_run_leaves_averaged_weights_with_provenance_and_a_loss_curve(tmp_path, capsys):
     study = toy_study(tmp_path)
     layout = write_inputs(study)
 
     train(study, layout, "ti", 0)
 
+    assert "continues" not in capsys.readouterr().out
     recorded, curve = read_metadata(layout.weights("ti", 0)), pq.read_table(layout.losses("ti", 0)).to_pandas()
     assert recorded["run"] == "ti" and recorded["steps"] == 4 and recorded["seed"] == 0
     assert tuple(curve.columns) == LOSS_COLUMNS
@@ -136,7 +137,7 @@ def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupte
     train(study, layout, "fused", 0)
 
     assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
-    assert "goes on after 2/4 steps" in capsys.readouterr().out
+    assert "continues after 2/4 steps" in capsys.readouterr().out
 
 
 def test_two_processes_train_one_run_together(tmp_path):

@@ -238,6 +238,7 @@ def checked(collection, size: int, progress: Callable[[int, int], None]) -> str:
     Raises ValueError naming the first image that is unreadable, of another mode, or of another size.
     """
     total, content, first = len(collection.index), hashlib.sha256(), None
+    progress(0, total)
     for done, (where, pixels) in enumerate(iter_pixels(collection, 0, total)):
         first = first or (where, pixels.shape)
         if pixels.shape != first[1]:

@@ -45,6 +45,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     torch.manual_seed(0)  # weights and inputs; no number of a row depends on them
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    announce(0, len(samplers) + 1)
     by_sampler: dict[str | None, list[dict]] = {None: counts(study, run)}
     for done, name in enumerate(samplers, start=1):
         by_sampler[name] = sampling_values(study, run, name, device)

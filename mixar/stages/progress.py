@@ -13,6 +13,8 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Call with (done, total, note); prints at most every few seconds, and once at the end.
 
+    The first call says what was done before this work began: 0 for fresh work.
+
     history: a file that keeps every line, for work that is resumed. What it holds already is printed first: a scheduler
     that starts a job again empties its log.
     """
@@ -20,18 +22,18 @@ class Progress:
     def __init__(self, name: str, unit: str = "steps", history: Path | None = None):
         self.name, self.unit, self.history = name, unit, history
         self.console = Console(highlight=False, soft_wrap=True)
-        self.began = self.printed = time.monotonic()
-        self.first: int | None = None  # items that were done before this process began
+        self.first: int | None = None  # items that were done before this work began
         if history is not None and history.exists():
             self.console.print(history.read_text(encoding="utf-8", errors="replace"), end="", markup=False)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
         if self.first is None:
-            self.first = done - 1
-            if self.first > 0:
-                self._say(f"{self.name}: goes on after {self.first}/{total} {self.unit}")
-        if done < total and now - self.printed < SECONDS_BETWEEN_LINES:
+            self.first, self.began, self.printed = done, now, now
+            if 0 < done < total:
+                self._say(f"{self.name}: continues after {done}/{total} {self.unit}")
+            return
+        if done <= self.first or (done < total and now - self.printed < SECONDS_BETWEEN_LINES):
             return
         self.printed = now
         rate = (done - self.first) / max(now - self.began, 1e-9)

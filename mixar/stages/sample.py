@@ -42,6 +42,7 @@ def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shar
         draw = _mar_images(study, layout, run, seed, study.samplers[sampler], shard, device)
     rounding = protocol_of(study, "sample").rounding
     images, announce = [], Progress(f"sample {run} seed {seed} {sampler} shard {shard}", "images")
+    announce(0, len(tokens))
     for number, rows in enumerate(_batches(len(tokens), study.evaluation.batch_size)):
         images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu())
         announce(min(rows.stop, len(tokens)), len(tokens))

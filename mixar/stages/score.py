@@ -149,6 +149,7 @@ def further_networks(study: Study) -> dict[str, Extractor]:
 
 def _announced(name: str, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
     progress, done = Progress(name, "images"), 0
+    progress(0, total)
     for batch in batches:
         yield batch
         done += len(batch)

@@ -115,6 +115,7 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
     sampler, size, tokens = study.generator.sampler, study.evaluation.batch_size, []
     batches = [torch.from_numpy(labels[index[i : i + size]]).to(device) for i in range(0, len(index), size)]
     announce, steps = Progress(f"generate shard {shard}"), sampler.num_steps
+    announce(0, len(batches) * steps)
     for number, c in enumerate(batches):
         rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, "generate", shard, number))
 

@@ -97,7 +97,8 @@ def fit(
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
-    folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress.
+    folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress:
+    first what was done before, then each step.
     steps_before: training steps behind the model's weights, infinite where unknown. The average goes on from them as if
     they and these were one training.
     Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM and
@@ -112,6 +113,7 @@ def fit(
     done, seconds = _resume(folder, context, model, average, optimizer, curve)
     if context.is_main and done == 0 and (slow := slow_average(s, steps, steps_before)):
         print(f"{name}: {slow}", flush=True)
+    announce(done, steps, "")
     per_epoch = num_items // s.batch_size
     saved = began = time.monotonic()
     order, order_epoch = None, -1

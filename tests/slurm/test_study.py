@@ -146,4 +146,4 @@ def test_a_preempted_training_ends_with_the_weights_of_an_undisturbed_one(finish
     assert (last["name"], last["interruptions"]) == ("train mar 0", 1)
     assert same_weights(calm.weights("mar", 0), hasty.weights("mar", 0))
     # equal weights alone would also come from training again: it went on where the checkpoint was
-    assert re.search(r"goes on after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())
+    assert re.search(r"continues after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())

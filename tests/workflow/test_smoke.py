@@ -165,7 +165,7 @@ def test_a_training_that_was_killed_resumes_to_the_same_weights(finished, root, 
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
     # equal weights alone would also come from training again: it went on where the checkpoint was
-    assert re.search(r"goes on after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())
+    assert re.search(r"continues after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())
 
 
 def kill_in_the_middle(root, study_file, layout, target):
