@@ -155,7 +155,7 @@ def test_two_processes_train_one_run_together(tmp_path):
 
 def test_ti_mix_at_rate_one_equals_training_without_it(tmp_path):
     always = {"schedule": "constant"}
-    run = {"label": "", "model": "s", "guidance": {"strategy": "dc_mix"}, "ti_mix": always}
+    run = {"model": "s", "guidance": {"strategy": "dc_mix"}, "ti_mix": always}
     study = toy_study(tmp_path, runs={"same": run})
     layout = write_inputs(study)
 
@@ -180,7 +180,7 @@ def test_seeds_differ_and_equal_seeds_agree(tmp_path):
 
 def test_a_continued_run_begins_with_its_parents_weights(tmp_path):
     still = {"learning_rate": 1e-30, "weight_decay": 0.0}
-    child = {"label": "", "model": "s", "guidance": {"strategy": "dc_mix"}, "training": still}
+    child = {"model": "s", "guidance": {"strategy": "dc_mix"}, "training": still}
     file = tmp_path / "from_{seed}.safetensors"
     study = toy_study(tmp_path, runs={"child": {**child, "parent": "mix"}, "copy": {**child, "start": str(file)}})
     layout = write_inputs(study)
@@ -196,7 +196,7 @@ def test_a_continued_run_begins_with_its_parents_weights(tmp_path):
 
 
 def test_the_average_of_a_continued_run_counts_the_steps_before_it(tmp_path, capsys):
-    child = {"label": "", "model": "s", "guidance": MIX, "training": {"ema_decay": 0.9999}}
+    child = {"model": "s", "guidance": MIX, "training": {"ema_decay": 0.9999}}
     file = tmp_path / "elsewhere.safetensors"
     runs = {"child": {**child, "parent": "mix"}, "grandchild": {**child, "parent": "child"}}
     study = toy_study(tmp_path, runs={**runs, "foreign": {**child, "start": str(file)}})
@@ -216,8 +216,8 @@ def test_the_average_of_a_continued_run_counts_the_steps_before_it(tmp_path, cap
 
 
 def test_runs_continued_from_one_parent_see_equal_batches_and_other_ones_than_it(tmp_path):
-    child = {"label": "", "model": "s", "guidance": {"strategy": "dc_mix"}, "parent": "mix"}
-    again = {"label": "", "model": "s", "guidance": {"strategy": "dc_mix"}}
+    child = {"model": "s", "guidance": {"strategy": "dc_mix"}, "parent": "mix"}
+    again = {"model": "s", "guidance": {"strategy": "dc_mix"}}
     always = {"ti_mix": {"schedule": "constant"}}
     study = toy_study(tmp_path, runs={"plain": child, "mixed": {**child, **always}, "again": again})
     layout = write_inputs(study)
@@ -250,8 +250,8 @@ def test_held_out_images_are_never_trained_on(tmp_path):
     assert same(spoiled, weights(layout, "mix"))
 
 
-CHILD = {"label": "", "model": "s", "guidance": {"strategy": "dc_mix"}, "parent": "mix"}
-LOST = {"label": "", "model": "s", "start": "/nowhere/seed{seed}.safetensors"}
+CHILD = {"model": "s", "guidance": {"strategy": "dc_mix"}, "parent": "mix"}
+LOST = {"model": "s", "start": "/nowhere/seed{seed}.safetensors"}
 
 
 @pytest.mark.parametrize(

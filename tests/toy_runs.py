@@ -48,6 +48,7 @@ def toy_study(root: Path, **changes) -> Study:
     }  # fmt: skip
     for section, value in changes.items():
         content[section] = {**content.get(section, {}), **value}
+    content["runs"] = {name: {"label": name, **run} for name, run in content["runs"].items()}
     return parse_study(content)
 
 
