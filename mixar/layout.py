@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mixar.code_hashes import OURS, source_hash
 from mixar.identity import plain
 from mixar.spec import Study, digest
 from mixar.study_paths import in_digest
@@ -142,12 +143,29 @@ class Digests:
 
     def __init__(self, study: Study):
         self.study = study
+        self._hashes: dict[str, str] = {}
+
+    def _source(self, where: str | None) -> list[str]:
+        """The hash of the source behind "module:name", where it is none of ours; computed once."""
+        if where is None or where.partition(":")[0].partition(".")[0] == OURS:
+            return []
+        if where not in self._hashes:
+            self._hashes[where] = source_hash(where)
+        return [self._hashes[where]]
+
+    def own_code(self, run: str) -> dict[str, str]:
+        """Source hashes of what the study brings and a result of this run depends on, by "module:name"."""
+        s = self.study
+        named = [s.continuous.network, s.discrete.network, *s.scoring.own_metrics.values()]
+        named += [s.guidance_table[s.runs[run].guidance.strategy]] if run in s.runs else []
+        return {where: found for where in named for found in self._source(where)}
 
     def ingest(self) -> str:
         return digest("ingest", plain(self.study.data, exclude={"num_shards"}))
 
     def tokenizer(self, kind: str) -> str:
-        return digest("tokenizer", kind, self.ingest(), getattr(self.study, kind))
+        settings = getattr(self.study, kind)
+        return digest("tokenizer", kind, self.ingest(), settings, *self._source(settings.network))
 
     def tokenize(self) -> str:
         return digest("tokenize", self.study.data, self.tokenizer("continuous"), self.tokenizer("discrete"))
@@ -160,19 +178,19 @@ class Digests:
 
     def train(self, run: str, seed: int) -> str:
         s, r = self.study, self.study.runs[run]
+        strategy = s.guidance_table[r.guidance.strategy]
+        guidance = [r.guidance, strategy, *self._source(strategy)]
         parts = [
             "train",
             self.tokenize(),
             s.models[r.model],
             s.training_of(run),
-            r.guidance,
-            s.guidance_table[r.guidance.strategy],
+            *guidance,
             r.ti_mix,
             r.start and in_digest(r.start),
             seed,
         ]
         if r.weights:
-            guidance = [r.guidance, s.guidance_table[r.guidance.strategy]]
             return digest("import", s.models[r.model], *guidance, in_digest(r.weights), seed)
         if r.ti_mix:
             parts.append(self.generator())
@@ -201,11 +219,15 @@ class Digests:
         return digest("features", self.extractor(), used)
 
     def score(self) -> str:
-        return digest("score", self.extractor(), self.study.scoring, self.study.evaluation)
+        sources = [found for where in self.study.scoring.own_metrics.values() for found in self._source(where)]
+        return digest("score", self.extractor(), self.study.scoring, self.study.evaluation, *sources)
 
     def measure(self, run: str) -> str:
         s, r = self.study, self.study.runs[run]
         samplers = [plain(s.samplers[name]) for name in r.samplers]
         sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model], s.evaluation.batch_size]
-        guidance = [r.guidance, s.guidance_table[r.guidance.strategy], r.ti_mix]
+        strategy = s.guidance_table[r.guidance.strategy]
+        guidance = [r.guidance, strategy, r.ti_mix]
+        for where in (strategy, s.continuous.network, s.discrete.network):
+            guidance += self._source(where)
         return digest("measure", s.measure, *sizes, s.training_of(run), *guidance, s.generator, samplers)

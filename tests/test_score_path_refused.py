@@ -114,7 +114,7 @@ def test_wrong_names_protocols_and_missing_networks_are_refused(house, tmp_path)
     with pytest.raises(ValueError, match="no letter or digit"):
         scored(house, path, "†")
     for label in ("MAR", " mar ", "MaskBit's own images"):
-        with pytest.raises(ValueError, match="--label: '.*' is the label of the study's own row '(mar|maskbit)'"):
+        with pytest.raises(ValueError, match="--label: .* is the label of the study's own row '(mar|maskbit)'"):
             scored(house, path, label)
     with pytest.raises(ValueError, match="scores under 'emoji-gfd'"):
         scored(house, path, "Mine", "adm256-gfid")

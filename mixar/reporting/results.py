@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixar.files import write_table
+from mixar.layout import Digests
 from mixar.spec import Study
 
 FORMAT = "mixar result rows, version 2"
@@ -99,6 +100,7 @@ def make_rows(
     """
     if source not in SOURCES:
         raise ValueError(f"result rows: source {source!r} is unknown; choose from {', '.join(SOURCES)}")
+    code = {f"code_{where}": sha256 for where, sha256 in Digests(study).own_code(run).items()}
     keys = {"study": study.study, "run": run, "sampler": sampler, "seed": seed, "source": source, "protocol": protocol}
     common = {
         **keys,
@@ -106,7 +108,7 @@ def make_rows(
         **provenance(),
         "device": device,
         "digest": digest,
-        "hashes": json.dumps(dict(hashes or {}), sort_keys=True),
+        "hashes": json.dumps({**(hashes or {}), **code}, sort_keys=True),
     }
     return [{**common, **_checked(value, run)} for value in values]
 
