@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from torch import nn
 from mixar import spec
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training import distributed
-from mixar.training.distributed import VARIABLES, Context, joined
+from mixar.training.distributed import MEETING_POINT, VARIABLES, Context, joined
 
 CPU = torch.device("cpu")
+PAIR = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def launched(monkeypatch):
     """A function that sets torchrun's variables to what it is given and removes the others."""
 
     def launch(**variables):
-        for name in VARIABLES:
+        for name in VARIABLES + MEETING_POINT:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -149,6 +152,9 @@ def test_a_batch_that_does_not_divide_is_refused():
         ({"RANK": "0"}, "RANK, WORLD_SIZE, LOCAL_RANK: expected a number each"),
         ({"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0"}, "found .*two"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK: 2 must be below WORLD_SIZE 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "for a training of one process: unset RANK"),
+        ({**PAIR, "MASTER_ADDR": "127.0.0.1"}, r"MASTER_ADDR, MASTER_PORT: expected .* found {'MASTER_ADDR'.* unset"),
+        ({**PAIR, "MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_ADDR, MASTER_PORT: expected the address and port"),
     ],
 )
 def test_contradicting_variables_are_refused(launched, variables, message):
@@ -157,8 +163,52 @@ def test_contradicting_variables_are_refused(launched, variables, message):
         pass
 
 
+def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "SECONDS_UNTIL_NOTICE", 0.01)
+    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_NOTICES", 0.01)
+    printed = threading.Event()
+    for rank, whom in (("0", "processes 1 to 3 at here:7"), ("2", "process 0 at here:7")):
+        launched(RANK=rank, WORLD_SIZE="4", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="7")
+        said = []
+
+        def note(text, said=said, **_):
+            said.append(text)
+            if len(said) == 3:
+                printed.set()
+
+        def meet(*_, **__):
+            assert printed.wait(30)
+            raise torch.distributed.DistNetworkError("the connection was refused\nframe #0")
+
+        monkeypatch.setattr("builtins.print", note)
+        monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+        printed.clear()
+
+        message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; for"
+        with pytest.raises(OSError, match=message), joined(CPU):
+            pass
+
+        assert said[0] == said[2]
+        assert said[0].startswith(f"process {rank} of 4 waits for {whom}; for a training of one process: unset RANK")
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_others(launched, monkeypatch):
+    found = []
+    launched(**PAIR, MASTER_ADDR="127.0.0.1", MASTER_PORT="7")
+    monkeypatch.setattr(
+        distributed.dist, "init_process_group", lambda *_, **__: found.append(signal.getsignal(signal.SIGINT))
+    )
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+
+    with joined(CPU):
+        found.append(signal.getsignal(signal.SIGINT))
+
+    assert found == [signal.SIG_DFL, before]
+
+
 def test_more_processes_than_gpus_are_refused(launched, monkeypatch):
-    launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", MASTER_ADDR="here", MASTER_PORT="7")
     monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
     message = "LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"
     with pytest.raises(ValueError, match=message), joined(torch.device("cuda")):

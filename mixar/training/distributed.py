@@ -7,6 +7,8 @@ share of each batch. Launched plainly there is one process, and nothing here doe
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # as torchrun sets them
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+ALONE = f"for a training of one process: unset {' '.join(VARIABLES + MEETING_POINT)}"
+SECONDS_UNTIL_NOTICE, SECONDS_BETWEEN_NOTICES = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,54 @@ def _join(device: torch.device) -> Context:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if world_size > 1:
-        backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-        dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
+        _meet(rank, world_size, device)
     return Context(rank, world_size, device)
+
+
+def _meet(rank: int, world_size: int, device: torch.device) -> None:
+    """Wait for the other processes. Raises OSError naming the meeting point where they cannot meet."""
+    backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    where = ":".join(os.environ[name] for name in MEETING_POINT)
+    others = "process 1" if world_size == 2 else f"processes 1 to {world_size - 1}"
+    whom = f"{'process 0' if rank else others} at {where}"
+    with _said(f"process {rank} of {world_size} waits for {whom}; {ALONE}"), _ended_by_ctrl_c():
+        try:
+            dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
+        except dist.DistError as error:
+            reason = str(error).splitlines()[0]
+            raise OSError(f"process {rank} of {world_size} cannot meet {whom}: {reason}; {ALONE}") from error
+
+
+@contextmanager
+def _said(text: str) -> Iterator[None]:
+    """Print a line after some seconds in here, and then every minute."""
+    is_over = threading.Event()
+
+    def say() -> None:
+        seconds = SECONDS_UNTIL_NOTICE
+        while not is_over.wait(seconds):
+            print(text, flush=True)
+            seconds = SECONDS_BETWEEN_NOTICES
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Let Ctrl-C end the process: torch's own wait returns to Python, which would see it, after half an hour."""
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read_variables() -> tuple[int, int, int]:
@@ -116,10 +166,16 @@ def _read_variables() -> tuple[int, int, int]:
     missing = [name for name in VARIABLES if name not in found]
     if missing or not all(value.isdecimal() for value in found.values()):
         raise ValueError(
-            f"{', '.join(VARIABLES)}: expected a number each, or none set; found {found}; start several processes "
-            "with torchrun"
+            f"{', '.join(VARIABLES)}: expected a number each, or none set; found {found}. Start several processes "
+            f"with torchrun; {ALONE}"
         )
     rank, world_size, local_rank = (int(found[name]) for name in VARIABLES)
     if rank >= world_size:
         raise ValueError(f"RANK: {rank} must be below WORLD_SIZE {world_size}")
+    meeting = {name: os.environ[name] for name in MEETING_POINT if name in os.environ}
+    if world_size > 1 and not (meeting.get("MASTER_ADDR") and meeting.get("MASTER_PORT", "").isdecimal()):
+        raise ValueError(
+            f"{', '.join(MEETING_POINT)}: expected the address and port of process 0, as WORLD_SIZE is {world_size}; "
+            f"found {meeting}. Start several processes with torchrun; {ALONE}"
+        )
     return rank, world_size, local_rank
