@@ -16,6 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mixar.assets import CONFIG
 from mixar.layout import Layout
 from mixar.spec import Study, load_study
 from mixar.strict_yaml import load_yaml
@@ -37,7 +38,6 @@ RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
 SamplerName = Annotated[str, typer.Option("--sampler", help="A sampler of the study.", show_default=False)]
 
-CONFIG = Path(__file__).resolve().parents[1] / "config"
 STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
 
 

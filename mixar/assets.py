@@ -18,8 +18,10 @@ from mixar.asset_table import folder as folder  # offered here too
 from mixar.spec import Study
 
 PREFIX = "asset:"
-ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ROOT / "resources"
+PACKAGE = Path(__file__).resolve().parent
+# A wheel holds config/ and resources/ inside the package; in the repository they are beside it.
+ROOT = PACKAGE if (PACKAGE / "resources").is_dir() else PACKAGE.parent
+CONFIG, RESOURCES = ROOT / "config", ROOT / "resources"
 HASHED_AT_ONCE = 64 * 2**20  # bytes that are read in a moment
 ROUNDED_BY = 0.01  # of a size that its source rounds
 
@@ -42,7 +44,7 @@ def locate(value: str) -> Path:
         return asset_named(value).path
     path = Path(value)
     shipped = ROOT / path  # an absolute path stays what it is
-    return shipped if not path.exists() and shipped.is_relative_to(SHIPPED) and shipped.exists() else path
+    return shipped if not path.exists() and shipped.is_relative_to(RESOURCES) and shipped.exists() else path
 
 
 def resolve(value: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mixar.assets import RESOURCES
 from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
 from mixar.presets import PRESETS
@@ -18,7 +19,7 @@ from mixar.spec import GUIDANCE, Model
 from mixar.strict_yaml import read_yaml
 from mixar.tokens.pretrained import IMAGENET, KINDS
 
-LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
+LITERATURE = RESOURCES / "literature.yaml"
 MIXAR = {"bits": 14, "channels": 32}  # MaskBit's tokens and VA-VAE's latents, which the paper's models work on
 
 

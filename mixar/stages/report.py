@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mixar.assets import RESOURCES
 from mixar.data.images import load_images
 from mixar.files import write_table, write_text
 from mixar.layout import Layout
@@ -26,7 +27,7 @@ from mixar.reporting.tables import Table, efficiency_table, number, quality_tabl
 from mixar.spec import Study
 from mixar.strict_yaml import read_yaml
 
-LITERATURE = Path(__file__).resolve().parents[2] / "resources" / "literature.yaml"
+LITERATURE = RESOURCES / "literature.yaml"
 PAIRS = 16  # of Figure 2
 HEADINGS = {
     "figure2": "Figure 2. MaskBit's decoder and ours on the same tokens",

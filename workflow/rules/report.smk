@@ -9,7 +9,7 @@ rule report:
         measures=[LAYOUT.measures(run) for run in STUDY.runs],
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
-        literature="resources/literature.yaml",
+        literature=assets.RESOURCES / "literature.yaml",
     output:
         report_outputs(),
     log:

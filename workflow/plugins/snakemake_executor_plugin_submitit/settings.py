@@ -36,7 +36,10 @@ class ExecutorSettings(ExecutorSettingsBase):
         choices=["slurm", "local", "debug"],
     )
     site: Optional[Path] = _setting(  # noqa: UP045  Snakemake reads no other form
-        None, "YAML file with what the cluster calls things: partition, account, gpu_type and so on."
+        None,
+        "YAML file with what the cluster calls things: partition, account, gpu_type and so on.",
+        parse_func=lambda path: Path(path).absolute(),  # before Snakemake changes to --directory
+        unparse_func=str,
     )
     folder: Path = _setting(
         Path(".snakemake/submitit"),
