@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mixar.files import replaced
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
+_WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
 SHOWN = 20  # names that are shown where their list does not matter
 
 
@@ -100,6 +101,30 @@ def as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
+def unwrapped(state: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The same entries without what wrappers of a network put before its names, as in `module._orig_mod.pos_embed`.
+
+    wanted: names of the network, of which one must appear without the wrappers; else they are its own, and stay.
+    """
+    # torch.compile marks compiled parts as well as the whole network
+    names = {str(key): re.sub(r"(^|(?<=\.))_orig_mod\.", "", str(key)) for key in state}
+    if len(set(names.values())) < len(names):
+        names = {name: name for name in names}
+    prefix = "" if any(name in wanted for name in names.values()) else _wrapper(names.values(), wanted)
+    return {names[str(key)].removeprefix(prefix): value for key, value in state.items()}
+
+
+def _wrapper(names: Iterable[str], wanted: Collection[str]) -> str:
+    """What precedes the wanted name in the first name that has one behind words of _WRAPPERS; else nothing."""
+    for name in names:
+        end = 0
+        while word := _WRAPPERS.match(name, end):
+            end = word.end()
+            if name[end:] in wanted:
+                return name[:end]
+    return ""
+
+
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, shapes and values: the same for every file that holds these weights."""
     content = hashlib.sha256()
@@ -127,7 +152,7 @@ def load_module(module: nn.Module, weights: Path | Mapping[str, Tensor], problem
     wrong shape and non-finite tensor.
     """
     is_mapping = isinstance(weights, Mapping)
-    found = as_float32(weights) if is_mapping else read_weights(weights)
+    found = unwrapped(as_float32(weights) if is_mapping else read_weights(weights), module.state_dict())
     if problems := [*problems, *differences(found, module)]:
         where = "" if is_mapping else f"{weights}: "
         raise ValueError(f"{where}{misfit(module, problems)}")
@@ -161,6 +186,7 @@ def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = T
     values: look at the values too: a tensor with values that are not finite is a difference.
     """
     wanted = module.state_dict()
+    found = unwrapped(found, wanted)
     problems = [f"missing: {k}" for k in wanted.keys() - found.keys()]
     problems += [f"surplus: {k}" for k in found.keys() - wanted.keys()]
     for key in found.keys() & wanted.keys():

@@ -60,6 +60,37 @@ def test_a_converted_file_holds_the_same_weights_and_where_they_come_from(kind, 
     assert_same(load(kind, tmp_path / "ours.safetensors", **SMALL[kind]).state_dict(), ours(kind, state))
 
 
+WRAPPERS = ("module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module._orig_mod.")
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_file_of_a_wrapped_network_loads(kind, prefix, tmp_path):
+    state = released_state(kind)
+    wrapped = {prefix + key: value for key, value in state.items()}
+    content = {"model_ema": wrapped} if kind == "mar" else wrapped
+    torch.save(content, tmp_path / "wrapped.pth")
+
+    network = load(kind, tmp_path / "wrapped.pth", **SMALL[kind])
+
+    assert_same(network.state_dict(), ours(kind, state))
+
+
+def test_what_does_not_fit_a_wrapped_network_is_listed_by_its_own_name():
+    state = {f"module.{key}": value for key, value in released_state("mar").items()}
+    state["module.surplus"] = state.pop("module.class_emb.weight")
+
+    with pytest.raises(ValueError, match=r"2 differences\)\n  missing: class_emb.weight\n  surplus: surplus"):
+        load("mar", state, **SMALL["mar"])
+
+
+def test_a_wrapped_file_of_another_kind_is_recognised():
+    wrapped = {f"module.{key}": value for key, value in released_state("vavae").items()}
+
+    with pytest.raises(ValueError, match=r"no mar file: .* it looks like vavae"):
+        load("mar", wrapped, **SMALL["mar"])
+
+
 def test_mar_files_hold_averaged_and_plain_weights(tmp_path):
     state = write_released(tmp_path / "m.pth", "mar")
 

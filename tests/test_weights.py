@@ -67,6 +67,36 @@ def test_the_refusal_names_what_the_file_wanted(tmp_path):
     assert "weights_only" not in str(caught.value), "torch's advice to switch the guard off is not ours"
 
 
+def test_wrappers_are_told_from_names_of_the_network(tmp_path):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+    torch.manual_seed(0)
+    state = Own().state_dict()
+    names = {
+        "as it is": lambda key: key,
+        "in DistributedDataParallel": lambda key: f"module.{key}",
+        "in Lightning": lambda key: f"model.{key}",
+        "compiled": lambda key: f"_orig_mod.{key}",
+        "compiled in part": lambda key: key.replace("model.1.", "model.1._orig_mod."),
+        "all of it": lambda key: f"module.model._orig_mod.{key}".replace("model.0.", "model.0._orig_mod."),
+    }
+
+    for how, name in names.items():
+        save_weights(tmp_path / "own.safetensors", {name(key): value for key, value in state.items()}, {})
+        loaded = load_module(Own(), tmp_path / "own.safetensors").state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items()), how
+
+
+def test_names_that_only_look_wrapped_are_surplus():
+    state = {f"modules.{key}": value for key, value in nn.Linear(2, 2).state_dict().items()}
+
+    with pytest.raises(ValueError, match="4 differences(.|\n)*surplus: modules.weight"):
+        load_module(nn.Linear(2, 2), state)
+
+
 def test_the_argument_namespace_is_read(tmp_path):
     torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "m.pth")
 

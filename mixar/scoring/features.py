@@ -20,7 +20,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from mixar.scoring.released import FURTHER, INCEPTION_NAME, INCEPTION_SHA256, INCEPTIONS, load_inception
 from mixar.spec import Extractor as Settings
 from mixar.spec import ExtractorTraining
-from mixar.weights import load_module, read_weights, tensors_sha256
+from mixar.weights import load_module, read_weights, tensors_sha256, unwrapped
 
 GROUPS = 8  # of every GroupNorm
 SHIFT_PIXELS = 2
@@ -123,12 +123,15 @@ def load_network(settings: Settings, path: Path) -> nn.Module:
 
 
 def _load_subgroup_cnn(settings: Settings, path: Path) -> SubgroupCNN:
-    tensors = read_weights(path)
     sizes = ("head.weight", "image_size")
+    tensors = unwrapped(read_weights(path), sizes)
     if any(key not in tensors for key in sizes):
         raise ValueError(f"{path}: no feature network of this project: {' or '.join(sizes)} is missing")
     model = build_network(settings, len(tensors["head.weight"]), int(tensors["image_size"]))
-    return load_module(model, path)
+    try:
+        return load_module(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 NETWORKS = {

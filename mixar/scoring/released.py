@@ -19,7 +19,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from mixar.asset_table import ASSETS
 from mixar.assets import file_sha256
-from mixar.weights import load_module, read_metadata, read_weights, tensors_sha256
+from mixar.weights import load_module, read_metadata, read_weights, tensors_sha256, unwrapped
 
 INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
 INCEPTION_LAYERS = ("2048", "logits_unbiased")
@@ -153,7 +153,8 @@ def load_dinov2(path: Path, model: str = "vit_large_patch14_dinov2") -> tuple[DI
     """
     with torch.device("meta"):
         trunk = timm.create_model(model, pretrained=False, img_size=DINOV2_SIZE, num_classes=0)
-    tensors = {key: value for key, value in read_weights(path).items() if key != "mask_token"}
+    tensors = unwrapped(read_weights(path), {"pos_embed"})
+    tensors.pop("mask_token", None)
     if "pos_embed" not in tensors:
         raise ValueError(f"{path}: no DINOv2 weights, for pos_embed is missing; expected dinov2_vitl14_pretrain.pth")
     tensors["pos_embed"] = resample_positions(tensors["pos_embed"], trunk.patch_embed.grid_size[0])

@@ -23,7 +23,7 @@ from mixar.presets import PRESETS
 from mixar.tokens.generator import BitTransformer
 from mixar.tokens.maskbit import MaskBit
 from mixar.tokens.vavae import VaVae
-from mixar.weights import as_float32, differences, load_module, read_file
+from mixar.weights import as_float32, differences, load_module, read_file, unwrapped
 
 IMAGENET = {"num_tokens": 256, "num_classes": 1000}
 
@@ -192,7 +192,7 @@ def read_state(
     k, where = _kind(kind), _name(weights)
     content = dict(weights) if isinstance(weights, Mapping) else read_file(Path(weights), values)
     entry = _entry(k, kind, content, entry, where)
-    state = content if entry is None else content[entry]
+    state = unwrapped(content if entry is None else content[entry], {k.signature})
     if k.signature not in state:
         raise ValueError(f"{where}: {_what_else(content, kind)}")
     beside = [] if entry is None else [name for name in content if name != entry]
@@ -270,7 +270,7 @@ def _our_name(k: Kind, key: str) -> str:
 def _what_else(content: Mapping[str, Any], kind: str) -> str:
     """Why a file is none of this kind, and of which it seems to be."""
     parts = [content, *(value for value in content.values() if isinstance(value, Mapping))]
-    others = [name for name, k in KINDS.items() if any(k.signature in part for part in parts)]
+    others = [name for name, k in KINDS.items() if any(k.signature in unwrapped(part, {k.signature}) for part in parts)]
     seems = f"it looks like {' or '.join(others)}" if others else f"it holds {some(content)}"
     return f"no {kind} file: {KINDS[kind].signature} is missing; {seems}"
 
