@@ -8,6 +8,7 @@ does; no torch here.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from mixar.asset_table import ASSETS, Asset, ByHand
 from mixar.asset_table import folder as folder  # offered here too
+from mixar.listing import is_service
 from mixar.spec import Study
 
 PREFIX = "asset:"
@@ -114,7 +116,7 @@ def state(asset: Asset) -> tuple[str, str]:
 
 def _shallow_problem(asset: Asset, path: Path) -> str | None:
     if asset.num_folders is not None:
-        found = sum(e.is_dir() and not e.name.startswith(".") for e in os.scandir(path))
+        found = sum(e.is_dir() and not is_service(e.name) for e in os.scandir(path))
         return None if found == asset.num_folders else f"expected {asset.num_folders:,} class folders, found {found:,}"
     return size_problem(asset, path.stat().st_size)
 
@@ -208,7 +210,13 @@ def references(study: Study) -> dict[str, str]:
 
 def missing(study: Study) -> dict[str, str]:
     """The part of `references` that is not there. Raises ValueError for an unknown asset name."""
-    return {key: value for key, value in references(study).items() if not locate(value).exists()}
+    return {key: value for key, value in references(study).items() if not _is_there(key, value)}
+
+
+def _is_there(key: str, value: str) -> bool:
+    """Images may be named by a pattern such as train-*.parquet."""
+    path = locate(value)
+    return path.exists() or (key.startswith("data.") and bool(glob.glob(str(path))))
 
 
 def file_sha256(path: Path) -> str:

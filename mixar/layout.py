@@ -29,6 +29,11 @@ class Layout:
     def manifest(self) -> Path:
         return self.root / "ingest" / "manifest.parquet"
 
+    @property
+    def inventory(self) -> Path:
+        """Names, sizes and times of the files that the manifest was made of."""
+        return self.root / "ingest" / "inventory.json"
+
     def tokenizer(self, kind: str) -> Path:
         """kind: continuous or discrete."""
         return self.root / "tokenizer" / f"{kind}.safetensors"

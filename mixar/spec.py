@@ -85,6 +85,8 @@ class Data(Section):
     num_classes: Count
     num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = 1  # token shards, one job each
     limit: Count | None = None  # keep this many images, all classes alike (smoke studies)
+    skip_unreadable: Annotated[bool, Field(exclude_if=lambda v: not v)] = False  # leave unreadable images out
+    max_overlap: Annotated[Rate, Field(exclude_if=lambda v: not v)] = 0.0  # of the held-out images, also trained on
 
 
 class Training(Section):

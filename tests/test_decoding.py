@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mixar.data.decoding import load_picture, read_picture
-from mixar.data.images import iter_images
+from mixar.data.images import content_of, iter_images
 from mixar.data.manifest import MANIFEST
 
 RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
@@ -104,8 +104,11 @@ def test_16_bit_pictures_inside_parquet_are_read_by_their_range(tmp_path):
     images = [{"bytes": encoded(Image.fromarray(RAMP))}, {"bytes": encoded(Image.fromarray(RAMP.astype("f4")), "TIFF")}]
     pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     rows = pa.Table.from_pylist(
-        [{"file": str(tmp_path / "a.parquet"), "row": row} for row in range(2)],
-        schema=pa.schema([MANIFEST.field("file"), MANIFEST.field("row")]),
+        [
+            {"file": str(tmp_path / "a.parquet"), "row": row, "content": content_of(image["bytes"])}
+            for row, image in enumerate(images)
+        ],
+        schema=pa.schema([MANIFEST.field(name) for name in ("file", "row", "content")]),
     )
 
     found = list(iter_images(rows.slice(0, 1), 8))
@@ -263,7 +266,8 @@ def test_nothing_is_printed_about_pictures_that_are_read(tmp_path):
 
 def test_a_picture_too_narrow_for_a_square_crop_is_refused(tmp_path):
     Image.new("RGB", (1, 60_000)).save(tmp_path / "line.png")
-    rows = pa.table({"file": [str(tmp_path / "line.png")], "row": pa.array([-1], pa.int64())})
+    content = content_of((tmp_path / "line.png").read_bytes())
+    rows = pa.table({"file": [str(tmp_path / "line.png")], "row": pa.array([-1], pa.int64()), "content": [content]})
 
     with pytest.raises(ValueError, match="line.png: 1 x 60000 pixels, too long and narrow"):
         list(iter_images(rows, 256))

@@ -5,9 +5,10 @@ Tokenizers and scores live elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,25 +90,35 @@ class RowReader:
 def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.ndarray]:
     """Yield uint8 RGB [size, size, 3] for each manifest row, in order. crop: a key of CROPS.
 
-    Raises ValueError naming a broken image.
+    Raises ValueError naming a broken image, and one that is not the image that `ingest` saw.
     """
     threads = len(os.sched_getaffinity(0))
     reader = RowReader()
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes outside the interpreter lock
         for start in range(0, len(rows), 8 * threads):
-            chunk = rows.slice(start, 8 * threads).select(["file", "row"]).to_pylist()
-            sources = [(reader.source(r["file"], r["row"]), _where(r), size, CROPS[crop]) for r in chunk]
-            yield from pool.map(_decode, sources)
+            chunk = rows.slice(start, 8 * threads).select(["file", "row", "content"]).to_pylist()
+            sources = [(reader.source(r["file"], r["row"]), _where(r), r["content"]) for r in chunk]
+            yield from pool.map(lambda source: _decode(*source, size, CROPS[crop]), sources)
 
 
-def _decode(item: tuple) -> np.ndarray:
-    source, where, size, crop = item
-    image = read_picture(source, where)
-    _check_proportions(image, size, where)
+def content_of(encoded: bytes) -> str:
+    """What the manifest knows an encoded image by: BLAKE2b of 128 bits, hex."""
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _decode(source: str | io.BytesIO, where: str, content: str, size: int, crop: Callable) -> np.ndarray:
+    try:
+        encoded = Path(source).read_bytes() if isinstance(source, str) else source.getvalue()
+    except OSError as error:
+        raise ValueError(f"{where}: not readable ({error.strerror}); run `ingest` again") from None
+    image = read_picture(io.BytesIO(encoded), where)
+    if content_of(encoded) != content:
+        raise ValueError(f"{where}: another image than `ingest` saw there; run `ingest` again, and all that follows")
+    check_proportions(image, size, where)
     return crop(image, size)
 
 
-def _check_proportions(image: Image.Image, size: int, where: str) -> None:
+def check_proportions(image: Image.Image, size: int, where: str) -> None:
     """Refuse what would fill the memory once its short side has `size` pixels: 1 x 60,000 pixels, for instance."""
     short, long = sorted(image.size)
     if size * size * long / short > LARGEST:

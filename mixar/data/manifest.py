@@ -6,13 +6,24 @@ Every later stage refers to an image by its `index` there.
 from __future__ import annotations
 
 import hashlib
+import io
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mixar import assets
-from mixar.data.sources import SOURCES, Entry
+from mixar.data.decoding import read_picture
+from mixar.data.images import check_proportions, content_of
+from mixar.data.sources import SOURCES, Original, Originals
+from mixar.inventory import place
+from mixar.listing import THREADS, Listing, source_files
 from mixar.spec import Data
 
 SPLITS = ("train", "held_out")
@@ -30,43 +41,166 @@ MANIFEST = pa.schema(
         ("row", pa.int64()),  # of the Parquet file; -1: `file` is the image itself
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("content", pa.string()),  # BLAKE2b, 128 bits, of the encoded image
     ]
 )
 
 
-def ingest_manifest(data: Data) -> pa.Table:
+WINDOW = 32 * THREADS  # encoded images in memory
+SHOWN = 1000  # unreadable images that are named
+FEW = 5
+
+
+class Entry(NamedTuple):
+    """A decoded image of a source."""
+
+    original: Original
+    width: int
+    height: int
+    content: str
+
+
+def ingest_manifest(
+    data: Data, say: Callable[[str], None] = print, progress: Callable[[int, int], None] = lambda done, total: None
+) -> pa.Table:
     """The manifest of a study's images (schema MANIFEST), ordered by split source, class and name.
 
-    The held-out split is `held_out_path` where given; else an image is held out when the hash of its name (folders:
-    its relative path; Parquet: its bytes) falls below `held_out_rate`, whatever else is in the source.
-    Raises ValueError for missing, empty, truncated or unreadable sources, and for other classes than the study's.
+    Every image is decoded once. The held-out split is `held_out_path` where given; else an image is held out when the
+    hash of its name (folders: its relative path; Parquet: its bytes) falls below `held_out_rate`, whatever else is in
+    the source; copies of one image share a split. say: tells what is left out. progress(done, total): images.
+    Raises ValueError for missing, empty or truncated sources, for unreadable images (all of them, unless
+    `skip_unreadable`), for other classes than the study's, and for images in both splits.
     """
-    assets.require(*(path for path in (data.path, data.held_out_path) if path and path.startswith(assets.PREFIX)))
-    entries = SOURCES[data.source](_place(data.path), "data.path")
-    labels = {e.label for e in entries}
-    if labels != set(range(data.num_classes)):
-        raise ValueError(
-            f"data.num_classes: {data.num_classes}, but {data.path} holds {len(labels)} classes with labels "
-            f"{min(labels)} to {max(labels)}; set the number of classes of that source"
-        )
-    held_out = [_share(e.identity) < data.held_out_rate for e in entries]
+    assets.require(*(value for value in (data.path, data.held_out_path) if value and value.startswith(assets.PREFIX)))
+    train = _opened(data, data.path, "data.path", "train", say)
+    sources = [train]
     if data.held_out_path:
-        extra = SOURCES[data.source](_place(data.held_out_path), "data.held_out_path")
-        _same_classes(entries, extra, data.held_out_path)
-        held_out = [False] * len(entries) + [True] * len(extra)
-        entries = entries + extra
-    table = _limited(_table(entries, held_out), data)
+        sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", say))
+    _check_classes(data, *(originals.classes for _, originals in sources))
+    _check_files(data, *(listing for listing, _ in sources))
+    entries = _readable(data, sources, say, progress)
+    if data.held_out_path:
+        held_out = [False] * len(entries[0]) + [True] * len(entries[1])
+        _check_contents(data, *entries, say)
+    else:
+        held_out = _split(entries[0], data.held_out_rate)
+    table = _table([entry for part in entries for entry in part], held_out)
+    _check_training_classes(data, table)
+    table = _limited(table, data)
     for split in SPLITS:
         if split not in table["split"].to_pylist():
-            raise ValueError(f"data: the {split} split has no image among {len(table)}; change held_out_rate or limit")
+            key = "data.limit" if data.limit else "data.held_out_rate"
+            raise ValueError(f"{key}: the {split} split has no image among {len(table)}; change it")
     if data.source == "emoji":
         _uniform(table, data.image_size)
     return table
 
 
-def _place(value: str) -> str:
-    """The path behind `asset:NAME`; a plain path as it is, for it may be a pattern."""
-    return str(assets.resolve(value) if value.startswith(assets.PREFIX) else assets.locate(value))
+def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], None]) -> tuple[Listing, Originals]:
+    listing = source_files(data.source, place(value), key, role)
+    originals = SOURCES[data.source](listing, key)
+    if skipped := "; ".join(filter(None, (originals.left_out, listing.skipped_in_words()))):
+        say(f"{key}: skipped in {listing.root}: {skipped}")
+    return listing, originals
+
+
+def _readable(data: Data, sources: list, say: Callable[[str], None], progress: Callable) -> list[list[Entry]]:
+    """The entries of each source. Raises ValueError with every image that cannot be read, unless they are skipped."""
+    total, done, unreadable = sum(originals.total for _, originals in sources), 0, []
+    entries: list[list[Entry]] = []
+    with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
+        for _, originals in sources:
+            entries.append([])
+            while chunk := list(islice(originals.items, WINDOW)):
+                for found in pool.map(lambda item: _entry(*item, data.image_size), chunk):
+                    (unreadable if isinstance(found, str) else entries[-1]).append(found)
+                done += len(chunk)
+                progress(done, total)
+    if unreadable:
+        listed = "\n".join(f"  {problem}" for problem in unreadable[:SHOWN])
+        listed += f"\n  and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        if not data.skip_unreadable:
+            raise ValueError(f"data: {len(unreadable)} of {total} images cannot be used:\n{listed}\nReplace or remove "
+                             "them, or leave them out with data.skip_unreadable: true")  # fmt: skip
+        say(f"data.skip_unreadable: {len(unreadable)} of {total} images are left out:\n{listed}")
+    return entries
+
+
+def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
+    """The entry of an image, or why it cannot be used."""
+    where = original.file if original.row < 0 else f"{original.file} row {original.row}"
+    if encoded is None and original.row >= 0:
+        return f"{where}: image.bytes is missing; images must be embedded in the Parquet file"
+    try:
+        encoded = Path(original.file).read_bytes() if encoded is None else encoded
+        image = read_picture(io.BytesIO(encoded), where)
+        check_proportions(image, size, where)
+    except OSError as error:
+        return f"{where}: {error.strerror or error}"
+    except ValueError as error:
+        return str(error)
+    return Entry(original, image.width, image.height, content_of(encoded))
+
+
+def _check_classes(data: Data, classes: set[tuple], held_out: set[tuple] = frozenset()) -> None:
+    labels = {label for label, *_ in classes}
+    if labels != set(range(data.num_classes)):
+        names = sorted({name for _, name, *_ in classes})
+        some = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
+        raise ValueError(
+            f"data.num_classes: {data.num_classes}, but {data.path} holds {len(labels)} classes with labels "
+            f"{min(labels)} to {max(labels)} ({some}); set the number of classes of that source, or remove what is none"
+        )
+    for label, name, *_ in sorted(held_out - classes):
+        raise ValueError(
+            f"data.held_out_path: {data.held_out_path} has class {name!r} (label {label}), which the training images "
+            "do not number so; both sources need the same classes"
+        )
+
+
+def _check_files(data: Data, train: Listing, held_out: Listing | None = None) -> None:
+    known = {file.identity: file.path for file in train.files}
+    shared = [file.path for file in (held_out.files if held_out else []) if file.identity in known]
+    if shared:
+        raise ValueError(f"data.held_out_path: {len(shared)} of its files are read by data.path, too, such as "
+                         f"{shared[0]}; images that are trained on tell nothing as held-out ones, so keep the two "
+                         "apart")  # fmt: skip
+
+
+def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: Callable[[str], None]) -> None:
+    """Refuse held-out images that are training images, byte for byte, beyond the share that the study allows."""
+    known = {entry.content: entry.original for entry in train}
+    shared = [(entry.original, known[entry.content]) for entry in held_out if entry.content in known]
+    if not shared:
+        return
+    some = "\n".join(f"  {_where(a)} and {_where(b)}" for a, b in shared[:FEW])
+    found = f"{len(shared)} of {len(held_out)} held-out images are training images, too:\n{some}"
+    found += f"\n  and {len(shared) - FEW} more" if len(shared) > FEW else ""
+    if len(shared) > data.max_overlap * len(held_out):
+        share = math.ceil(1e4 * len(shared) / len(held_out)) / 1e4
+        raise ValueError(f"data.held_out_path: {found}\nRemove one of each, or allow their share with "
+                         f"data.max_overlap: {share:g}")  # fmt: skip
+    say(f"data.max_overlap: {found}")
+
+
+def _where(original: Original) -> str:
+    return original.file if original.row < 0 else f"{original.file} row {original.row}"
+
+
+def _split(entries: list[Entry], rate: float) -> list[bool]:
+    """Whether each image is held out: by the hash of its identity, copies of one image as the first of them."""
+    first: dict[str, float] = {}
+    return [first.setdefault(e.content, _share(e.original.identity or e.content)) < rate for e in entries]
+
+
+def _check_training_classes(data: Data, table: pa.Table) -> None:
+    rows = table.filter(pc.equal(table["split"], "train"))
+    for label in sorted(set(range(data.num_classes)) - set(rows["label"].to_pylist())):
+        found = table.filter(pc.equal(table["label"], label))
+        if not len(found):
+            raise ValueError(f"data.path: class {label} has no readable image")
+        raise ValueError(f"data.held_out_rate: {data.held_out_rate:g} leaves class {found['class_name'][0]} without a "
+                         f"training image (it has {len(found)}); lower it, or add images")  # fmt: skip
 
 
 def count_smaller(manifest: pa.Table, size: int) -> int:
@@ -80,7 +214,8 @@ def _share(identity: str) -> float:
 
 
 def _table(entries: list[Entry], held_out: list[bool]) -> pa.Table:
-    columns = {name: [getattr(e, name) for e in entries] for name in Entry._fields if name != "identity"}
+    columns = {name: [getattr(e.original, name) for e in entries] for name in Original._fields if name != "identity"}
+    columns |= {name: [getattr(e, name) for e in entries] for name in ("width", "height", "content")}
     columns["split"] = [SPLITS[h] for h in held_out]
     columns["index"] = list(range(len(entries)))
     return pa.table({name: columns[name] for name in MANIFEST.names}, schema=MANIFEST)
@@ -102,16 +237,6 @@ def _limited(table: pa.Table, data: Data) -> pa.Table:
         kept.append(rows[np.lexsort((label[rows], rank))[:wanted]])
     table = table.take(np.sort(np.concatenate(kept)))
     return table.set_column(0, "index", pa.array(range(len(table)), pa.int64()))
-
-
-def _same_classes(entries: list[Entry], extra: list[Entry], path: str) -> None:
-    known = {(e.label, e.class_name, e.fine_label, e.fine_name) for e in entries}
-    for e in extra:
-        if (e.label, e.class_name, e.fine_label, e.fine_name) not in known:
-            raise ValueError(
-                f"data.held_out_path: {path} has class {e.class_name!r} (label {e.label}), which the training images "
-                "do not number so; both sources need the same classes"
-            )
 
 
 def _uniform(table: pa.Table, size: int) -> None:

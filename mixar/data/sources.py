@@ -1,32 +1,29 @@
 """Where images come from: the embedded emoji, folders of class folders, Hugging Face style Parquet.
 
-A source is a function (path, settings key for messages) -> entries, one row of the table at the foot. Every problem
-with files is met here, before any work: ValueError naming the file, what was found and what would do.
+A source is a function (listing of files, settings key for messages) -> Originals, one row of the table at the foot. It
+knows names, classes and where the encoded bytes are; `mixar.data.manifest` decodes them. Problems with files and
+columns are met here, before any work: ValueError naming the file, what was found and what would do.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import io
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
 
 from mixar.files import iter_batches
+from mixar.listing import IMAGES, File, Listing, are_parts, named_after_splits
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = IMAGES
 
 
-class Entry(NamedTuple):
-    """One image of a source: the manifest's columns, and the text that decides its split."""
+class Original(NamedTuple):
+    """One image of a source before it is decoded, and the text that decides its split; None: its content decides."""
 
     label: int
     class_name: str
@@ -35,80 +32,138 @@ class Entry(NamedTuple):
     name: str
     file: str
     row: int
-    width: int
-    height: int
-    identity: str
+    identity: str | None
 
 
-def _emoji(path: str, key: str) -> list[Entry]:
+class Originals(NamedTuple):
+    """The images of a source, in order: their number, and each with its encoded bytes. bytes None, row -1: the file.
+
+    classes: label, class_name, fine_label, fine_name of all of them, known before any image is read. left_out: which of
+    the files hold no image of the source, in words.
+    """
+
+    total: int
+    classes: set[tuple[int, str, int, str]]
+    items: Iterator[tuple[Original, bytes | None]]
+    left_out: str = ""
+
+
+def _emoji(files: Listing, key: str) -> Originals:
     """Entries of the embedded emoji: one drawing per concept, so no skin-tone variants and no pixel duplicates."""
-    file = _parquet_files(path, key)[0]
+    _check_found(files, key)
+    if len(files.files) > 1:
+        raise ValueError(f"{key}: {len(files.files)} Parquet files, such as {files.files[0].path}; the emoji are one")
+    file = Path(files.files[0].path)
     columns = ["image", "label", "group", "subgroup", "name", "skin_tone", "duplicate_of"]
     table = open_parquet(file, columns).read(columns=columns)
     subgroups: dict[str, int] = {}
-    entries = []
+    found = []
     for row, e in enumerate(table.to_pylist()):
         if e["skin_tone"] or e["duplicate_of"] is not None:
             continue
         fine = subgroups.setdefault(e["subgroup"], len(subgroups))
-        size = _size_of(io.BytesIO(e["image"]), f"{file} row {row}")
         names = (e["label"], e["group"], fine, e["subgroup"], e["name"])
-        entries.append(Entry(*names, str(file), row, *size, e["name"]))
-    if not entries:
+        found.append((Original(*names, str(file), row, e["name"]), e["image"]))
+    if not found:
         raise ValueError(f"{key}: {file} holds no emoji without skin tone; rebuild it with resources/build_emoji.py")
-    return entries
+    return Originals(len(found), {original[:4] for original, _ in found}, iter(found))
 
 
-def _folder(path: str, key: str) -> list[Entry]:
-    """Entries of a folder of class folders; classes and images in the order of their names."""
-    root = Path(path)
-    if not root.is_dir():
-        raise ValueError(f"{key}: {path} is no folder; give a folder with one folder of images per class")
-    classes = sorted(d for d in root.iterdir() if d.is_dir())
+def _folder(files: Listing, key: str) -> Originals:
+    """Entries of a folder of class folders; classes and images in the order of their names, folders below included."""
+    if not os.path.isdir(files.root):
+        raise ValueError(f"{key}: {files.root} is no folder; give a folder with one folder of images per class")
+    classes: dict[str, list[File]] = {name: [] for name in files.folders}
+    for file in files.files:
+        if len(file.parts) > 1:
+            classes[file.parts[0]].append(file)
     if not classes:
-        raise ValueError(f"{key}: {path} has no class folders; give a folder with one folder of images per class")
-    files = []
-    for label, folder in enumerate(classes):
-        found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"{key}: class folder {folder} has no image ({', '.join(SUFFIXES)})")
-        files += [(label, f) for f in found]
-    with ThreadPoolExecutor(16) as pool:  # network file systems: waiting, not computing
-        sizes = pool.map(lambda item: _size_of(item[1], str(item[1])), files)
-        return [
-            Entry(label, f.parent.name, label, f.parent.name, f.name, str(f), -1, *size, f"{f.parent.name}/{f.name}")
-            for (label, f), size in zip(files, sizes, strict=True)
-        ]
+        found = f"{len(files.files)} images and no folder" if files.files else "no folder"
+        raise ValueError(f"{key}: {files.root} has no class folders (found {found}); give a folder with one folder of "
+                         "images per class")  # fmt: skip
+    for name, images in classes.items():
+        if not images:
+            skipped = files.skipped_in_words() or "nothing else"
+            raise ValueError(f"{key}: class folder {files.root}/{name} has no image ({', '.join(SUFFIXES)}); in all of "
+                             f"{files.root} there are also: {skipped}")  # fmt: skip
+    if named_after_splits(classes):
+        raise ValueError(f"{key}: the folders of {files.root} are splits, not classes: {', '.join(classes)}; give one "
+                         "as data.path and another as data.held_out_path")  # fmt: skip
+    if are_parts(file for file in files.files if len(file.parts) > 1):
+        first, second = list(classes)[:2]
+        raise ValueError(f"{key}: the folders of {files.root} ({first}, {second}, …) are parts of one numbered set, "
+                         "not classes; sort its images into one folder per class")  # fmt: skip
+    found = [(label, file) for label, images in enumerate(classes.values()) for file in images]
+    outside = len(files.files) - len(found)
+    left_out = f"{outside} images outside of the class folders" if outside else ""
+    known = {(label, name, label, name) for label, name in enumerate(classes)}
+    return Originals(len(found), known, (_in_class(label, file) for label, file in found), left_out)
 
 
-def _parquet(path: str, key: str) -> list[Entry]:
+def _in_class(label: int, file: File) -> tuple[Original, None]:
+    class_name, name = file.parts[0], "/".join(file.parts[1:])
+    names = (label, class_name, label, class_name, name)
+    return Original(*names, file.path, -1, f"{class_name}/{name}"), None
+
+
+def _parquet(files: Listing, key: str) -> Originals:
     """Entries of Hugging Face style Parquet: columns `image` (struct with `bytes`, `path`) and `label`."""
-    entries, files = [], _parquet_files(path, key)
-    for file in files:
-        open_parquet(file, ["image", "label"])  # a damaged file is met before the others are read
-    for file in files:
-        parquet = open_parquet(file, ["image", "label"])
+    _check_found(files, key)
+    total, classes = 0, set()
+    for file in files.files:
+        with open_parquet(Path(file.path), ["image", "label"]) as parquet:
+            _check_image_column(parquet.schema_arrow, file.path)
+            names, labels = _label_names(parquet.schema_arrow), _labels(parquet, file.path)
+        total += len(labels)
+        classes |= {_class_of(label, names) for label in set(labels)}
+    if not total:
+        raise ValueError(f"{key}: {files.root} holds no rows")
+    return Originals(total, classes, (row for file in files.files for row in _rows(Path(file.path))))
+
+
+def _class_of(label: int, names: list[str] | None) -> tuple[int, str, int, str]:
+    name = names[label] if names else str(label)
+    return label, name, label, name
+
+
+def _labels(parquet: pq.ParquetFile, file: str) -> list[int]:
+    """The column of labels. Raises ValueError naming the first row whose label is no class."""
+    names = _label_names(parquet.schema_arrow)
+    try:
+        labels = parquet.read(columns=["label"])["label"].to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: damaged ({error}); copy or download it again") from None
+    for row, label in enumerate(labels):
+        if label is not None and type(label) is not int:  # True is an int, too
+            raise ValueError(f"{file} row {row}: label {label!r}; expected the number of a class, 0 or more")
+        if label is None or label < 0 or (names and label >= len(names)):
+            raise ValueError(f"{file} row {row}: label {label} names no class; give a split that has labels")
+    return labels
+
+
+def _check_found(files: Listing, key: str) -> None:
+    if not files.files:
+        raise ValueError(f"{key}: no Parquet file at {files.root}")
+
+
+def _check_image_column(schema: pa.Schema, file: str) -> None:
+    image = schema.field("image").type
+    if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
+        raise ValueError(f"{file}: column 'image' is {image}; expected a struct with `bytes`: images must be embedded "
+                         "in the Parquet file")  # fmt: skip
+
+
+def _rows(file: Path) -> Iterator[tuple[Original, bytes | None]]:
+    with open_parquet(file, ["image", "label"]) as parquet:
         names, batches = _label_names(parquet.schema_arrow), iter_batches(parquet, file, ["image", "label"])
         for row, e in enumerate(e for batch in batches for e in batch.to_pylist()):
-            entries.append(_parquet_entry(e, names, file, row))
-    if not entries:
-        raise ValueError(f"{key}: {path} holds no rows")
-    return entries
+            yield _parquet_row(e, names, file, row)
 
 
-def _parquet_entry(e: dict, names: list[str] | None, file: Path, row: int) -> Entry:
-    image, label, where = e["image"], e["label"], f"{file} row {row}"
-    if not isinstance(image, dict) or not image.get("bytes"):
-        raise ValueError(f"{where}: image.bytes is missing; images must be embedded in the Parquet file")
-    if label is not None and type(label) is not int:  # True is an int, too
-        raise ValueError(f"{where}: label {label!r}; expected the number of a class, 0 or more")
-    if label is None or label < 0 or (names and label >= len(names)):
-        raise ValueError(f"{where}: label {label} names no class; give a split that has labels")
-    class_name = names[label] if names else str(label)
-    size = _size_of(io.BytesIO(image["bytes"]), where)
+def _parquet_row(e: dict, names: list[str] | None, file: Path, row: int) -> tuple[Original, bytes | None]:
+    image = e["image"] or {}
     name = image.get("path") or f"{file.name}:{row}"
-    identity = hashlib.blake2b(image["bytes"], digest_size=16).hexdigest()
-    return Entry(label, class_name, label, class_name, name, str(file), row, *size, identity)
+    return Original(*_class_of(e["label"], names), name, str(file), row, None), image.get("bytes")
 
 
 def _label_names(schema: pa.Schema) -> list[str] | None:
@@ -118,16 +173,6 @@ def _label_names(schema: pa.Schema) -> list[str] | None:
     except (ValueError, KeyError, TypeError):  # other metadata, or labels without names
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-
-
-def _parquet_files(path: str, key: str) -> list[Path]:
-    """Parquet files at a path: one file, the files of a folder, or those that a pattern with * matches."""
-    root = Path(path)
-    found = [root] if root.is_file() else sorted(root.rglob("*.parquet")) if root.is_dir() else []
-    found = found or sorted(Path(p) for p in glob.glob(path) if os.path.isfile(p))
-    if not found:
-        raise ValueError(f"{key}: no Parquet file at {path}")
-    return found
 
 
 def open_parquet(file: Path, columns: list[str]) -> pq.ParquetFile:
@@ -141,12 +186,4 @@ def open_parquet(file: Path, columns: list[str]) -> pq.ParquetFile:
     return parquet
 
 
-def _size_of(source, where: str) -> tuple[int, int]:
-    try:
-        with Image.open(source) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{where}: not readable as an image ({error})") from None
-
-
-SOURCES: dict[str, Callable[[str, str], list[Entry]]] = {"emoji": _emoji, "folder": _folder, "parquet": _parquet}
+SOURCES: dict[str, Callable[[Listing, str], Originals]] = {"emoji": _emoji, "folder": _folder, "parquet": _parquet}

@@ -106,7 +106,7 @@ def _rows_sha256(study: Study, split: str, rows: pa.Table) -> str:
     """Which images of the manifest a reference is made of, and how they are cropped."""
     source = "reconstruct" if split == RECONSTRUCTED else "sample"
     parts = [str(study.data.image_size), protocol_of(study, source).crop]
-    parts += [repr(rows[column].to_pylist()) for column in ("index", "label", "name")]
+    parts += [repr(rows[column].to_pylist()) for column in ("index", "label", "name", "content")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

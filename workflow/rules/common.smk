@@ -1,4 +1,5 @@
 # The study, its paths and digests, and the functions that rules use. No rule stands here.
+import functools
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from mixar import assets, locks
+from mixar import assets, inventory, locks
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
@@ -66,6 +67,12 @@ def external(value):
     """An external file or folder as a rule input if it exists; otherwise the stage reports it missing."""
     path = assets.locate(value) if value else None
     return [str(path)] if path and path.exists() else []
+
+
+@functools.cache
+def stamp_of_data():
+    """Changes with the names, sizes and times of the study's images: seconds for a million files on a local disk."""
+    return inventory.stamp(STUDY.data, LAYOUT.inventory)
 
 
 def parent_weights(wildcards):

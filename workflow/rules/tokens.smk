@@ -4,8 +4,9 @@
 
 rule ingest:
     input:
-        images=external(STUDY.data.path),
-        held_out=external(STUDY.data.held_out_path),
+        # A folder's time says nothing of the files in it: the parameter `files` does.
+        images=ancient(external(STUDY.data.path)),
+        held_out=ancient(external(STUDY.data.held_out_path)),
     output:
         LAYOUT.manifest,
     log:
@@ -19,6 +20,7 @@ rule ingest:
     params:
         study=STUDY_FILE,
         settings=DIGESTS.ingest(),
+        files=lambda w: stamp_of_data(),
     shell:
         "python -m mixar ingest --study {params.study:q} > {log:q} 2>&1"
 

@@ -1,0 +1,300 @@
+"""What a folder that a user names holds: the one rule for all readers of folders.
+
+Hidden entries and those that systems and archives leave behind are skipped and counted, links are followed, and loops
+refused. Nothing is opened here; no torch here.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+PARQUET = (".parquet",)
+THREADS = 16  # network file systems: waiting, not computing
+
+# What file systems, archives, sharing services and Spark leave in folders, in small letters; hidden names come on top.
+SERVICE = frozenset({
+    "__macosx", "icon\r", "network trash folder", "temporary items",  # macOS
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information",  # Windows
+    "lost+found", "@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",  # servers
+    "~snapshot", "__pycache__", "_success", "_metadata", "_common_metadata", "_temporary", "_delta_log",
+    "_spark_metadata",
+})  # fmt: skip
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
+
+
+class File(NamedTuple):
+    """A file below a folder. parts: of its path below the root. identity: of what is read, whatever links to it."""
+
+    root: str
+    parts: tuple[str, ...]
+    size: int  # bytes; -1: a link to nothing
+    mtime_ns: int
+    identity: tuple[int, int]
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root, *self.parts)
+
+
+@dataclass
+class Listing:
+    """The wanted files below a folder in the order of their paths, and what was skipped: suffix or name -> number.
+
+    folders: the names right below the root, those without a wanted file included.
+    """
+
+    root: str
+    files: list[File] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    splits: Counter[str] = field(default_factory=Counter)  # files of splits that are not meant
+    other: Counter[str] = field(default_factory=Counter)  # files with other suffixes
+    service: Counter[str] = field(default_factory=Counter)  # hidden and service entries; a folder counts once
+
+    def skipped_in_words(self) -> str:
+        """What was skipped and why; empty where nothing was."""
+        parts = [f"{count} files of the split {split}" for split, count in sorted(self.splits.items())]
+        parts += [f"{_counted(self.other)} (not read)"] if self.other else []
+        if self.service:
+            parts.append(f"{sum(self.service.values())} hidden or service entries ({_counted(self.service)})")
+        return "; ".join(parts)
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
+
+
+def is_service(name: str) -> bool:
+    """Whether an entry is hidden, or one that a system, an archive or a tool left: never part of a data set."""
+    return name.startswith(".") or name.lower() in SERVICE
+
+
+def list_files(root: str | os.PathLike, suffixes: Sequence[str]) -> Listing:
+    """The files below `root` with one of the suffixes (in small letters), links followed.
+
+    Raises ValueError for links that lead in a circle or to nothing, for a file or folder that is reached twice, and for
+    names that are not UTF-8; OSError for folders that cannot be read.
+    """
+    root = os.fspath(root)
+    _check_name(root, root)
+    found = Listing(root)
+    identity = _identity(os.stat(root))
+    pending, seen = [_Folder(root, (), identity, frozenset({identity}))], {identity: root}
+    with ThreadPoolExecutor(THREADS) as pool:
+        while pending:
+            scans = list(pool.map(lambda folder: _scan(folder, suffixes), pending))
+            pending = [inner for _, folders in scans for inner in folders]
+            found.folders = found.folders or sorted(folder.parts[0] for folder in pending)
+            for listing, _ in scans:
+                found.files += listing.files
+                found.other += listing.other
+                found.service += listing.service
+            for folder in pending:
+                if (other := seen.setdefault(folder.identity, folder.path)) != folder.path:
+                    _refuse_twice("folder", folder.path, other)
+    found.files.sort(key=lambda file: file.parts)
+    _check_reached_once(found.files)
+    return found
+
+
+class _Folder(NamedTuple):
+    root: str
+    parts: tuple[str, ...]
+    identity: tuple[int, int]
+    above: frozenset  # identities of the folders above and of this one
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.root, *self.parts)
+
+
+def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Folder]]:
+    found, folders = Listing(folder.path), []
+    with os.scandir(folder.path) as entries:
+        for entry in entries:
+            if is_service(entry.name):
+                found.service[_service_name(entry.name)] += 1
+                continue
+            suffix, parts = os.path.splitext(entry.name)[1].lower(), (*folder.parts, entry.name)
+            try:
+                state = entry.stat()
+            except OSError as error:
+                if suffix not in suffixes:
+                    raise ValueError(f"{entry.path}: a link that leads nowhere ({error.strerror}); mend or remove "
+                                     "it") from None  # fmt: skip
+                state = None  # whoever reads the file names it
+            if state is None or (stat.S_ISREG(state.st_mode) and suffix in suffixes):
+                _check_name(entry.name, entry.path)
+                found.files.append(_file(folder.root, parts, state))
+            elif stat.S_ISDIR(state.st_mode):
+                _check_name(entry.name, entry.path)
+                identity = _identity(state)
+                if identity in folder.above:
+                    raise ValueError(f"{entry.path}: a link to {os.path.realpath(entry.path)}, a folder that it lies "
+                                     "in; remove the link")  # fmt: skip
+                folders.append(_Folder(folder.root, parts, identity, folder.above | {identity}))
+            elif stat.S_ISREG(state.st_mode):
+                found.other[suffix or "without suffix"] += 1
+            else:
+                found.other["pipes, sockets or devices"] += 1
+    return found, folders
+
+
+def _file(root: str, parts: tuple[str, ...], state: os.stat_result | None) -> File:
+    if state is None:
+        return File(root, parts, -1, 0, (-1, hash((root, parts))))
+    return File(root, parts, state.st_size, state.st_mtime_ns, _identity(state))
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
+
+
+def _service_name(name: str) -> str:
+    """How a skipped entry is counted: `._a.png` and `.nfs0001` by their beginnings."""
+    return next((f"{start}*" for start in ("._", ".nfs") if name.startswith(start)), name)
+
+
+def _check_name(name: str, path: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{os.fsencode(path)!r}: a name that is not UTF-8, written here byte by byte; rename it (the "
+                         "program convmv does so for whole folders)") from None  # fmt: skip
+
+
+def _check_reached_once(files: list[File]) -> None:
+    """Hard links are copies, and are let be; one file that two links lead to would count twice."""
+    if len({file.identity for file in files}) == len(files):
+        return
+    counts = Counter(file.identity for file in files)
+    first: dict[str, str] = {}
+    for file in files:
+        if counts[file.identity] > 1:
+            place = os.path.realpath(file.path)
+            if (other := first.setdefault(place, file.path)) != file.path:
+                _refuse_twice("file", file.path, other)
+
+
+def _refuse_twice(what: str, *paths: str) -> None:
+    original, link = sorted(paths, key=lambda path: os.path.realpath(path) != os.path.abspath(path))
+    raise ValueError(f"{link}: the same {what} as {original}; remove the link, or its images count twice")
+
+
+# The files of a data source
+
+def source_files(source: str, path: str, key: str, role: str) -> Listing:
+    """The files that `path` stands for: a file, a folder, or (Parquet) a pattern with *.
+
+    key: of the study, for messages. role: train or held_out; where the names of Parquet files tell splits apart, those
+    of one split are taken: train, or the one that is not. No files where there are none. Raises ValueError where it is
+    not clear which split is meant, and as `list_files`.
+    """
+    if source == "folder":
+        return list_files(path, IMAGES) if os.path.isdir(path) else Listing(path)
+    found = _parquet_files(path)
+    if found.files:
+        splits = _by_split(found.files)
+        meant = _meant(splits, path, key, role)
+        found.splits.update({split: len(files) for split, files in splits.items() if split != meant})
+        found.files = splits[meant]
+    return found
+
+
+def _parquet_files(path: str) -> Listing:
+    if os.path.isdir(path):
+        return list_files(path, PARQUET)
+    if os.path.isfile(path):
+        root, name = os.path.split(path)
+        return Listing(path, [_file(root, (name,), os.stat(path))])
+    matched = sorted(name for name in glob.glob(path) if os.path.isfile(name))
+    root, found = os.path.commonpath([os.path.dirname(name) for name in matched]) if matched else "", Listing(path)
+    for name in matched:
+        _check_name(name, name)
+        parts = tuple(os.path.relpath(name, root or ".").split(os.sep))
+        if any(map(is_service, parts)):
+            found.service[_service_name(parts[-1])] += 1
+        else:
+            found.files.append(_file(root, parts, os.stat(name)))
+    _check_reached_once(found.files)
+    return found
+
+
+def split_of(parts: Sequence[str]) -> str | None:
+    """The split that a path tells of: by the file's name, else by the nearest folder's; None where none or several."""
+    for part in reversed(parts):
+        words = {_SPLIT_OF[word] for word in re.split(r"[\W\d_]+", part.lower()) if word in _SPLIT_OF}
+        if words:
+            return words.pop() if len(words) == 1 else None
+    return None
+
+
+def _by_split(files: list[File]) -> dict[str | None, list[File]]:
+    splits: dict[str | None, list[File]] = {}
+    for file in files:
+        splits.setdefault(split_of(file.parts), []).append(file)
+    return splits
+
+
+def _meant(splits: dict[str | None, list[File]], path: str, key: str, role: str) -> str | None:
+    """The split that is taken of several. Raises ValueError where that is not clear."""
+    meant = list(splits) if len(splits) == 1 else [s for s in splits if (s == "train") == (role == "train")]
+    if len(meant) != 1 or (None in splits and len(splits) > 1):
+        raise ValueError(f"{key}: {path} holds files of several splits ({_examples(splits)}); name those of one split, "
+                         f"with a pattern such as {_pattern(splits)}")  # fmt: skip
+    return meant[0]
+
+
+def _examples(splits: dict[str | None, list[File]]) -> str:
+    return ", ".join(
+        f"{split or 'no split named'}: {len(files)}, such as {files[0].parts[-1]}" for split, files in splits.items()
+    )
+
+
+def _pattern(splits: dict[str | None, list[File]]) -> str:
+    path = next(files for split, files in splits.items() if split)[0].path
+    return re.sub(r"\d.*(?=\.parquet$)", "*", path) if re.search(r"\d", os.path.basename(path)) else path
+
+
+# Folders that look like classes
+
+
+def named_after_splits(folders: Iterable[str]) -> bool:
+    """Whether all of several folders are named after splits, such as train and val: no classes."""
+    folders = list(folders)
+    return len(folders) > 1 and all(folder.lower() in _SPLIT_OF for folder in folders)
+
+
+def are_parts(files: Iterable[File]) -> bool:
+    """Whether the folders of these files are parts of one numbered set, not classes.
+
+    So EDM2's programs write images: 000000/000127.png beside 000128/000128.png (a folder is named after its first
+    number), or 00000/img00000127.png beside 00001/img00001000.png (after the first digits of all its numbers).
+    """
+    numbers: dict[str, list[str]] = {}
+    for file in files:
+        found = re.fullmatch(r"\D*(\d+)", os.path.splitext(file.parts[-1])[0])
+        if len(file.parts) != 2 or not found or not file.parts[0].isdecimal():
+            return False
+        numbers.setdefault(file.parts[0], []).append(found[1])
+    if len(numbers) < 2 or all(len(found) == 1 for found in numbers.values()):
+        return False
+    starts = sorted(int(folder) for folder in numbers)
+    ends = dict(zip(starts, [*starts[1:], float("inf")], strict=True))
+    by_start = all(int(f) <= int(n) < ends[int(f)] for f, found in numbers.items() for n in found)
+    by_digits = all(len(f) >= 4 and len(n) > len(f) and n.startswith(f) for f, found in numbers.items() for n in found)
+    return by_start or by_digits

@@ -1,0 +1,122 @@
+"""What tells changed images from touched ones, without reading them all."""
+
+import os
+import shutil
+
+import pytest
+from toy_images import folder, pixels, png
+
+from mixar import inventory
+from mixar.spec import Data
+
+
+@pytest.fixture
+def data(tmp_path):
+    for seed, name in enumerate(("train/cat", "train/dog/more", "val/cat", "val/dog")):
+        folder(tmp_path / name, pixels(6, seed, 8))
+    paths = {"path": str(tmp_path / "train"), "held_out_path": str(tmp_path / "val")}
+    return Data(source="folder", image_size=8, num_classes=2, **paths)
+
+
+def touched(path):
+    """Give the file another time, as a copy or an editor would."""
+    now = os.stat(path).st_mtime_ns
+    os.utime(path, ns=(now, now + 10**9))
+
+
+def replaced(path):
+    path.write_bytes(png(pixels(1, 99, 8)[0]))
+    touched(path)
+
+
+CHANGES = {
+    "an image added to a class folder": lambda root: shutil.copy(root / "val/cat/00000.png", root / "train/cat/a.png"),
+    "an image overwritten": lambda root: replaced(root / "train/cat/00003.png"),
+    "an image in a nested folder overwritten": lambda root: replaced(root / "train/dog/more/00000.png"),
+    "a held-out image overwritten": lambda root: replaced(root / "val/dog/00001.png"),
+    "an image removed": lambda root: (root / "val/dog/00001.png").unlink(),
+    "an image renamed": lambda root: (root / "train/cat/00000.png").rename(root / "train/cat/9.png"),
+}
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_images_give_another_stamp(data, tmp_path, change, is_recorded):
+    if is_recorded:
+        inventory.record(data, tmp_path / "inventory.json")
+    before = inventory.stamp(data, tmp_path / "inventory.json")
+    assert before == inventory.stamp(data, tmp_path / "inventory.json")
+
+    CHANGES[change](tmp_path)
+
+    assert inventory.stamp(data, tmp_path / "inventory.json") != before
+
+
+def test_files_that_no_image_is_read_from_change_nothing(data, tmp_path):
+    before = inventory.stamp(data, tmp_path / "none")
+
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "cat" / "._00000.png").write_text("")
+    (tmp_path / "train" / "README.md").write_text("")
+
+    assert inventory.stamp(data, tmp_path / "none") == before
+
+
+def test_touched_and_copied_files_of_a_small_set_are_the_same_data(data, tmp_path):
+    inventory.record(data, tmp_path / "inventory.json")
+    before = inventory.stamp(data, tmp_path / "inventory.json")
+
+    touched(tmp_path / "train" / "cat" / "00000.png")
+    shutil.move(tmp_path / "val" / "cat", tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "val" / "cat", copy_function=shutil.copyfile)
+
+    assert inventory.stamp(data, tmp_path / "inventory.json") == before
+    inventory.record(data, tmp_path / "inventory.json")  # as another `ingest` does
+    assert inventory.stamp(data, tmp_path / "inventory.json") == before
+
+
+def test_large_sets_are_never_read_for_the_stamp(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "READ_AGAIN", 10)
+    monkeypatch.setattr(inventory, "_content", lambda file: pytest.fail(f"{file} was read"))
+    inventory.record(data, tmp_path / "inventory.json")
+    before = inventory.stamp(data, tmp_path / "inventory.json")
+
+    touched(tmp_path / "train" / "cat" / "00000.png")
+
+    assert inventory.stamp(data, tmp_path / "inventory.json") != before
+
+
+def test_images_that_were_deleted_after_use_are_no_change(data, tmp_path):
+    inventory.record(data, tmp_path / "inventory.json")
+    before = inventory.stamp(data, tmp_path / "inventory.json")
+
+    for split in ("train", "val"):
+        shutil.rmtree(tmp_path / split)
+        assert inventory.stamp(data, tmp_path / "inventory.json") == before
+
+    assert inventory.stamp(data, tmp_path / "none") != before
+
+
+def test_a_listing_that_fails_has_a_stamp_so_that_ingest_tells_why(data, tmp_path):
+    before = inventory.stamp(data, tmp_path / "none")
+    (tmp_path / "train" / "loop").symlink_to(".")
+
+    assert inventory.stamp(data, tmp_path / "none") not in (before, None)
+
+
+def test_a_damaged_record_is_as_none(data, tmp_path):
+    (tmp_path / "inventory.json").write_text('{"stamp": 1')
+
+    assert inventory.stamp(data, tmp_path / "inventory.json") == inventory.stamp(data, tmp_path / "none")
+
+
+@pytest.mark.parametrize("path", ["p", "p/*.parquet", "p/a.parquet"])
+def test_parquet_files_patterns_and_folders_are_known_alike(tmp_path, path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.parquet").write_text("a")
+    data = Data(source="parquet", path=str(tmp_path / path), image_size=8, num_classes=2)
+    before = inventory.stamp(data, tmp_path / "none")
+
+    (tmp_path / "p" / "a.parquet").write_text("changed")
+
+    assert inventory.stamp(data, tmp_path / "none") != before
