@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cluster import wait_for
@@ -263,6 +264,45 @@ def test_what_ignores_sigterm_is_gone_before_the_requeue(node):
 
     assert processes.members("sub-1") == []
     assert len(node.requeues()) == 1
+
+
+DAEMON = "setsid env -i bash -c 'echo $$ > daemon; exec sleep 300' & until [ -s daemon ]; do sleep 0.1; done; "
+
+
+def daemon_lives(node):
+    return Path("/proc", (node.folder / "daemon").read_text().strip()).exists()
+
+
+def test_a_daemon_without_the_mark_ends_with_its_job(node):
+    assert node.start(DAEMON).wait(20) == 0
+
+    assert not daemon_lives(node)
+
+
+def test_a_daemon_without_the_mark_ends_with_a_killed_attempt(node):
+    first = node.start(f"{DAEMON} echo start >> journal; sleep 60")
+    node.wait_for_start()
+    first.kill()
+
+    wait_for(lambda: not daemon_lives(node), "the daemon ends", 20)
+
+
+def test_a_killed_guard_costs_the_attempt_but_leaves_no_process(node):
+    node.start("ps -o ppid= -p $$ > guard; echo start >> journal; sleep 60")
+    node.wait_for_start()
+    os.kill(int((node.folder / "guard").read_text()), signal.SIGKILL)
+
+    assert node.started[0].wait(20) == 137
+    assert processes.members("sub-1") == []
+
+
+@pytest.mark.parametrize("line", [f"echo {'x' * 140_000} | wc -c > made", "wc -c < in > made; : " + "word " * 300_000])
+def test_a_command_line_may_be_long(node, line):
+    (node.folder / "in").write_text("hello")
+
+    assert node.start(line).wait(20) == 0
+
+    assert (node.folder / "made").read_text().strip() in ("140001", "5")
 
 
 def test_a_killed_attempt_leaves_no_process_and_then_no_lease(node):

@@ -1,40 +1,67 @@
-"""A shell line with everything it starts, found again by an entry in their environment, and ended as a whole.
+"""A shell line with everything it starts, ended as a whole.
 
-Process groups and sessions would not do: torchrun gives each worker its own. The entry is inherited by all.
+Process groups and sessions would not do: torchrun gives each worker its own. What the line starts is found in two ways.
+A guard process adopts what loses its parents, so all are the guard's descendants, also daemons that empty their
+environment. And all inherit an entry in the environment, by which those are found that another service has started,
+such as srun's tasks on this node.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import select
 import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 VARIABLE = "SNAKEMAKE_SUBMITIT_ATTEMPT"
-IGNORED_BY_GUARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+CAUGHT_BY_GUARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+GUARD_SECONDS = 0.05  # between two looks for ended processes
+PR_SET_CHILD_SUBREAPER = 36  # of Linux
 
 
-def members(mark: str) -> list[int]:
-    """Ids of the living processes of this user that carry the mark."""
+def members(mark: str, guard: int | None = None) -> list[int]:
+    """Ids of this user's living processes that carry the mark or descend from the guard."""
     wanted = f"\0{VARIABLE}={mark}\0".encode()
-    found = []
+    found = set(descendants(guard)) if guard else set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             environment = b"\0" + (entry / "environ").read_bytes()
         except OSError:  # gone, or another user's
             continue
         if wanted in environment:  # a zombie's is empty
-            found.append(int(entry.name))
-    return found
+            found.add(int(entry.name))
+    return sorted(found)
 
 
-def kill(mark: str, seconds: float = 30) -> bool:
-    """SIGKILL everything that carries the mark, until nothing does; False if something still does after so long."""
+def descendants(root: int) -> Iterator[int]:
+    """Ids of the living processes below one."""
+    children = defaultdict(list)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # PID (NAME) STATE PARENT ...; a name may hold blanks and parentheses.
+            state, parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[:2]
+            children[int(parent)].append((int(entry.name), state))
+    left = children.pop(root, [])
+    while left:
+        process, state = left.pop()
+        left += children.pop(process, [])
+        if state not in (b"Z", b"X"):
+            yield process
+
+
+def kill(mark: str, seconds: float = 30, guard: int | None = None) -> bool:
+    """SIGKILL all `members`, until there are none; False if there still are some after so long."""
     deadline = time.monotonic() + seconds
-    while left := members(mark):
+    while left := members(mark, guard):
         for process in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
@@ -45,30 +72,35 @@ def kill(mark: str, seconds: float = 30) -> bool:
 
 
 class Command:
-    """A running shell line. Should this process be killed, a guard outlives it and ends the line's processes.
+    """A running shell line. Should this process be killed, the line's guard outlives it and ends the line's processes.
 
     The guard inherits this process's open files, and so the lease: a next attempt begins when they are gone.
     """
 
     def __init__(self, line: str, mark: str, environment: Mapping[str, str]) -> None:
         self.mark = mark
-        # Before the line: nothing may run that would outlive this process unwatched.
-        self.guard, self.alive = _start_guard(mark)
-        # The early signal is for this process; what it starts would die of it.
-        self.process = subprocess.Popen(
-            ["/bin/bash", "-c", f"trap '' USR2\n{line}"],
-            env={**environment, VARIABLE: mark},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._code: int | None = None
+        self.guard, self.alive, self.news = _start_guard(line, mark, {**environment, VARIABLE: mark})
+        words = os.read(self.news, 64).split()  # the line's process, and perhaps its end
+        if not words:
+            raise RuntimeError("the command could not be started; its error is above")
+        self.process = int(words[0])
+        self._hear(words[1:])
 
     def code(self) -> int | None:
-        return self.process.poll()
+        """The line's exit code, of a signal negative; None while it runs."""
+        if self._code is None and select.select([self.news], [], [], 0)[0]:
+            self._hear(os.read(self.news, 64).split() or [-signal.SIGKILL])  # nothing: the guard itself was killed
+        return self._code
+
+    def _hear(self, words: list) -> None:
+        if words:
+            self._code = int(words[0])
 
     def ask_to_stop(self) -> None:
         """SIGTERM: the sign to save one's state. To the line's own group; launchers pass it on."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
+            os.killpg(self.process, signal.SIGTERM)
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait for the line's end; False if `until` or the time comes first."""
@@ -76,14 +108,15 @@ class Command:
 
     def wait_for_all(self, seconds: float) -> bool:
         """Wait for the line and everything it started: a shell ends at once, and what it ran may still be saving."""
-        return _wait(lambda: self.code() is not None and not members(self.mark), lambda: False, seconds)
+        return _wait(lambda: self.code() is not None and not members(self.mark, self.guard), lambda: False, seconds)
 
     def close(self) -> None:
         """End whatever is left, and the guard."""
-        kill(self.mark)
-        self.process.wait()
         os.close(self.alive)
-        os.waitpid(self.guard, 0)
+        if os.waitpid(self.guard, 0)[1]:  # it was killed
+            kill(self.mark)
+        self.code()
+        os.close(self.news)
 
 
 def _wait(done: Callable[[], bool], until: Callable[[], bool], seconds: float) -> bool:
@@ -95,19 +128,65 @@ def _wait(done: Callable[[], bool], until: Callable[[], bool], seconds: float) -
     return True
 
 
-def _start_guard(mark: str) -> tuple[int, int]:
-    """Fork a process that waits until this one is gone. Returns its id and the pipe that keeps it waiting."""
-    reading, writing = os.pipe()
+def _start_guard(line: str, mark: str, environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """Fork a process that runs the line, and ends all of it when this process is gone or says so.
+
+    Returns its id, the pipe that keeps it waiting, and the pipe on which it tells the line's id and exit code.
+    """
+    waiting, alive = os.pipe()
+    news, telling = os.pipe()
     guard = os.fork()
     if guard:
-        os.close(reading)
-        return guard, writing
+        os.close(waiting)
+        os.close(telling)
+        return guard, alive, news
+    status = 1
     try:
-        os.close(writing)
+        os.close(alive)
+        os.close(news)
         os.setsid()
-        for number in IGNORED_BY_GUARD:
-            signal.signal(number, signal.SIG_IGN)
-        os.read(reading, 1)
-        kill(mark)
+        for number in CAUGHT_BY_GUARD:  # what is ignored, the line would ignore, too
+            signal.signal(number, lambda *_: None)
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        process = _start(line, environment)  # kept: forgotten, it would be waited for, and its code lost
+        _guard(process.pid, mark, waiting, telling)
+        status = 0
+    except BaseException:
+        traceback.print_exc()  # nobody else would hear of it
+        sys.stderr.flush()
     finally:
-        os._exit(0)
+        os._exit(status)
+
+
+def _start(line: str, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Run a line with bash. It comes in a file, since a single argument is limited to 128 KiB."""
+    with tempfile.TemporaryFile() as script:
+        handle = script.fileno()
+        # The early signal is for the job's first process; what it starts would die of it.
+        script.write(f"exec {handle}<&-; trap '' USR2\n{line}\n".encode())
+        script.flush()
+        return subprocess.Popen(
+            ["/bin/bash", f"/proc/self/fd/{handle}"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[handle],
+        )
+
+
+def _guard(process: int, mark: str, waiting: int, telling: int) -> None:
+    os.write(telling, b"%d\n" % process)
+    while not select.select([waiting], [], [], GUARD_SECONDS)[0]:
+        _reap(process, telling)
+    kill(mark, guard=os.getpid())
+    _reap(process, telling)
+
+
+def _reap(process: int, telling: int) -> None:
+    """Take note of all children that have ended, and tell the line's exit code."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == process:
+                with contextlib.suppress(BrokenPipeError):  # nobody is left to be told
+                    os.write(telling, b"%d\n" % os.waitstatus_to_exitcode(ended[1]))
