@@ -152,14 +152,35 @@ def load_module(module: nn.Module, weights: Path | Mapping[str, Tensor], problem
     wrong shape and non-finite tensor.
     """
     is_mapping = isinstance(weights, Mapping)
-    found = unwrapped(as_float32(weights) if is_mapping else read_weights(weights), module.state_dict())
+    found = _named_as(module, as_float32(weights) if is_mapping else read_weights(weights))
     if problems := [*problems, *differences(found, module)]:
         where = "" if is_mapping else f"{weights}: "
         raise ValueError(f"{where}{misfit(module, problems)}")
     wanted = module.state_dict()
     found = {key: value.to(wanted[key].dtype) for key, value in found.items()}
+    for first, *others in _ties(module):
+        value = dict(module.named_parameters(remove_duplicate=False)).get(first)
+        tied = found[first] if value is None else nn.Parameter(found[first], value.requires_grad)
+        found |= dict.fromkeys([first, *others], tied)  # one object, which stays one where it is assigned
     module.load_state_dict(found, assign=any(value.is_meta for value in wanted.values()))
     return module.eval()
+
+
+def _ties(module: nn.Module) -> list[list[str]]:
+    """The names of each tensor that a network has under several."""
+    names: dict[int, list[str]] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def _named_as(module: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names of the network. Of a tensor with several names, one is enough."""
+    found = unwrapped(found, module.state_dict())
+    for names in _ties(module):
+        for there in [name for name in names if name in found][:1]:
+            found = dict.fromkeys(names, found[there]) | found
+    return found
 
 
 def misfit(module: nn.Module, problems: Sequence[str]) -> str:
@@ -185,8 +206,7 @@ def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = T
 
     values: look at the values too: a tensor with values that are not finite is a difference.
     """
-    wanted = module.state_dict()
-    found = unwrapped(found, wanted)
+    wanted, found = module.state_dict(), _named_as(module, found)
     problems = [f"missing: {k}" for k in wanted.keys() - found.keys()]
     problems += [f"surplus: {k}" for k in found.keys() - wanted.keys()]
     for key in found.keys() & wanted.keys():
@@ -196,13 +216,23 @@ def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = T
             problems.append(f"{key}: {found[key].dtype}, expected {wanted[key].dtype}")
         elif values and found[key].is_floating_point() and not found[key].isfinite().all():
             problems.append(f"{key}: holds values that are not finite")
+    for first, *others in _ties(module) if values else ():
+        unlike = [key for key in others if first in found and not torch.equal(found[key], found[first])]
+        problems += [f"{key}: differs from {first}, and the network has one tensor for both" for key in unlike]
     return sorted(problems)
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:
-    """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type."""
-    cast = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items()}
-    cast = {k: v.detach().cpu().contiguous() for k, v in cast.items()}
+    """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type.
+
+    A tensor under several names is written under each, whole: safetensors knows no shared memory.
+    """
+    cast, storages = {}, set()
+    for name, value in tensors.items():
+        value = value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        storage = value.untyped_storage().data_ptr()
+        cast[name] = value.clone() if storage in storages else value
+        storages.add(storage)
     with replaced(path) as temporary:
         save_file(cast, str(temporary), metadata={"mixar": json.dumps(metadata)})
         temporary.chmod(0o644)  # safetensors makes files private; results are shared

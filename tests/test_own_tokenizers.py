@@ -23,7 +23,7 @@ from mixar.stages.check import problems
 from mixar.stages.measure import measure
 from mixar.stages.sample import latent_decoder
 from mixar.tokens import tokenizers
-from mixar.weights import read_metadata, save_weights
+from mixar.weights import read_metadata, read_weights, save_weights
 
 
 @pytest.fixture
@@ -65,6 +65,18 @@ def test_they_run_from_training_to_reconstructions(own):
     assert psnr.mean() > 8
     assert latent_decoder(study, layout, torch.device("cpu"))(batch["x"][:2]).shape == (2, 3, 32, 32)
     assert [label_of(study, kind) for kind in ("continuous", "discrete")] == ["Patches", "Shades"]
+
+
+def test_tied_weights_are_trained_saved_and_loaded_as_one(own):
+    own["continuous"] |= {"network": "toy_tokenizers:Tied", "options": {}}
+
+    study, layout = trained(own)
+    stage.tokenize(study, layout, 0)
+
+    assert not problems(study)
+    loaded = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous"))
+    assert loaded.up.weight is loaded.down.weight
+    assert loaded.state_dict().keys() == read_weights(layout.tokenizer("continuous")).keys()
 
 
 def test_their_cost_is_measured(own):

@@ -21,9 +21,10 @@ from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
 from mixar.data.shards import open_shard, write_shard
 from mixar.layout import Layout
 from mixar.model.guidance import DCMix
+from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.stages.train import train
-from mixar.weights import read_metadata, save_weights
+from mixar.weights import load_module, read_metadata, save_weights
 
 EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
 
@@ -40,6 +41,15 @@ class Fused(DCMix):
             if Fused.fuse == 0:
                 Fused.end()
         return super().fill(q)
+
+
+class Twice(DCMix):
+    """DC-Mix that has its embedding under two names, one of them laid out otherwise in memory."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.again = self.embed
+        self.embed.weight = torch.nn.Parameter(self.embed.weight.detach().T.contiguous().T)
 
 
 def fused_study(root: Path):
@@ -108,6 +118,20 @@ def test_a_run_leaves_averaged_weights_with_provenance_and_a_loss_curve(tmp_path
     assert tuple(curve.columns) == LOSS_COLUMNS
     assert curve["step"].tolist() == [1, 2, 3, 4] and curve["guidance_rate"].tolist() == [1.0, 0.75, 0.5, 0.25]
     assert not list(layout.root.glob("checkpoints/*/*")), "the state of a finished run is removed"
+
+
+def test_a_strategy_with_tied_weights_is_trained_saved_and_continued(tmp_path):
+    runs = {"twice": {"model": "s", "guidance": {"strategy": "twice"}}}
+    runs["more"] = {**runs["twice"], "parent": "twice"}
+    study = toy_study(tmp_path, runs=runs, strategies={"twice": "test_stage_train:Twice"})
+    layout = write_inputs(study)
+
+    for run in runs:
+        train(study, layout, run, 0)
+        saved = weights(layout, run)
+        assert torch.equal(saved["guidance.embed.weight"], saved["guidance.again.weight"])
+        model = load_module(MAR.from_study(study, run), layout.weights(run, 0))
+        assert model.guidance.embed.weight is model.guidance.again.weight
 
 
 def test_training_resumed_after_an_exception_equals_training_without_one(uninterrupted, tmp_path):

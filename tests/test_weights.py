@@ -90,6 +90,53 @@ def test_wrappers_are_told_from_names_of_the_network(tmp_path):
         assert all(torch.equal(loaded[key], value) for key, value in state.items()), how
 
 
+class Tied(nn.Module):
+    """One matrix and one buffer under two names each."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.b.weight = self.a.weight
+        self.register_buffer("scale", torch.rand(2))
+        self.register_buffer("same", self.scale)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tied_tensors_are_saved_and_loaded_as_one(tmp_path, device):
+    torch.manual_seed(0)
+    state = Tied().state_dict()
+    save_weights(tmp_path / "all.safetensors", state, {})
+    save_weights(tmp_path / "few.safetensors", {k: v for k, v in state.items() if k not in ("a.weight", "same")}, {})
+
+    for name in ("all", "few"):
+        with torch.device(device):
+            loaded = load_module(Tied(), tmp_path / f"{name}.safetensors")
+        assert loaded.a.weight is loaded.b.weight and loaded.scale is loaded.same
+        assert all(torch.equal(loaded.state_dict()[key], value) for key, value in state.items())
+        assert len(list(loaded.parameters())) == 3
+
+
+def test_tied_tensors_that_differ_in_the_file_are_refused(tmp_path):
+    state = Tied().state_dict() | {"b.weight": torch.ones(2, 2)}
+
+    with pytest.raises(ValueError, match="b.weight: differs from a.weight, and the network has one tensor for both"):
+        load_module(Tied(), state)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_tensors_that_share_memory_are_written_whole(tmp_path, dtype):
+    base = torch.arange(12.0).view(3, 4)
+    tensors = {"base": base, "row": base[1], "turned": base.T, "every other": base[:, ::2],
+               "wide": base[0, :1].expand(5), "again": base, "empty": base[:0], "none": base[:0]}  # fmt: skip
+
+    save_weights(tmp_path / "file.safetensors", tensors, {}, dtype)
+
+    found = read_file(tmp_path / "file.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(found[name], value.to(dtype or value.dtype)), name
+
+
 def test_names_that_only_look_wrapped_are_surplus():
     state = {f"modules.{key}": value for key, value in nn.Linear(2, 2).state_dict().items()}
 

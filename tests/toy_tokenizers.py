@@ -26,6 +26,15 @@ class Patches(nn.Module):
         return {"loss": (self.decode(self.encode(2 * images - 1)[0]) - (2 * images - 1)).square().mean()}
 
 
+class Tied(Patches):
+    """Patches whose way back has the weights of the way there, laid out otherwise in memory."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.down.weight = nn.Parameter(self.down.weight.detach().transpose(2, 3))
+        self.up.weight = self.down.weight
+
+
 class Shades(nn.Module):
     """Discrete: the mean brightness of each patch, in 2**bits shades that a learned curve gives back."""
 
