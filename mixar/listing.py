@@ -90,7 +90,7 @@ def list_files(root: str | os.PathLike, suffixes: Sequence[str]) -> Listing:
     names that are not UTF-8; OSError for folders that cannot be read.
     """
     root = os.fspath(root)
-    _check_name(root, root)
+    check_name(root, root)
     found = Listing(root)
     identity = _identity(os.stat(root))
     pending, seen = [_Folder(root, (), identity, frozenset({identity}))], {identity: root}
@@ -138,10 +138,10 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
                                      "it") from None  # fmt: skip
                 state = None  # whoever reads the file names it
             if state is None or (stat.S_ISREG(state.st_mode) and suffix in suffixes):
-                _check_name(entry.name, entry.path)
+                check_name(entry.name, entry.path)
                 found.files.append(_file(folder.root, parts, state))
             elif stat.S_ISDIR(state.st_mode):
-                _check_name(entry.name, entry.path)
+                check_name(entry.name, entry.path)
                 identity = _identity(state)
                 if identity in folder.above:
                     raise ValueError(f"{entry.path}: a link to {os.path.realpath(entry.path)}, a folder that it lies "
@@ -169,7 +169,8 @@ def _service_name(name: str) -> str:
     return next((f"{start}*" for start in ("._", ".nfs") if name.startswith(start)), name)
 
 
-def _check_name(name: str, path: str) -> None:
+def check_name(name: str, path: str) -> None:
+    """Raise ValueError for a name that no text file and no result can hold: its path is told byte by byte."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -224,7 +225,7 @@ def _parquet_files(path: str) -> Listing:
     matched = sorted(name for name in glob.glob(path) if os.path.isfile(name))
     root, found = os.path.commonpath([os.path.dirname(name) for name in matched]) if matched else "", Listing(path)
     for name in matched:
-        _check_name(name, name)
+        check_name(name, name)
         parts = tuple(os.path.relpath(name, root or ".").split(os.sep))
         if any(map(is_service, parts)):
             found.service[_service_name(parts[-1])] += 1

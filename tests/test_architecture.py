@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "mixar").rglob("*.py"))
 # The ground floor, from the bottom: each may import only what stands before it.
 FLOORS = ["texts", "strict_yaml", "plugins", "code_hashes", "identity", "presets", "spec_problems", "study_paths",
-          "spec", "layout", "files", "locks", "listing", "asset_table", "assets", "inventory", "download", "weights"]  # fmt: skip
+          "spec", "layout", "files", "locks", "listing", "asset_table", "assets", "inventory", "download",
+          "weights"]  # fmt: skip
 GROUND = set(FLOORS)
 
 # Part of the package -> the parts it may import besides itself and the ground floor.

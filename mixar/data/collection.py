@@ -25,7 +25,8 @@ import numpy as np
 
 from mixar.data.decoding import load_picture
 from mixar.data.images import RowReader, fitting, whole_numbers
-from mixar.data.sources import SUFFIXES, open_parquet
+from mixar.data.sources import open_parquet
+from mixar.listing import IMAGES, PARQUET, File, are_parts, check_name, list_files, split_of
 
 UNLABELLED = -1
 DIGITS = 18  # of a name that is an index: more may not fit into 64 bits
@@ -33,28 +34,50 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, Ru
 ARRAY, LABELS = "arr_0", ("arr_1", "labels", "label")  # as numpy.savez names them, ADM's files included
 
 
-def open_collection(path: str | Path) -> FolderImages | ArrayImages | ParquetImages:
+def open_collection(
+    path: str | Path, say: Callable[[str], None] = print
+) -> FolderImages | ArrayImages | ParquetImages:
     """The images at a path: a folder of images or of Parquet files, a Parquet file, or an .npz file.
 
-    Raises ValueError for a path without images, with two kinds of them, or with an index that occurs twice.
+    say: tells what of a folder is skipped, and which folders are no classes.
+    Raises ValueError for a path without images, with two kinds of them, with several splits, or with an index that
+    occurs twice; and for what `list_files` refuses.
     """
     path = Path(path)
+    check_name(str(path), str(path))
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        pictures = [p for p in found if p.suffix.lower() in SUFFIXES]
-        tables = [p for p in found if p.suffix == ".parquet"]
-        if bool(pictures) == bool(tables):
-            raise ValueError(
-                f"{path}: {len(pictures)} images ({', '.join(SUFFIXES)}) and {len(tables)} Parquet files; give a "
-                "folder that holds one of the two kinds, or an .npz file"
-            )
-        opened = FolderImages(path, pictures) if pictures else ParquetImages(tables)
+        opened = _open_folder(path, say)
     elif path.suffix in OPENERS and path.is_file():
         opened = OPENERS[path.suffix](path)
     else:
         raise ValueError(f"{path}: no folder, .npz or .parquet file of images there")
     _check_index(opened.index, path)
     return opened
+
+
+def _open_folder(path: Path, say: Callable[[str], None]) -> FolderImages | ParquetImages:
+    listing = list_files(path, (*IMAGES, *PARQUET))
+    tables = [file for file in listing.files if file.path.lower().endswith(PARQUET)]
+    pictures = [file for file in listing.files if not file.path.lower().endswith(PARQUET)]
+    skipped = listing.skipped_in_words()
+    if bool(pictures) == bool(tables):
+        also = f"; skipped: {skipped}" if skipped else ""
+        raise ValueError(
+            f"{path}: {len(pictures)} images ({', '.join(IMAGES)}) and {len(tables)} Parquet files{also}; give a "
+            "folder that holds one of the two kinds, or an .npz file"
+        )
+    if skipped:
+        say(f"{path}: skipped: {skipped}")
+    # of images the folders alone tell splits: a program may name each of its images after a split
+    splits = {split_of(file.parts if tables else file.parts[:-1]) for file in listing.files} - {None}
+    if len(splits) > 1:
+        raise ValueError(f"{path}: images of several splits ({', '.join(sorted(splits))}); give the folder or file of "
+                         "one")  # fmt: skip
+    if tables:
+        return ParquetImages([Path(file.path) for file in tables])
+    if listing.folders and (problem := no_classes(pictures)):
+        say(f"{path}: no labels, for {problem}")
+    return FolderImages(pictures)
 
 
 def _check_index(index: np.ndarray, path: Path) -> None:
@@ -70,18 +93,42 @@ def _check_index(index: np.ndarray, path: Path) -> None:
 class FolderImages:
     """Image files of a folder, by name. Class folders give labels; names that are numbers (00012.png), the index."""
 
-    def __init__(self, root: Path, files: list[Path]):
-        self.files = files
-        folders = [file.relative_to(root).parts[0] if file.parent != root else None for file in files]
-        classes = {name: label for label, name in enumerate(sorted(set(folders) - {None}))}
-        labelled = None not in folders
-        self.labels = np.array([classes[f] if labelled else UNLABELLED for f in folders], np.int32)
-        numbered = not classes and all(file.stem.isdecimal() and len(file.stem) <= DIGITS for file in files)
-        self.index = np.array([int(f.stem) for f in files] if numbered else range(len(files)), np.int64)
+    def __init__(self, files: list[File]):
+        self.files = [Path(file.path) for file in files]
+        if no_classes(files):
+            self.labels = np.full(len(files), UNLABELLED, np.int32)
+            self.index = _numbers(files)
+        else:
+            classes = {name: label for label, name in enumerate(sorted({file.parts[0] for file in files}))}
+            self.labels = np.array([classes[file.parts[0]] for file in files], np.int32)
+            self.index = np.arange(len(files))
 
     def contents(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         for file in self.files[start:stop]:
             yield str(file), file.read_bytes()
+
+
+def no_classes(files: list[File]) -> str:
+    """Why the folders of image files are no classes; empty where they are."""
+    folders = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    if any(len(file.parts) == 1 for file in files):
+        return "some images lie in no folder" if folders else "the images lie in no folders"
+    some = ", ".join(folders[:2]) + (", …" if len(folders) > 2 else "")
+    if are_parts(files):
+        return f"the folders {some} are parts of one numbered set"
+    if all(map(str.isdecimal, folders)) and sorted(map(int, folders)) != list(range(len(folders))):
+        return f"the folders {some} have numbers, but not those of classes, 0 to {len(folders) - 1}"
+    return ""
+
+
+def _numbers(files: list[File]) -> np.ndarray:
+    """The numbers that are the files' names; their positions where a name is none, or one occurs in two folders."""
+    stems = [os.path.splitext(file.parts[-1])[0] for file in files]
+    if not all(stem.isdecimal() and len(stem) <= DIGITS for stem in stems):
+        return np.arange(len(files))
+    numbers = np.array(list(map(int, stems)), np.int64)
+    is_flat = all(len(file.parts) == 1 for file in files)
+    return numbers if is_flat or len(set(numbers.tolist())) == len(files) else np.arange(len(files))
 
 
 class ArrayImages:

@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 from mixar.files import iter_batches
 from mixar.listing import IMAGES, File, Listing, are_parts, named_after_splits
 
-SUFFIXES = IMAGES
-
 
 class Original(NamedTuple):
     """One image of a source before it is decoded, and the text that decides its split; None: its content decides."""
@@ -84,7 +82,7 @@ def _folder(files: Listing, key: str) -> Originals:
     for name, images in classes.items():
         if not images:
             skipped = files.skipped_in_words() or "nothing else"
-            raise ValueError(f"{key}: class folder {files.root}/{name} has no image ({', '.join(SUFFIXES)}); in all of "
+            raise ValueError(f"{key}: class folder {files.root}/{name} has no image ({', '.join(IMAGES)}); in all of "
                              f"{files.root} there are also: {skipped}")  # fmt: skip
     if named_after_splits(classes):
         raise ValueError(f"{key}: the folders of {files.root} are splits, not classes: {', '.join(classes)}; give one "

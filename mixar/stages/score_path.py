@@ -21,6 +21,7 @@ from mixar.assets import file_sha256
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
 from mixar.files import write_text
 from mixar.layout import Digests, Layout
+from mixar.listing import check_name
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
 from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
@@ -78,6 +79,7 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     Raises ValueError for all that is unfit, before any feature is computed.
     """
     label = (label or Path(os.path.abspath(path)).stem).strip()  # `.` has a name there
+    check_name(label, label)
     name, used = _name(study, label), _protocol(study, protocol)
     require_assets(study, "sample")
     collection = open_collection(path)
