@@ -222,10 +222,18 @@ def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = T
     return sorted(problems)
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError naming the first tensor that holds values that are not finite, and the file's path."""
+    for key, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{path}: {key} ({value.dtype}) holds values that are not finite; train or copy it again")
+
+
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:
     """Write tensors with metadata, atomically; `dtype` stores floating tensors in that type.
 
     A tensor under several names is written under each, whole: safetensors knows no shared memory.
+    Raises ValueError naming a tensor that is not finite, or not in that type.
     """
     cast, storages = {}, set()
     for name, value in tensors.items():
@@ -233,6 +241,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtyp
         storage = value.untyped_storage().data_ptr()
         cast[name] = value.clone() if storage in storages else value
         storages.add(storage)
+    check_finite(cast, path)
     with replaced(path) as temporary:
         save_file(cast, str(temporary), metadata={"mixar": json.dumps(metadata)})
         temporary.chmod(0o644)  # safetensors makes files private; results are shared

@@ -100,7 +100,7 @@ def test_files_that_hold_no_fitting_network_are_refused(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "good.safetensors").read_bytes()[:200])
     save_file({"other": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     model.head.bias.data[0] = float("nan")
-    save_weights(tmp_path / "nan.safetensors", model.state_dict(), {})
+    save_file(model.state_dict(), tmp_path / "nan.safetensors")
     wide = Extractor(network="subgroup-cnn", weights="x", channels=16)
 
     for name, settings, message in (

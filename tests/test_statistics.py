@@ -1,5 +1,7 @@
 """Moments, their files, sums and factors, and Fréchet distances against closed forms and other people's formulas."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -184,3 +186,34 @@ def test_statistics_come_back_as_they_were_saved_and_other_names_and_widths_are_
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
     with pytest.raises(ValueError, match="cut.npz: no statistics file"):
         load_statistics(tmp_path / "cut.npz")
+
+
+def forged(text: bytes) -> bytes:
+    """An .npy file whose header says `text`."""
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text + b"\n"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        forged(b"{'descr': '<f8', 'fortran_order': False, 'shape': (1152921504606846976,)}"),
+        forged(b"{'descr': '<f8', 'fortran_order': False, 'shape': (-5,)}"),
+        forged(b"{'descr': '|O', 'fortran_order': False, 'shape': (5,)}"),
+        forged(b"nothing"),
+        b"",
+    ],
+)
+def test_statistics_with_a_header_that_no_array_has_are_refused(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("mu.npy", member)
+        archive.writestr("sigma.npy", member)
+
+    with pytest.raises(ValueError, match="a.npz: no statistics file with arrays mu and sigma"):
+        load_statistics(tmp_path / "a.npz", width=5)
+
+
+def test_one_array_alone_is_no_file_of_statistics(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(5))
+
+    with pytest.raises(ValueError, match="a.npy: no statistics file with arrays mu and sigma"):
+        load_statistics(tmp_path / "a.npy", width=5)

@@ -21,6 +21,7 @@ from PIL import Image
 from mixar.data.decoding import load_picture, read_picture
 from mixar.data.sources import open_parquet
 from mixar.files import iter_batches, replaced
+from mixar.finite import finite
 
 # Pixels
 
@@ -144,8 +145,11 @@ def images_to_unit(images: torch.Tensor | np.ndarray) -> torch.Tensor:
 
 
 def unit_to_uint8(images: torch.Tensor, rounding: str = "half-even") -> torch.Tensor:
-    """float [n, 3, H, W], clamped to [0, 1], to uint8 [n, H, W, 3]. rounding: a key of ROUNDINGS."""
-    return ROUNDINGS[rounding](images.clamp(0, 1)).clamp(max=255).to(torch.uint8).movedim(-3, -1)
+    """float [n, 3, H, W], clamped to [0, 1], to uint8 [n, H, W, 3]. rounding: a key of ROUNDINGS.
+
+    Raises FloatingPointError for values that are not finite.
+    """
+    return ROUNDINGS[rounding](finite(images, "pixels").clamp(0, 1)).clamp(max=255).to(torch.uint8).movedim(-3, -1)
 
 
 # Whole levels of values in [0, 1], as each released project rounds them; a score's protocol says which one it takes.

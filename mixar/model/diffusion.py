@@ -127,9 +127,10 @@ class Diffusion:
         predicted, v = output.to(x_t.dtype).chunk(2, dim=1)
         if clip is not None:
             reach = c.signal * clip
-            predicted = torch.clamp(predicted, (x_t - reach) / c.spread, (x_t + reach) / c.spread)
+            bounded = torch.clamp(predicted, (x_t - reach) / c.spread, (x_t + reach) / c.spread)
+            predicted = bounded + 0 * predicted  # adds nothing, but what is not finite stays so
         mean = c.mean_x * x_t - c.mean_noise * predicted
-        std = torch.exp(0.5 * (c.log_variance_mid + c.log_variance_half * v))
+        std = torch.exp(0.5 * (c.log_variance_mid + c.log_variance_half * v)) + 0 * v  # -inf would become 0
         return mean + (temperature * c.is_random) * std * noise
 
 

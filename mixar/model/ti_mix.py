@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mixar.finite import finite
 from mixar.spec import TiMix
 
 
@@ -29,12 +30,12 @@ def draw_tokens(
     """q_hat [B, L]: missing positions drawn from the generator, which sees the visible tokens. Eq. 10-11.
 
     One forward pass, and each missing position is drawn on its own. generator: a frozen tokens.generator.BitTransformer
-    in eval mode. temperature divides its logits.
+    in eval mode. temperature divides its logits. Raises FloatingPointError where they are not finite.
     """
     t = generator.split(q)
     t = torch.where(m[..., None], generator.mask_value, t)
-    logits = generator(t, c)[m]
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    logits = finite(generator(t, c).float() / temperature, "the generator's logits")[m]
+    probabilities = torch.softmax(logits, dim=-1)
     drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=rng)
     t[m] = drawn.view(logits.shape[:-1]).to(t.dtype)
     return generator.join(t)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from mixar.finite import finite, naming
 from mixar.scoring.released import FURTHER, INCEPTION_NAME, INCEPTION_SHA256, INCEPTIONS, load_inception
 from mixar.spec import Extractor as Settings
 from mixar.spec import ExtractorTraining
@@ -225,7 +226,8 @@ def load_further(name: str, path: Path, device: torch.device | str = "cpu") -> E
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Features [n, F] and logits [n, V], float32 on the CPU, of uint8 batches [B, H, W, 3], in order.
 
-    Raises ValueError for no images, another image size than the network's, and features that are not finite.
+    Raises ValueError for no images and another image size than the network's, and FloatingPointError naming the batch
+    where features are not finite.
     """
     return extract_all(extractor, {}, batches)[0]
 
@@ -238,15 +240,15 @@ def extract_all(
     networks = [extractor, *further.values()]
     device = next(extractor.module.parameters()).device
     outputs = []
-    for images in batches:
+    for number, images in enumerate(batches):
         pixels = images.movedim(-1, 1).contiguous().to(device)
-        outputs.append([tuple(o.float().cpu() for o in network.module(pixels)) for network in networks])
+        with naming(f"batch {number}"):
+            outputs.append([_finite_layers(network, pixels) for network in networks])
     if not outputs:
         raise ValueError(f"{extractor.name}: no images to extract features from")
-    found = []
-    for network, parts in zip(networks, zip(*outputs, strict=True), strict=True):
-        layers = tuple(torch.cat(layer) for layer in zip(*parts, strict=True))
-        if not all(layer.isfinite().all() for layer in layers):
-            raise ValueError(f"{network.name}: features that are not finite; its weights or the images are damaged")
-        found.append(layers)
+    found = [tuple(torch.cat(layer) for layer in zip(*parts, strict=True)) for parts in zip(*outputs, strict=True)]
     return found[0], {name: layers[0] for name, layers in zip(further, found[1:], strict=True)}
+
+
+def _finite_layers(network: Extractor, pixels: Tensor) -> tuple[Tensor, ...]:
+    return tuple(finite(layer.float().cpu(), f"{network.name}: features") for layer in network.module(pixels))

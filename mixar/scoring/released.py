@@ -19,7 +19,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from mixar.asset_table import ASSETS
 from mixar.assets import file_sha256
-from mixar.weights import load_module, read_metadata, read_weights, tensors_sha256, unwrapped
+from mixar.weights import check_finite, load_module, read_metadata, read_weights, tensors_sha256, unwrapped
 
 INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
 INCEPTION_LAYERS = ("2048", "logits_unbiased")
@@ -95,14 +95,15 @@ def load_inception(path: Path, build: type = FeatureExtractorInceptionV3) -> tup
         tensors = read_weights(path)
         if imported is not None and not (sha256 and imported.get("tensors_sha256") == tensors_sha256(tensors)):
             raise ValueError("not the weights that it says it was made from; import them again with `extractor`")
-        weights = _buffer(tensors)
+        weights = _buffer(tensors, path)
         return build(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=weights), sha256
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: no Inception weights ({str(error).splitlines()[0]}); expected {wanted}") from None
 
 
-def _buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
+def _buffer(tensors: dict[str, Tensor], path: Path) -> io.BytesIO:
     """The library unpickles whatever it is given, so it gets these checked tensors, and no path of a user's file."""
+    check_finite(tensors, path)
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)
@@ -167,7 +168,7 @@ def load_vgg16(path: Path) -> tuple[FeatureExtractorVGG16, str]:
     Raises ValueError for a missing, damaged or unfit file.
     """
     try:
-        weights = _buffer(read_weights(path))
+        weights = _buffer(read_weights(path), path)
         return FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=weights), file_sha256(path)
     except RuntimeError as error:
         raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh
@@ -54,6 +55,10 @@ class Sums:
 # Files
 
 
+# What NumPy raises for a file that is none of its own, is damaged, or has a header of a size that no array has.
+UNREADABLE = (BadZipFile, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, ZlibError)
+
+
 def load_statistics(path: Path, keys: tuple[str, str] = ("mu", "sigma"), width: int = INCEPTION_WIDTH) -> Moments:
     """Mean `mu` [2048] and covariance `sigma` [2048, 2048], float64, of an ADM statistics file (.npz).
 
@@ -62,8 +67,8 @@ def load_statistics(path: Path, keys: tuple[str, str] = ("mu", "sigma"), width: 
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            mu, sigma = (content[key].astype(np.float64) for key in keys)
-    except (KeyError, OSError, ValueError, BadZipFile) as error:
+            mu, sigma = (np.asarray(content[key], np.float64) for key in keys)
+    except UNREADABLE as error:
         raise ValueError(f"{path}: no statistics file with arrays {' and '.join(keys)} ({error})") from None
     if mu.shape != (width,) or sigma.shape != (width, width):
         raise ValueError(f"{path}: {keys[0]} {mu.shape} and {keys[1]} {sigma.shape}; expected {width} "

@@ -18,16 +18,17 @@ from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
+from mixar.finite import naming
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import provenance
 from mixar.scoring import features
 from mixar.spec import Study, Training, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
-from mixar.stages.tokens import read_manifest, training_images
+from mixar.stages.sample import check_statistics
+from mixar.stages.tokens import draw_latents, read_manifest, training_images
 from mixar.tokens import generator as bits
 from mixar.tokens import pretrained, tokenizers
-from mixar.tokens.vavae import sample_posterior
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
@@ -204,11 +205,13 @@ def _write_statistics(study: Study, layout: Layout) -> None:
     network = tokenizers.load("continuous", s, layout.tokenizer("continuous")).to(device)
     latents, images = [], iter_images(manifest.take(chosen.tolist()), study.data.image_size)
     while batch := list(itertools.islice(images, 64)):
-        mean, logvar = network.encode(images_to_unit(np.stack(batch)).to(device) * 2.0 - 1.0)
-        noise = torch.randn(mean.shape, generator=rng).to(device)
-        latents.append(sample_posterior(mean, logvar, noise).movedim(1, -1).reshape(-1, mean.shape[1]).cpu())
+        with naming(f"statistics of the latents, batch {len(latents)}"):
+            drawn = draw_latents(network, images_to_unit(np.stack(batch)).to(device), rng)
+        latents.append(drawn.movedim(1, -1).reshape(-1, drawn.shape[1]).cpu())
     rows = torch.cat(latents)
-    save_weights(layout.statistics, {"mean": rows.mean(0), "std": rows.std(0)}, {"images": len(chosen)})
+    found = {"mean": rows.mean(0), "std": rows.std(0)}
+    check_statistics(found, "statistics of the latents: the continuous tokenizer is unfit")
+    save_weights(layout.statistics, found, {"images": len(chosen)})
 
 
 def _read_statistics(path: Path, channels: int) -> dict[str, Tensor]:
@@ -217,8 +220,7 @@ def _read_statistics(path: Path, channels: int) -> dict[str, Tensor]:
     shapes = {key: list(value.shape) for key, value in found.items()}
     if shapes != {"mean": [channels], "std": [channels]}:
         raise ValueError(f"{path}: expected mean and std of {channels} channels, found {shapes}")
-    if not all(value.isfinite().all() for value in found.values()) or not (found["std"] > 0).all():
-        raise ValueError(f"{path}: the mean must be finite and the std finite and above zero in every channel")
+    check_statistics(found, str(path))
     return found
 
 

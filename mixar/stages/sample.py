@@ -5,7 +5,7 @@ Every run reads the same generated tokens and draws from the same noise, batch b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixar.data.images import unit_to_uint8, write_images
 from mixar.data.shards import read_generated
+from mixar.finite import finite, naming
 from mixar.layout import Layout
 from mixar.model.decode import sample_latents
 from mixar.model.layers import unpatchify
@@ -30,7 +31,8 @@ MASKBIT = "maskbit"  # the run that decodes the generated tokens as they are
 def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int) -> None:
     """Write layout.samples(run, seed, sampler, shard). A shard is the unit of resumption: rerun what is missing.
 
-    run 'maskbit' decodes the generated tokens themselves. Raises ValueError for unknown names and missing files.
+    run 'maskbit' decodes the generated tokens themselves. Raises ValueError for unknown names and missing files, and
+    FloatingPointError naming the batch where latents or pixels are not finite.
     """
     check_names(study, run, seed, sampler, shard)
     device = device_of(study)
@@ -41,10 +43,12 @@ def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shar
     else:
         draw = _mar_images(study, layout, run, seed, study.samplers[sampler], shard, device)
     rounding = protocol_of(study, "sample").rounding
-    images, announce = [], Progress(f"sample {run} seed {seed} {sampler} shard {shard}", "images")
+    task = f"sample {run} seed {seed} {sampler} shard {shard}"
+    images, announce = [], Progress(task, "images")
     announce(0, len(tokens))
     for number, rows in enumerate(_batches(len(tokens), study.evaluation.batch_size)):
-        images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu())
+        with naming(f"{task} batch {number}"):
+            images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu())
         announce(min(rows.stop, len(tokens)), len(tokens))
     write_images(layout.samples(run, seed, sampler, shard), index, labels, torch.cat(images))
 
@@ -91,7 +95,7 @@ def _mar_images(
     @torch.inference_mode()
     def draw(number: int, q: Tensor, c: Tensor) -> Tensor:
         rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, "sample", shard, number))
-        return decode(sample_latents(model, q.to(device), c.to(device), sampler, rng))
+        return decode(finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents"))
 
     return draw
 
@@ -127,4 +131,11 @@ def latent_statistics(study: Study, layout: Layout) -> tuple[Tensor, Tensor]:
         if key not in found or found[key].shape != (channels,):
             shape = list(found[key].shape) if key in found else "nothing"
             raise ValueError(f"{layout.statistics}: expected {key!r} of shape [{channels}], found {shape}")
+    check_statistics(found, str(layout.statistics))
     return found["mean"], found["std"]
+
+
+def check_statistics(found: Mapping[str, Tensor], where: str) -> None:
+    """Raise ValueError unless latents can be normalised with this `mean` and `std`."""
+    if not all(found[key].isfinite().all() for key in ("mean", "std")) or not (found["std"] > 0).all():
+        raise ValueError(f"{where}: the mean must be finite and the std finite and above zero in every channel")

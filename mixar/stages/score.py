@@ -22,6 +22,7 @@ from mixar import assets
 from mixar.assets import file_sha256
 from mixar.data.images import iter_images, read_images
 from mixar.data.sources import open_parquet
+from mixar.finite import naming
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
@@ -63,7 +64,8 @@ def score_features(study: Study, layout: Layout, images_path: str | Path) -> Non
     index, labels, images = read_images(path)
     batches = (torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH))
     psnr = pq.read_table(path, columns=[PSNR])[PSNR] if is_reconstruction else None
-    outputs, others = extract_all(extractor, further, _announced(f"score {path.name}", batches, len(images)))
+    with naming(f"score {path}"):
+        outputs, others = extract_all(extractor, further, _announced(f"score {path.name}", batches, len(images)))
     others = {name: (values, further[name].sha256) for name, values in others.items()}
     header = header_of(study, extractor, source)
     write_features(layout.features(path), index, labels, outputs, header, psnr, further=others, images=path)
@@ -82,7 +84,8 @@ def reference_features(study: Study, layout: Layout, split: str) -> None:
     rows = reference_rows(study, layout, split)
     images = iter_images(rows, study.data.image_size, protocol_of(study, source).crop)
     batches = (torch.from_numpy(np.stack(part)) for part in iter(lambda: list(itertools.islice(images, BATCH)), []))
-    outputs, others = extract_all(extractor, further, _announced(f"score {split} images", batches, len(rows)))
+    with naming(f"score {split} images"):
+        outputs, others = extract_all(extractor, further, _announced(f"score {split} images", batches, len(rows)))
     others = {name: (values, further[name].sha256) for name, values in others.items()}
     header = header_of(study, extractor, source)
     path, made_of = layout.reference_features(split), _rows_sha256(study, split, rows)

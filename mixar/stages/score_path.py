@@ -20,6 +20,7 @@ from mixar import assets
 from mixar.assets import file_sha256
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
 from mixar.files import write_text
+from mixar.finite import naming
 from mixar.layout import Digests, Layout
 from mixar.listing import check_name
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
@@ -234,7 +235,8 @@ def _features(layout: Layout, name: str, collection, networks: Networks, header:
         paths.append(path)
         if not _is_done(path, networks, header, index):
             batches = _batches(collection, start, stop, progress)
-            outputs, others = extract_all(networks.main, networks.further, batches)
+            with naming(f"score {name} shard {shard}"):
+                outputs, others = extract_all(networks.main, networks.further, batches)
             others = {key: (values, networks.further_sha256[key]) for key, values in others.items()}
             write_features(path, index, labels, outputs, header, further=others)
     return read_features(paths)

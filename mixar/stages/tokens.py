@@ -27,6 +27,7 @@ from mixar.data.images import (
 from mixar.data.manifest import count_smaller, ingest_manifest
 from mixar.data.shards import write_shard
 from mixar.files import write_table
+from mixar.finite import finite, naming
 from mixar.layout import Digests, Layout
 from mixar.model.layers import patchify
 from mixar.scoring.protocols import protocol_of
@@ -88,11 +89,12 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
     mean, std = latent_statistics(study, layout)
     rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
     parts: dict[str, list[Tensor]] = {key: [] for key in ("latents", "tokens", "latents_flip", "tokens_flip")}
-    for images in _batches(study, rows, f"tokenize shard {shard}", device):
+    for number, images in enumerate(_batches(study, rows, f"tokenize shard {shard}", device)):
         for suffix, view in (("", images), ("_flip", images.flip(-1))):
-            x = patchify(_draw_latents(continuous, view, rng)).cpu()
-            parts["latents" + suffix].append(normalise(x, mean, std))
-            parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
+            with naming(f"tokenize shard {shard} batch {number}"):
+                x = patchify(draw_latents(continuous, view, rng)).cpu()
+                parts["latents" + suffix].append(finite(normalise(x, mean, std), "normalised latents"))
+                parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
         sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
         tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
     arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
@@ -125,7 +127,8 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
         def progress(step, _total, before=number * steps):
             announce(before + step, len(batches) * steps)
 
-        tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
+        with naming(f"generate shard {shard} batch {number}"):
+            tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
     arrays = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
     metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": file_sha256(layout.generator)}
     write_shard(layout.generated_shard(shard), arrays, metadata)
@@ -163,9 +166,10 @@ def reconstruct(study: Study, layout: Layout, kind: str, shard: int) -> None:
     rows = _part(rows, shard, study.data.num_shards, "images to reconstruct")
     device, protocol = device_of(study), protocol_of(study, "reconstruct")
     roundtrip = RECONSTRUCTIONS[kind](study, layout, shard, device)
-    images, psnrs = [], []
-    for unit in _batches(study, rows, f"reconstruct {kind} shard {shard}", device, protocol.crop):
-        made = unit_to_uint8(roundtrip(unit), protocol.rounding).cpu()
+    images, psnrs, task = [], [], f"reconstruct {kind} shard {shard}"
+    for number, unit in enumerate(_batches(study, rows, task, device, protocol.crop)):
+        with naming(f"{task} batch {number}"):
+            made = unit_to_uint8(roundtrip(unit), protocol.rounding).cpu()
         psnrs.append(psnr_db(made, unit_to_uint8(unit).cpu()))
         images.append(made)
     columns = {"psnr": torch.cat(psnrs)}
@@ -185,7 +189,7 @@ def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torc
 
     @torch.inference_mode()
     def roundtrip(images: Tensor) -> Tensor:
-        return (model.decode(_draw_latents(model, images, rng)) + 1) / 2
+        return (model.decode(draw_latents(model, images, rng)) + 1) / 2
 
     return roundtrip
 
@@ -204,11 +208,15 @@ RECONSTRUCTIONS = {"continuous": _continuous_roundtrip, "discrete": _discrete_ro
 
 
 @torch.inference_mode()
-def _draw_latents(model: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
-    """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same."""
+def draw_latents(model: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+    """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same.
+
+    Raises FloatingPointError where the mean, the variance or the draw is not finite.
+    """
     mean, logvar = model.encode(images * 2 - 1)
     noise = torch.randn(mean.shape, generator=rng).to(mean.device)
-    return sample_posterior(mean, logvar, noise)
+    finite(logvar, "log variances of latents")  # a draw hides -inf
+    return finite(sample_posterior(mean, logvar, noise), "latents")
 
 
 @torch.inference_mode()

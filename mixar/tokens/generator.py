@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixar.finite import finite
 from mixar.spec import Generator, GeneratorSampler, GeneratorTraining, Study
 from mixar.tokens.norms import wide
 from mixar.weights import load_module
@@ -222,6 +223,7 @@ def token_probs(model: BitTransformer, t: Tensor, c: Tensor, scale: float, tempe
     """Probabilities [B, N, G, V] under guidance: logits are l_c + scale * (l_c - l_u), l_u without the class.
 
     At scale 0 the pass without the class is skipped: it would not count.
+    Raises FloatingPointError for logits that are not finite: a draw from them is always the same token.
     """
     if scale == 0:
         logits = model(t, c).float()
@@ -229,7 +231,7 @@ def token_probs(model: BitTransformer, t: Tensor, c: Tensor, scale: float, tempe
         drop = torch.arange(2 * len(c), device=c.device) >= len(c)
         l_c, l_u = model(t.repeat(2, 1, 1), c.repeat(2), drop).float().chunk(2)
         logits = l_c + scale * (l_c - l_u)
-    return (logits / temperature).softmax(-1)
+    return finite(logits / temperature, "logits").softmax(-1)
 
 
 def fill_and_remask(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar import spec
+from mixar.finite import finite
 from mixar.tokens.norms import Norm, wide
 
 
@@ -156,16 +157,19 @@ class MaskBit(nn.Module):
         self.quantize = Quantizer(s.bits)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """q [B, L], row-major, of images in [0, 1]."""
-        return self.quantize.tokens(self.encoder(images)).flatten(1)
+        """q [B, L], row-major, of images in [0, 1]. Raises FloatingPointError where a bit's value is not finite."""
+        return self.quantize.tokens(finite(self.encoder(images), "bits")).flatten(1)
 
     def decode_tokens(self, q: Tensor) -> Tensor:
-        """Images in [0, 1] of q [B, L]. Raises ValueError unless L is a square."""
+        """Images in [0, 1] of q [B, L].
+
+        Raises ValueError unless L is a square, FloatingPointError where a pixel is not finite.
+        """
         side = math.isqrt(q.shape[1])
         if side**2 != q.shape[1]:
             raise ValueError(f"tokens: {q.shape[1]} positions are no square grid")
         bits = self.quantize.bits_of(q).view(len(q), side, side, -1).permute(0, 3, 1, 2)
-        return self.decoder(bits.contiguous()).clamp(0.0, 1.0)
+        return finite(self.decoder(bits.contiguous()), "pixels").clamp(0.0, 1.0)
 
     def training_loss(
         self, images: Tensor, settings: spec.TokenizerTraining, rng: torch.Generator

@@ -168,7 +168,7 @@ class VaVae(nn.Module):
         """Posterior mean and log variance, [B, C, h, w] each, of images in [-1, 1]."""
         moments = self.quant_conv(self.encoder(images.to(self.quant_conv.weight.dtype)))
         mean, logvar = wide(moments).chunk(2, dim=1)
-        return mean, logvar.clamp(-30.0, 20.0)
+        return mean, logvar.clamp(-30.0, 20.0) + 0 * logvar  # adds nothing, but what is not finite stays so
 
     def decode(self, z: Tensor) -> Tensor:
         """Images around [-1, 1], not clamped."""
