@@ -103,11 +103,14 @@ class Study:
     def outputs(self) -> str:
         return "\n".join(file.read_text() for file in sorted(self.folder.glob("driver-*.txt")))
 
-    def shim(self) -> Path:
-        """Put shims before the status clients of this study's drivers; the folder in which `fail` and `hang` act."""
+    def shim(self, *names: str) -> Path:
+        """Put shims before clients of this study's drivers, the status clients where none is named.
+
+        Returns the folder in which `fail` and `hang` act.
+        """
         folder = self.folder / "shim"
         folder.mkdir()
-        for name in ("squeue", "sacct"):
+        for name in names or ("squeue", "sacct"):
             program = self.cluster.which(name)
             (folder / name).write_text(SHIM.format(name=name, folder=folder, program=program))
             (folder / name).chmod(0o755)

@@ -15,7 +15,7 @@ from snakemake_executor_plugin_submitit.attempts import Attempts
 from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission
 from snakemake_executor_plugin_submitit.files import mark_incomplete
 from snakemake_executor_plugin_submitit.registry import Registry
-from snakemake_executor_plugin_submitit.slurm import Answer, Limits
+from snakemake_executor_plugin_submitit.slurm import Answer, Limits, QueryFailed
 from snakemake_executor_plugin_submitit.states import Status
 
 
@@ -31,11 +31,23 @@ class Cluster:
     cancelled: list = field(default_factory=list)
     tickets: list = field(default_factory=list)
     error: Exception | None = None
+    silences: int = 0  # calls that get no answer
+    refused: int = 0  # of these, submissions
 
     def check(self):
         pass
 
+    def _answer(self):
+        if self.silences:
+            self.silences -= 1
+            raise QueryFailed("squeue: slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+
     def submit(self, commands, parameters, folder):
+        try:
+            self._answer()
+        except QueryFailed:
+            self.refused += 1
+            raise Submission("sbatch: error: Batch job submission failed: Protocol authentication error") from None
         if isinstance(self.error, Submission | KeyboardInterrupt):
             raise self.error
         self.arrays.append((commands, parameters))
@@ -45,19 +57,28 @@ class Cluster:
         return ids
 
     def query(self, jobs):
+        self._answer()
         if self.error:
             raise self.error
         jobs = list(jobs)
         found = {job: self.states[job] for job in jobs if job in self.states}
         return Answer(found, set(jobs) - set(found))
 
-    def cancel(self, jobs):
-        self.cancelled += jobs
-        return []
+    def learn_limits(self):
+        self._answer()
 
-    def cancel_tickets(self, tickets):
+    def cancel(self, jobs, seconds=0):
+        jobs = list(jobs)
+        try:
+            self._answer()
+        except QueryFailed as error:
+            return dict.fromkeys(jobs, str(error))
+        self.cancelled += jobs
+        return {}
+
+    def cancel_tickets(self, tickets, seconds=0):
+        self._answer()
         self.tickets += tickets
-        return []
 
 
 class Job:
@@ -67,9 +88,10 @@ class Job:
 
     def __init__(self, rule, *wildcards, params=None, **resources):
         self.name, self.wildcards, self.resources = rule, wildcards, resources
-        self.rule = Names(name=rule, resources=resources)
+        self.rule = Names(name=rule, resources=resources, script=None, notebook=None, shellcmd="")
         self.output = ["-".join([rule, *wildcards]) + ".txt"]
         self.params = params or {}
+        self.non_derived_params = list((params or {}).values())
         self.registered, self.errors = [], []
 
     def is_group(self):
@@ -101,6 +123,7 @@ class Study:
     forced: list = field(default_factory=list)  # rules
     is_immediate: bool = False
     shows_logs: bool = False
+    triggers: tuple = ("MTIME", "PARAMS", "INPUT", "SOFTWARE_ENV", "CODE")
 
     def driver(self, **settings):
         scheduler = Names(
@@ -120,9 +143,22 @@ class Study:
             storage_settings=Names(shared_fs_usage=()),
             executor_plugin=Names(common_settings=replace(common_settings, init_seconds_before_status_checks=10**6)),
             main_snakefile="Snakefile",
-            dag=Names(needrun_jobs=lambda: self.jobs, forcerules=self.forced, targetjobs=()),
+            dag=Names(
+                needrun_jobs=lambda: self.jobs,
+                forcerules=self.forced,
+                targetjobs=(),
+                max_checksum_file_size=1000,
+            ),
             dag_settings=Names(forcerun=frozenset(), forcetargets=False),
-            persistence=Names(_incomplete_path="incomplete", _record_path=os.path.join, _get_key=str),
+            rerun_triggers=[Names(name=name) for name in self.triggers],
+            persistence=Names(
+                _incomplete_path="incomplete",
+                _record_path=os.path.join,
+                _get_key=str,
+                _serialize_param=repr,
+                _code=lambda rule: rule.shellcmd,
+                _software_stack_hash=lambda job: "",
+            ),
             global_resources={},
             output_settings=Names(show_failed_logs=self.shows_logs),
             scheduler=scheduler,

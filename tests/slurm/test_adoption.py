@@ -1,17 +1,25 @@
 """What an executor does about the jobs of drivers before it: taken over, made again, cancelled, accounted for."""
 
+import threading
 from pathlib import Path
 
 import pytest
+from snakemake_executor_plugin_submitit import patience
+from snakemake_executor_plugin_submitit.backends import Submission
 from snakemake_executor_plugin_submitit.registry import Registry
+from snakemake_executor_plugin_submitit.slurm import Answer, QueryFailed
 from snakemake_executor_plugin_submitit.states import Status
-from stand_in import Job, Study
+from stand_in import Cluster, Job, Study
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return Study(tmp_path, [Job("sample", str(i)) for i in range(3)] + [Job("train", "mar", gpus_per_node=2)])
+
+
+def refuse(tickets):
+    raise QueryFailed("scancel: error: Access/permission denied")
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "REQUEUED"])
@@ -160,7 +168,8 @@ def test_old_jobs_are_cancelled_together_and_those_that_stay_are_not_submitted_a
     first.run_jobs(study.jobs)
     study.kill(first)
     calls = []
-    monkeypatch.setattr(study.cluster, "cancel", lambda jobs: calls.append(list(jobs)) or ["1_1"])
+    refusal = {"1_1": "scancel: error: Access/permission denied"}
+    monkeypatch.setattr(study.cluster, "cancel", lambda jobs: calls.append(list(jobs)) or refusal)
 
     study.jobs = [Job("train", str(i), params={"epochs": 2}) for i in range(3)]
     study.driver().run_jobs(study.jobs)
@@ -179,7 +188,8 @@ def test_a_job_whose_cut_short_submission_cannot_be_cancelled_is_not_submitted_a
         first.run_jobs(study.jobs[1:])
     study.kill(first)
     study.cluster.error = None
-    monkeypatch.setattr(study.cluster, "cancel_tickets", list)
+    monkeypatch.setattr(study.cluster, "cancel_tickets", refuse)
+    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0,))
 
     study.driver().run_jobs(study.jobs)
 
@@ -202,3 +212,117 @@ def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
 
     assert study.cluster.tickets == [entry.ticket]
     assert len(study.cluster.arrays) == 1
+
+
+@pytest.fixture
+def hurried(study, monkeypatch):
+    """Nobody waits long between two tries, and an outage begins after the cluster's limits are known."""
+    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(study.cluster, "learn_limits", lambda: None)
+
+
+def test_a_submission_that_was_cut_short_is_settled_when_slurm_answers_again(study, hurried):
+    study.jobs = study.jobs[3:]
+    first = study.driver()
+    study.cluster.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        first.run_jobs(study.jobs)
+    study.kill(first)
+    (entry,) = Registry(study.folder / "submitit").all()
+    study.cluster.error = None
+
+    second = study.driver()
+    study.cluster.silences = 20
+    second.run_jobs(study.jobs)
+
+    assert set(study.cluster.tickets) == {entry.ticket}
+    assert len(study.cluster.arrays) == 1
+    assert study.ended == []
+
+
+@pytest.mark.parametrize("epochs, arrays, cancelled", [(1, 1, []), (2, 2, ["1"])])
+def test_jobs_of_a_killed_driver_are_asked_for_until_slurm_answers(study, hurried, epochs, arrays, cancelled):
+    study.jobs = [Job("train", "mar", params={"epochs": 1})]
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    study.kill(first)
+
+    study.jobs = [Job("train", "mar", params={"epochs": epochs})]
+    second = study.driver()
+    study.cluster.silences = 20
+    second.run_jobs(study.jobs)
+
+    assert (len(study.cluster.arrays), study.cluster.cancelled) == (arrays, cancelled)
+    assert study.ended == []
+
+
+def test_a_job_that_only_accounting_could_tell_of_is_cancelled_before_it_is_made_anew(study, monkeypatch):
+    study.jobs = [Job("train", "mar", params={"epochs": 1})]
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    study.kill(first)
+    monkeypatch.setattr(study.cluster, "query", lambda jobs: Answer())  # neither found nor known to be gone
+
+    study.jobs = [Job("train", "mar", params={"epochs": 2})]
+    study.driver().run_jobs(study.jobs)
+
+    assert study.cluster.cancelled == ["1"]
+    assert len(study.cluster.arrays) == 2
+
+
+def test_an_outage_at_a_submission_is_waited_for(study, hurried):
+    driver = study.driver()
+    study.cluster.silences = 30
+
+    driver.run_jobs(study.jobs)
+
+    assert study.ended == []
+    assert study.cluster.refused > 0
+    assert [len(commands) for commands, _ in study.cluster.arrays] == [3, 1]
+    assert driver.tickets == set()
+
+
+def test_a_retry_settles_a_submission_that_its_own_driver_left_open(study, hurried):
+    study.jobs = study.jobs[3:]
+    driver = study.driver()
+    study.cluster.error = Submission("sbatch: error: the answer is no longer readable")
+    settled, study.cluster.cancel_tickets = study.cluster.cancel_tickets, refuse
+    driver.run_jobs(study.jobs)
+    assert study.ended == [("train-mar.txt", "failed")]
+    (entry,) = Registry(study.folder / "submitit").all()
+    assert driver.tickets == {entry.ticket}
+
+    study.cluster.error, study.cluster.cancel_tickets = None, settled
+    driver.run_jobs(study.jobs)
+
+    assert study.cluster.tickets == [entry.ticket]
+    assert len(study.cluster.arrays) == 1
+
+
+def test_ctrl_c_while_an_outage_is_waited_for_ends_the_wait_and_names_what_is_open(study, monkeypatch, caplog):
+    study.jobs = study.jobs[3:]
+    driver = study.driver()
+    driver.run_jobs(study.jobs)
+    study.ends("1", "NODE_FAIL", "")
+    waiting = threading.Event()
+    wait = driver.ending.wait
+    monkeypatch.setattr(driver.ending, "wait", lambda seconds: waiting.set() or wait(seconds))
+    monkeypatch.setattr(patience, "PAUSES_SECONDS", (600,))
+
+    def submit(*arguments):
+        study.cluster.silences = 10
+        return Cluster.submit(study.cluster, *arguments)
+
+    monkeypatch.setattr(study.cluster, "submit", submit)
+    polling = threading.Thread(target=study.poll, args=[driver])
+    polling.start()
+    assert waiting.wait(60)
+
+    driver.cancel()
+    polling.join(60)
+
+    (ticket,) = driver.tickets
+    assert not polling.is_alive()
+    assert f"shows with {ticket}" in caplog.text
+    assert [entry.ticket for entry in Registry(study.folder / "submitit").all()] == [ticket]
+    assert study.ended == []

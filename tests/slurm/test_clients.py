@@ -5,10 +5,11 @@ from threading import Event
 
 import pytest
 from fake_slurm import FakeSlurm
-from snakemake_executor_plugin_submitit import backends, slurm
+from snakemake_executor_plugin_submitit import backends, patience, slurm
 from snakemake_executor_plugin_submitit.backends import SlurmBackend, Submission, submit_patiently
 from snakemake_executor_plugin_submitit.command import JobCommand
 from snakemake_executor_plugin_submitit.parameters import to_parameters
+from snakemake_executor_plugin_submitit.patience import Patience
 from snakemake_executor_plugin_submitit.slurm import Limits, QueryFailed
 
 
@@ -133,13 +134,19 @@ def test_until_slurm_answers_the_limits_are_its_own(fake):
     assert not backend.limits.has_accounting
 
 
-def test_what_cannot_be_cancelled_is_named(fake, monkeypatch):
-    monkeypatch.setattr(slurm, "CANCEL_TRIES", 2)
-    assert slurm.cancel(["7_0", "8", "7_0"]) == []
+def test_what_cannot_be_cancelled_is_named(fake):
+    assert slurm.cancel(["7_0", "8", "7_0"]) == {}
     assert fake.calls("scancel") == ["scancel 7_0 8"]
 
-    fake.fail("scancel", "Unable to contact slurm controller")
-    assert slurm.cancel(["9"]) == ["9"]
+    fake.fail("scancel", "scancel: error: Kill job error on job id 9: Unable to contact slurm controller")
+    assert slurm.cancel(["9"], seconds=0.5)["9"].endswith("Unable to contact slurm controller")
+
+
+def test_what_may_not_be_cancelled_is_not_tried_again(fake):
+    fake.fail("scancel", "scancel: error: Kill job error on job id 9: Access/permission denied")
+
+    assert list(slurm.cancel(["9"])) == ["9"]
+    assert len(fake.calls("scancel")) == 1
 
 
 @pytest.mark.parametrize(
@@ -154,11 +161,10 @@ def test_what_cannot_be_cancelled_is_named(fake, monkeypatch):
         ),
     ],
 )
-def test_a_job_that_is_over_needs_no_cancelling_but_says_nothing_of_the_others(fake, monkeypatch, text, left):
-    monkeypatch.setattr(slurm, "CANCEL_TRIES", 1)
+def test_a_job_that_is_over_needs_no_cancelling_but_says_nothing_of_the_others(fake, text, left):
     fake.fail("scancel", text)
 
-    assert slurm.cancel(["7", "8"]) == left
+    assert list(slurm.cancel(["7", "8"], seconds=0.5)) == left
 
 
 def test_jobs_are_found_by_the_ticket_in_their_comment(fake):
@@ -167,65 +173,137 @@ def test_jobs_are_found_by_the_ticket_in_their_comment(fake):
     assert slurm.tickets(["ticket-b", "ticket-c"]) == {"ticket-b": ["8"], "ticket-c": []}
 
 
-def test_a_busy_controller_is_asked_again(tmp_path, fake, monkeypatch):
-    said = []
-    monkeypatch.setattr(backends, "SUBMIT_PAUSES_SECONDS", (0.01,))
-    fake.fail("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+def submit(tmp_path, say=lambda text: None, ending=None):
     command, parameters = prepared(tmp_path)
+    patience = Patience(ending or Event(), say)
+    return submit_patiently(SlurmBackend(), [command], parameters, tmp_path / "runs", "ticket", patience)
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Nobody waits long between two tries."""
+    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.01,))
+
+
+@pytest.mark.parametrize("word", ["Socket timed out on send/recv operation", "Protocol authentication error"])
+def test_a_submission_and_the_question_whether_it_was_taken_outlast_an_outage(tmp_path, fake, hurried, word):
+    said = []
+    fake.fail("sbatch", f"sbatch: error: Batch job submission failed: {word}")
+    fake.fail("squeue", f"slurm_load_jobs error: {word}")
 
     def say(text):
         said.append(text)
-        fake.recover("sbatch")
+        if len(said) == 12:  # far more than a run would try for an error of its own
+            fake.recover("squeue")
+            fake.recover("sbatch")
 
-    ids = submit_patiently(SlurmBackend(), [command], parameters, tmp_path / "runs", "ticket", say, Event())
+    ids = submit(tmp_path, say)
 
     assert ids == ["1"]
-    assert len(said) == 1
-    assert "Socket timed out" in said[0]
+    assert len(fake.calls("sbatch")) == 2
+    assert word in said[0] and "trying again" in said[0]
+    assert word in said[-1] and "whether it was taken" in said[-1]
     assert "exec " in (fake.folder / "script-1.sh").read_text()
 
 
+def test_what_a_hung_controller_takes_late_is_cancelled_before_the_next_try(tmp_path, fake, hurried):
+    fake.fail("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
+    # The job comes into the queue after the first question.
+    (fake.folder / "bin" / "squeue").write_text(
+        f"#!/bin/bash\necho x >> {fake.folder}/asked\n"
+        f"[ $(wc -l < {fake.folder}/asked) = 2 ] || exit 0\n"
+        f"echo '5|sample 0 ticket'; rm {fake.folder}/answers/sbatch.error"
+    )
+
+    ids = submit(tmp_path)
+
+    assert ids == ["1"]
+    assert [call for call in fake.calls() if call.startswith(("sbatch", "scancel"))][1] == "scancel 5"
+
+
 def test_a_wrong_account_is_an_error_at_once(tmp_path, fake):
-    fake.fail("sbatch", "sbatch: error: Invalid account or account/partition combination specified")
-    command, parameters = prepared(tmp_path)
+    fake.fail("sbatch", "sbatch: error: Batch job submission failed: Invalid account or account/partition combination")
 
     with pytest.raises(Submission, match="Invalid account"):
-        submit_patiently(SlurmBackend(), [command], parameters, tmp_path / "runs", "ticket", print, Event())
+        submit(tmp_path)
     assert len(fake.calls("sbatch")) == 1
 
 
-@pytest.mark.parametrize("ticket_is_known", [True, False])
-def test_a_job_that_was_taken_without_a_readable_answer_is_cancelled(tmp_path, fake, ticket_is_known):
+def test_a_full_queue_is_tried_for_some_time_only(tmp_path, fake, hurried):
+    fake.fail(
+        "sbatch",
+        "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+        "accounting/QOS policy (job submit limit, user's size and/or time limits)",
+    )
+
+    with pytest.raises(Submission, match="AssocMaxSubmitJobLimit"):
+        submit(tmp_path)
+
+    assert len(fake.calls("sbatch")) == patience.FEW + 1
+
+
+def test_a_job_that_was_taken_without_a_readable_answer_is_cancelled(tmp_path, fake, hurried):
     fake.answer("sbatch", "welcome to this cluster")
-    if ticket_is_known:
-        fake.answer("squeue", "1|sample 0 ticket\n")
-    else:
-        fake.fail("squeue", "Unable to contact slurm controller")
-    command, parameters = prepared(tmp_path)
+    fake.fail("squeue", "Unable to contact slurm controller")
+    fake.answer("squeue", "1|sample 0 ticket\n")
 
-    with pytest.raises(Submission) as error:
-        submit_patiently(SlurmBackend(), [command], parameters, tmp_path / "runs", "ticket", print, Event())
+    with pytest.raises(Submission, match="welcome to this cluster"):
+        submit(tmp_path, lambda text: fake.recover("squeue"))
 
-    assert fake.calls("scancel") == (["scancel 1"] if ticket_is_known else [])
-    assert ("does not say whether it was taken" in str(error.value)) != ticket_is_known
+    assert fake.calls("scancel")[0] == "scancel 1"
+    assert len(fake.calls("sbatch")) == 1
 
 
-def test_a_run_that_is_being_stopped_submits_nothing_again(tmp_path, fake):
+def test_a_question_that_is_refused_leaves_the_submission_open(tmp_path, fake, hurried):
+    fake.answer("sbatch", "welcome to this cluster")
+    fake.fail("squeue", "squeue: error: no such option")
+
+    with pytest.raises(Submission, match="does not say whether it was taken.*no such option") as error:
+        submit(tmp_path)
+
+    assert error.value.is_open
+
+
+@pytest.mark.parametrize("silent", ["sbatch", "squeue"])
+def test_a_run_that_is_being_stopped_waits_no_longer(tmp_path, fake, silent):
     fake.fail("sbatch", "sbatch: error: Unable to contact slurm controller")
-    command, parameters = prepared(tmp_path)
+    fake.fail("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     ending = Event()
 
-    with pytest.raises(Submission, match="Unable to contact"):
-        submit_patiently(
-            SlurmBackend(), [command], parameters, tmp_path / "runs", "t", lambda text: ending.set(), ending
-        )
+    with pytest.raises(Submission, match="Unable to contact") as error:
+        submit(tmp_path, lambda text: ending.set() if text.startswith(silent) else None, ending)
 
+    assert error.value.is_open
     assert len(fake.calls("sbatch")) == 1
+
+
+def test_a_question_is_asked_again_after_a_silence(hurried):
+    answers = [QueryFailed("Unable to contact"), "too early", "the answer"]
+
+    def question():
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    assert Patience(Event(), print).ask(question, "") == "the answer"
+    assert Patience(Event(), print).ask(lambda: "at once", "") == "at once"
+
+
+def test_limits_are_waited_for_in_an_outage_alone(fake):
+    fake.fail("scontrol", "slurm_load_ctl_conf error: Protocol authentication error")
+    with pytest.raises(QueryFailed):
+        SlurmBackend().learn_limits()
+
+    fake.fail("scontrol", "scontrol: error: not for you")
+    backend = SlurmBackend()
+    backend.learn_limits()
+    assert backend.limits == Limits()
 
 
 def test_what_is_missing_for_a_submission_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ValueError, match="sbatch: not found on the PATH.*--submitit-cluster local"):
+    with pytest.raises(ValueError, match="sbatch, .*: not found on the PATH.*--submitit-cluster local"):
         SlurmBackend().check()
     backends.LocalBackend().check()
 

@@ -1,5 +1,7 @@
 """A cluster that fails under a running study: the controller restarts, a node dies."""
 
+import signal
+
 import pytest
 from driver import Study
 
@@ -96,3 +98,53 @@ def test_a_job_forgotten_after_its_driver_was_killed_is_not_repeated(cluster, tm
 
     assert driver.process.returncode == 0, driver.output
     assert study.journal("gpu1") == study.journal("gpu2") == ["start 0", "end"]
+
+
+OUTAGE = """
+rule counted:
+    output: "{name}.txt"
+    resources: runtime=lambda wildcards: 5 + int(wildcards.name)
+    shell: "bash count.sh {wildcards.name} 1 && touch {output}"
+"""
+
+
+@pytest.fixture
+def submitting(cluster, tmp_path):
+    """A study whose driver has just called sbatch, which goes on when `go_on` is called."""
+    study = Study(cluster, tmp_path, OUTAGE)
+    shim = study.shim("sbatch")
+    (shim / "hang").touch()
+    driver = study.start("1.txt", "2.txt", "3.txt")
+    study.wait((shim / "hanging").exists, "sbatch begins")
+    yield study, driver, (shim / "hang").unlink
+    driver.kill()
+
+
+def test_an_outage_at_a_submission_loses_and_doubles_no_job(cluster, submitting):
+    study, driver, go_on = submitting
+    cluster.stop_daemon("munged")
+    try:
+        go_on()
+        study.wait(lambda: "whether it was taken" in driver.output, "the driver asks what became of its job")
+    finally:
+        cluster.start_munge()
+    code = driver.wait()
+
+    assert code == 0, driver.output
+    assert "Protocol authentication error" in driver.output
+    assert [study.journal(number) for number in "123"] == [["start 0", "end"]] * 3
+
+
+def test_what_a_hung_controller_takes_late_runs_once(cluster, submitting):
+    study, driver, go_on = submitting
+    cluster.daemons["slurmctld"].send_signal(signal.SIGSTOP)
+    try:
+        go_on()
+        study.wait(lambda: "whether it was taken" in driver.output, "the driver asks what became of its job")
+    finally:
+        cluster.daemons["slurmctld"].send_signal(signal.SIGCONT)
+    code = driver.wait()
+
+    assert code == 0, driver.output
+    assert [study.journal(number) for number in "123"] == [["start 0", "end"]] * 3
+    study.wait(lambda: not cluster.queue(), "no job is left")

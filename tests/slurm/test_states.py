@@ -12,7 +12,7 @@ from snakemake_executor_plugin_submitit.states import (
     Budget,
     Status,
     expand_ids,
-    is_transient,
+    is_outage,
     judge,
     read_config,
     read_notice,
@@ -20,6 +20,7 @@ from snakemake_executor_plugin_submitit.states import (
     read_squeue,
     record_of,
     remedy,
+    sbatch_reason,
 )
 
 BUDGET = Budget(max_preemptions=2, max_timeouts=1, runtime_seconds=3600)
@@ -252,10 +253,55 @@ def test_a_failure_is_explained(status, records, words):
     assert all(word in message for word in words), message
 
 
-def test_errors_of_a_busy_controller_pass():
-    assert is_transient("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
-    assert is_transient("sbatch: error: Unable to contact slurm controller (connect failure)")
-    assert not is_transient("sbatch: error: Batch job submission failed: Invalid account or account/partition")
+MUNGE = """sbatch: error: If munged is up, restart with --num-threads=10
+sbatch: error: Munge encode failed: Failed to access "/run/munge.sock": No such file (Did you start munged?)
+sbatch: error: slurm_send_node_msg: auth_g_create: REQUEST_SUBMIT_BATCH_JOB has authentication error
+sbatch: error: Batch job submission failed: Protocol authentication error"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        "sbatch: error: Batch job submission failed: Unable to contact slurm controller",
+        "sbatch: error: Unable to contact slurm controller (connect failure)",
+        "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
+        "sbatch: error: Batch job submission failed: Invalid authentication credential",
+        "sbatch: error: Batch job submission failed: Slurm backup controller in standby mode",
+        "sbatch: error: Batch job submission failed: Connection refused",
+        "sbatch: error: Batch job submission failed: Connection reset by peer",
+        "sbatch: error: Batch job submission failed: Transport endpoint is not connected",
+        "sbatch: error: Batch job submission failed: Message receive failure",
+        "sbatch: error: Batch job submission failed: Problem talking to the database: Connection refused",
+        "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
+        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n"
+        "sbatch: error: Batch job submission failed: Slurm temporarily unable to accept job, sleeping and retrying",
+        "sbatch: fatal: Could not establish a configuration source",
+        MUNGE,
+    ],
+)
+def test_errors_of_an_outage_pass(message):
+    assert is_outage(sbatch_reason(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
+        "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n"
+        "sbatch: error: Batch job submission failed: Invalid partition name specified",
+        "sbatch: error: For help contact the database team, who are unreachable at night\n"
+        "sbatch: error: Batch job submission failed: Invalid qos specification",
+        "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+        "sbatch: error: Batch job submission failed: Invalid job array specification",
+        # A path of the user's, not sbatch's word.
+        "[Errno 13] Permission denied: '/data/database/connection/munge'",
+        "nodes: found 2; on this machine there is one, so ask for 1",
+    ],
+)
+def test_errors_of_a_request_do_not_pass(message):
+    assert not is_outage(sbatch_reason(message))
 
 
 def test_the_configuration_is_read_by_name():

@@ -13,11 +13,11 @@ from snakemake_executor_plugin_submitit import attempts as ends
 from snakemake_executor_plugin_submitit.attempts import Attempts
 from snakemake_executor_plugin_submitit.backends import Backend
 from snakemake_executor_plugin_submitit.jobs import Description
+from snakemake_executor_plugin_submitit.patience import Patience
 from snakemake_executor_plugin_submitit.registry import Entry, Registry
 from snakemake_executor_plugin_submitit.slurm import Answer, QueryFailed
-from snakemake_executor_plugin_submitit.states import CANCELLED, Budget, Status, Verdict, judge
+from snakemake_executor_plugin_submitit.states import CANCELLED, Budget, Status, Verdict, is_outage, judge
 
-PAUSES_SECONDS = (2, 5, 15, 30)
 # Of a job that Slurm does not know: without a sign of life for so long it has ended.
 QUIET_SECONDS = 600
 
@@ -37,49 +37,66 @@ class Earlier:
 
 
 def take_stock(
-    wanted: Iterable[Description], registry: Registry, driver: str, backend: Backend, folder: Path, logger
+    wanted: Iterable[Description], registry: Registry, driver: str, backend: Backend, folder: Path, patience: Patience
 ) -> Earlier:
-    """Tell apart what earlier drivers left. driver: this one, whose own entries do not count.
+    """Tell apart what earlier drivers left. driver: this one.
 
-    What is not good is cancelled: submissions cut short, jobs with old inputs or settings. Where Slurm does not confirm
-    that, the job is refused: submitted now, it might run twice.
+    What is not good is cancelled: submissions cut short, jobs with old inputs or settings. In an outage it waits: what
+    nobody could be asked about may run, and submitted now it might run twice. Raises QueryFailed if the run is being
+    stopped meanwhile.
     """
     earlier = Earlier()
     if not backend.can_adopt:
         return earlier
-    found = [(d, entry) for d in wanted if (entry := registry.get(d.key)) and entry.driver != driver]
-    _cancel_cut_short([entry for _, entry in found if entry.job is None], backend, folder, earlier)
+    # Its own entry without an id is of a submission that Slurm has not confirmed to be cancelled.
+    found = [(d, e) for d in wanted if (e := registry.get(d.key)) and (e.driver != driver or e.job is None)]
+    _cancel_cut_short([entry for _, entry in found if entry.job is None], backend, folder, earlier, patience)
     found = [(d, entry) for d, entry in found if entry.job]
-    answer = _ask_patiently(backend, [entry.job for _, entry in found], logger)
+    jobs = [entry.job for _, entry in found]
+    answer = patience.ask(lambda: backend.query(jobs), "about jobs of an earlier run") if jobs else Answer()
     old = []
     for d, entry in found:
         status = answer.found.get(entry.job)
         if is_good(entry, d, answer, folder):
             earlier.good[d.key] = entry
-        elif status and not status.is_over:
-            old.append(entry)
-        else:
+        elif status.is_over if status else entry.job in answer.unknown:
             earlier.ended.append((entry, judge(entry.job, status, _records(folder, entry), Budget())))
-    _cancel_old(old, backend, earlier, logger)
+        else:
+            old.append(entry)
+    _cancel_old(old, backend, earlier, patience)
     return earlier
 
 
-def _cancel_cut_short(entries: list[Entry], backend: Backend, folder: Path, earlier: Earlier) -> None:
-    if entries and backend.cancel_tickets({entry.ticket for entry in entries}):
-        why = "Slurm does not answer, and a submission of a killed snakemake may have been taken; try again later"
+def _cancel_cut_short(
+    entries: list[Entry], backend: Backend, folder: Path, earlier: Earlier, patience: Patience
+) -> None:
+    tickets = {entry.ticket for entry in entries}
+    try:
+        if tickets:
+            patience.ask(lambda: backend.cancel_tickets(tickets), "whether a submission that was cut short was taken")
+    except QueryFailed as error:
+        why = f"an earlier submission was cut short, and Slurm does not say whether it was taken: {error}"
         earlier.refused |= {entry.key: why for entry in entries}
         return
     verdict = Verdict(CANCELLED, "Its snakemake was killed while it submitted.")
     earlier.ended += [(entry, verdict) for entry in entries if _records(folder, entry)]
 
 
-def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, logger) -> None:
+def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, patience: Patience) -> None:
     for entry in entries:
-        logger.info(f"{entry.name}: Slurm job {entry.job} has old inputs or settings; it is cancelled.")
-    left = backend.cancel([entry.job for entry in entries]) if entries else []
+        patience.say(f"{entry.name}: Slurm job {entry.job} has old inputs or settings; it is cancelled.")
+
+    def cancel() -> dict[str, str]:
+        left = backend.cancel([entry.job for entry in entries])
+        if any(map(is_outage, left.values())):
+            raise QueryFailed("\n".join(set(left.values())))
+        return left
+
+    left = patience.ask(cancel, "to cancel them") if entries else {}
     for entry in entries:
         if entry.job in left:
-            earlier.refused[entry.key] = f"Slurm does not cancel its job {entry.job}, which has old inputs or settings"
+            why = f"Slurm does not cancel its job {entry.job}, which has old inputs or settings: {left[entry.job]}"
+            earlier.refused[entry.key] = why
         else:
             earlier.ended.append((entry, Verdict(CANCELLED, "It had old inputs or settings.")))
 
@@ -103,16 +120,6 @@ def _is_over(entry: Entry, status: Status | None, records: list[ends.Attempt], a
     if status or entry.job not in answer.unknown:
         return status is not None and status.is_over
     return bool(records) and time.time() - records[-1].seen > QUIET_SECONDS
-
-
-def _ask_patiently(backend: Backend, jobs: list[str], logger) -> Answer:
-    for pause in PAUSES_SECONDS if jobs else ():
-        try:
-            return backend.query(jobs)
-        except QueryFailed as error:
-            logger.warning(f"{error}; asking again in {pause} s about jobs of an earlier run")
-            time.sleep(pause)
-    return Answer()
 
 
 def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:

@@ -10,25 +10,29 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from snakemake_executor_plugin_submitit import slurm
 from snakemake_executor_plugin_submitit.command import JobCommand
-from snakemake_executor_plugin_submitit.slurm import Answer, Limits, QueryFailed
-from snakemake_executor_plugin_submitit.states import Status, is_transient
+from snakemake_executor_plugin_submitit.patience import FEW, Patience, pauses
+from snakemake_executor_plugin_submitit.slurm import CANCEL_SECONDS, Answer, Limits, QueryFailed
+from snakemake_executor_plugin_submitit.states import Status, is_full, is_outage, sbatch_reason
 
-SUBMIT_PAUSES_SECONDS = (5, 15, 30, 60)
+CLIENTS = ("sbatch", "squeue", "scancel", "scontrol")
 LIMITS_PAUSE_SECONDS = 60
 THOROUGH_EVERY = 10  # queries
 
 
 class Submission(RuntimeError):
-    """Jobs could not be submitted. is_transient: the same may work later."""
+    """Jobs could not be submitted.
 
-    def __init__(self, message: str) -> None:
+    is_outage, is_full: the same may work later. is_open: Slurm has not said whether it took them all the same.
+    """
+
+    def __init__(self, message: str, is_open: bool = False) -> None:
         super().__init__(message)
-        self.is_transient = is_transient(message)
+        self.is_outage, self.is_full = is_outage(sbatch_reason(message)), is_full(message)
+        self.is_open = is_open
 
 
 class SlurmBackend:
@@ -46,10 +50,11 @@ class SlurmBackend:
     def check(self) -> None:
         """Raise ValueError where nothing can be submitted from here."""
         check_submitit()
-        if not shutil.which("sbatch"):
+        missing = [name for name in CLIENTS if not shutil.which(name)]
+        if missing:
             raise ValueError(
-                "sbatch: not found on the PATH; start snakemake on a machine of the cluster, or run the jobs as "
-                "processes of this one with --submitit-cluster local"
+                f"{', '.join(missing)}: not found on the PATH; start snakemake on a machine of the cluster, or run "
+                "the jobs as processes of this one with --submitit-cluster local"
             )
 
     @property
@@ -60,6 +65,18 @@ class SlurmBackend:
             with contextlib.suppress(QueryFailed):
                 self._limits = slurm.limits()
         return self._limits or Limits()
+
+    def learn_limits(self) -> None:
+        """Ask for the limits, unless they are known. Raises QueryFailed in an outage.
+
+        Submitted with Slurm's own limits, an array may be longer than this cluster takes.
+        """
+        if self._limits is None:
+            try:
+                self._limits = slurm.limits()
+            except QueryFailed as error:
+                if is_outage(str(error)):
+                    raise
 
     def submit(self, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[Any]:
         """Ids of the submitted jobs: an array for several commands, a plain job for one. Raises Submission."""
@@ -73,17 +90,16 @@ class SlurmBackend:
         self._has_unknown = bool(answer.unknown)
         return answer
 
-    def cancel(self, jobs: Iterable[str]) -> list[str]:
-        return slurm.cancel(jobs)
+    def cancel(self, jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
+        """Jobs that may go on, with Slurm's word on them."""
+        return slurm.cancel(jobs, seconds)
 
-    def cancel_tickets(self, tickets: Iterable[str]) -> list[str]:
-        """Cancel what was submitted with these tickets; those are returned for which Slurm did not answer."""
-        wanted = list(tickets)
-        try:
-            found = slurm.tickets(wanted)
-        except QueryFailed:
-            return wanted
-        return self.cancel(job for jobs in found.values() for job in jobs)
+    def cancel_tickets(self, tickets: Iterable[str], seconds: float = CANCEL_SECONDS) -> None:
+        """Cancel what was submitted with these tickets. Raises QueryFailed where Slurm does not confirm that."""
+        found = slurm.tickets(tickets, seconds)
+        left = self.cancel((job for jobs in found.values() for job in jobs), seconds)
+        if left:
+            raise QueryFailed("\n".join(set(left.values())))
 
 
 class LocalBackend:
@@ -98,6 +114,9 @@ class LocalBackend:
 
     def check(self) -> None:
         check_submitit()
+
+    def learn_limits(self) -> None:
+        pass
 
     def submit(self, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[str]:
         if parameters["nodes"] > 1:
@@ -123,15 +142,15 @@ class LocalBackend:
             return b"submitit.local._local" in (Path("/proc") / job / "cmdline").read_bytes()
         return False
 
-    def cancel(self, jobs: Iterable[str]) -> list[str]:
+    def cancel(self, jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
         for job in jobs:
             if self._is_alive(job):
                 with contextlib.suppress(OSError):
                     os.kill(int(job), 2)
-        return []
+        return {}
 
-    def cancel_tickets(self, tickets: Iterable[str]) -> list[str]:
-        return []
+    def cancel_tickets(self, tickets: Iterable[str], seconds: float = CANCEL_SECONDS) -> None:
+        pass
 
 
 class DebugBackend:
@@ -144,6 +163,9 @@ class DebugBackend:
     def check(self) -> None:
         check_submitit()
 
+    def learn_limits(self) -> None:
+        pass
+
     def submit(self, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[str]:
         jobs = submit(self.name, commands, parameters, folder)
         for job in jobs:
@@ -154,11 +176,11 @@ class DebugBackend:
     def query(self, jobs: Iterable[str]) -> Answer:
         return Answer(unknown=set(jobs))
 
-    def cancel(self, jobs: Iterable[str]) -> list[str]:
-        return []
+    def cancel(self, jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
+        return {}
 
-    def cancel_tickets(self, tickets: Iterable[str]) -> list[str]:
-        return []
+    def cancel_tickets(self, tickets: Iterable[str], seconds: float = CANCEL_SECONDS) -> None:
+        pass
 
 
 Backend = SlurmBackend | LocalBackend | DebugBackend
@@ -187,20 +209,26 @@ def submit(cluster: str, commands: Sequence[JobCommand], parameters: dict[str, A
         raise Submission(str(error).strip() or type(error).__name__) from error
 
 
-def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str, say, ending: Event) -> list[str]:
-    """Submit; try again while the controller is busy, until the run is being stopped. Raises Submission.
+def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str, patience: Patience) -> list[str]:
+    """Submit; in an outage, wait for its end and try again. A full queue is tried for some time only.
 
-    sbatch may fail after the controller took the job, so whatever carries the ticket is cancelled after each failure.
+    sbatch may fail after the controller took the job. So after each failure whatever carries the ticket is cancelled,
+    and nothing is submitted before Slurm has confirmed that. Raises Submission.
     """
-    for pause in (*SUBMIT_PAUSES_SECONDS, None):
+    for number, pause in enumerate(pauses()):
         try:
-            return backend.submit(commands, parameters, folder)
+            ids = backend.submit(commands, parameters, folder)
+            patience.is_silent = False
+            return ids
         except Submission as error:
-            is_final = pause is None or not error.is_transient
-            if not is_final:
-                say(f"sbatch: {error}; trying again in {pause} s")
-                ending.wait(pause)
-            if backend.cancel_tickets([ticket]):
-                raise Submission(f"{error}; and Slurm does not say whether it was taken all the same") from error
-            if is_final or ending.is_set():
+            patience.is_silent = error.is_outage
+            may_pass = error.is_outage or (error.is_full and number < FEW)
+            if may_pass and not patience.wait(pause, f"{error}; trying again in {pause} s"):
+                raise Submission(f"{error}; this run is being stopped", is_open=True) from error
+            try:
+                patience.ask(lambda: backend.cancel_tickets([ticket]), "whether it was taken", error.is_outage)
+            except QueryFailed as silence:
+                message = f"{error}; and Slurm does not say whether it was taken all the same ({silence})"
+                raise Submission(message, is_open=True) from error
+            if not may_pass:
                 raise

@@ -26,11 +26,16 @@ from snakemake_executor_plugin_submitit.jobs import Description, describe, key_o
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.logs import OnlyTails
 from snakemake_executor_plugin_submitit.parameters import check_names
+from snakemake_executor_plugin_submitit.patience import Patience
 from snakemake_executor_plugin_submitit.prepare import Prepared, batches, prepare
 from snakemake_executor_plugin_submitit.registry import Driver, Entry, remove_old
 from snakemake_executor_plugin_submitit.settings import read_site
-from snakemake_executor_plugin_submitit.slurm import CLIENT_SECONDS, misleading_variables
+from snakemake_executor_plugin_submitit.slurm import CANCEL_SECONDS, QueryFailed, misleading_variables
 from snakemake_executor_plugin_submitit.states import CANCELLED, DONE, FAIL, RESUBMIT, WAIT, Verdict
+
+# Of Ctrl-C for a submission under way, and for an answer of a Slurm that has been silent.
+SUBMISSION_SECONDS = 15
+SILENCE_SECONDS = 5
 
 
 class Executor(RemoteExecutor):
@@ -53,6 +58,7 @@ class Executor(RemoteExecutor):
         self.submitting = threading.Lock()
         self.threads_of_job = 1
         self.ending = threading.Event()
+        self.patience = Patience(self.ending, logger.warning)
         # Snakemake makes its executors before it runs `onstart`: a driver that is refused has changed nothing yet.
         self._claim(workflow)
         if workflow.output_settings.show_failed_logs:
@@ -84,10 +90,11 @@ class Executor(RemoteExecutor):
     def run_jobs(self, jobs) -> None:
         """Take over or submit all jobs that are ready; those of one rule with equal parameters as one array."""
         described = sorted(((describe(job, self.workflow), job) for job in jobs), key=lambda pair: pair[0].name)
-        wanted = [d for d, _ in described]
+        wanted, driver = [d for d, _ in described], self.driver.id
         try:
-            earlier = take_stock(wanted, self.ledger.registry, self.driver.id, self.backend, self.folder, self.logger)
-        except OSError as error:
+            self.patience.ask(self.backend.learn_limits, "for the limits of the cluster")
+            earlier = take_stock(wanted, self.ledger.registry, driver, self.backend, self.folder, self.patience)
+        except (OSError, QueryFailed) as error:
             earlier = Earlier(refused={d.key: str(error) for d in wanted})
         for entry, verdict in earlier.ended:
             self.ledger.account(entry, verdict)
@@ -151,7 +158,8 @@ class Executor(RemoteExecutor):
             lives = self._send(lives, first.rule if len(batch) > 1 else safe(first.name.replace(" ", ".")))
         except Submission as error:
             for p, live in zip(batch, lives, strict=True):
-                self.ledger.forget(live.entry)
+                if not error.is_open:
+                    self.ledger.forget(live.entry)
                 self._refuse(p.description, p.job, error)
             return
         for p, live in zip(batch, lives, strict=True):
@@ -173,8 +181,12 @@ class Executor(RemoteExecutor):
             except OSError as error:
                 raise Submission(str(error)) from error
             commands = [live.command for live in lives]
-            say = self.logger.warning
-            ids = submit_patiently(self.backend, commands, parameters, self.runs, ticket, say, self.ending)
+            try:
+                ids = submit_patiently(self.backend, commands, parameters, self.runs, ticket, self.patience)
+            except Submission as error:
+                if not error.is_open:
+                    self.tickets.discard(ticket)
+                raise
             entries = [replace(entry, job=job) for entry, job in zip(entries, ids, strict=True)]
             sent = [replace(live, entry=e).with_log(self.runs) for live, e in zip(lives, entries, strict=True)]
             self.live |= {live.entry.key: live for live in sent}
@@ -262,7 +274,7 @@ class Executor(RemoteExecutor):
         """Ctrl-C, or an error of Snakemake itself: cancel all that is ours, also in the middle of a poll."""
         self.ending.set()  # the polling thread submits nothing any more
         # A submission under way is waited for, to know its jobs; one that hangs is found by its ticket.
-        was_free = self.submitting.acquire(timeout=CLIENT_SECONDS)
+        was_free = self.submitting.acquire(timeout=SUBMISSION_SECONDS)
         entries = [live.entry for live in list(self.live.values())]
         if self.executor_settings.detach:
             self.logger.info(f"{len(entries)} jobs go on running; the next snakemake takes them over.")
@@ -273,13 +285,17 @@ class Executor(RemoteExecutor):
         self.shutdown()
 
     def _cancel(self, entries: list[Entry]) -> None:
-        left = self.backend.cancel([entry.job for entry in entries])
-        lost = self.backend.cancel_tickets(self.tickets) if self.tickets else []
+        """Cancel these, and submissions whose jobs are not known. What Slurm does not confirm is named and kept."""
+        seconds = SILENCE_SECONDS if self.patience.is_silent or self.poll.failures else CANCEL_SECONDS
+        left = self.backend.cancel([entry.job for entry in entries], seconds)
         silence = "Slurm does not answer; still to be cancelled:"
         if left:
             self.logger.error(f"{silence} scancel {' '.join(left)}")
-        if lost:
-            self.logger.error(f"{silence} what `squeue --me --format '%i %k'` shows with {' or '.join(lost)}")
+        try:
+            self.backend.cancel_tickets(list(self.tickets), seconds)
+        except QueryFailed:
+            lost = " or ".join(sorted(self.tickets))
+            self.logger.error(f"{silence} what `squeue --me --format '%i %k'` shows with {lost}")
         for entry in entries:
             # What has ended well since the last poll is left for the next driver to accept.
             if entry.job not in left and not self.ledger.has_finished(entry):
@@ -293,7 +309,8 @@ class Executor(RemoteExecutor):
         """Stop following. The folder for temporary files stays: jobs that are still queued wait for it to exist."""
         with self.lock:
             self.wait = False
-        self.wait_thread.join(timeout=10)
+        # A query that hangs in an outage must not hold up the end.
+        self.wait_thread.join(timeout=SILENCE_SECONDS)
         follow.summarise(self.ledger.lines, self.folder, self.logger)
         self.driver.leave()
 

@@ -85,6 +85,7 @@ class Poll:
     def failed(self, logger, error: Exception) -> None:
         """A query that brought nothing: all jobs are kept, and the user is told of the first and of every tenth."""
         self.failures += 1
+        self.missing_since.clear()  # what was unknown before an outage may be known after it
         if self.failures % 10 == 1:
             logger.warning(f"No news of the jobs ({error}); they are kept, and asked for again.")
 

@@ -9,10 +9,18 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from snakemake_executor_plugin_submitit.states import OVER, Status, ids_of, read_config, read_sacct, read_squeue
+from snakemake_executor_plugin_submitit.states import (
+    OVER,
+    Status,
+    ids_of,
+    is_outage,
+    read_config,
+    read_sacct,
+    read_squeue,
+)
 
 CLIENT_SECONDS = 60
-CANCEL_TRIES = 3
+CANCEL_SECONDS = 30
 IDS_PER_CALL = 500
 # Of the job in which the driver itself may run; kept: how to reach the cluster.
 KEPT_VARIABLES = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_CONF_SERVER"}
@@ -129,21 +137,27 @@ def _ask_controller() -> dict[str, Status]:
     return read_squeue(client("squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", columns))
 
 
-def cancel(jobs: Iterable[str]) -> list[str]:
-    """Cancel jobs; those are returned for which Slurm did not answer."""
-    left = list(dict.fromkeys(jobs))
-    for attempt in range(CANCEL_TRIES):
-        still = []
-        for start in range(0, len(left), IDS_PER_CALL):
-            part = left[start : start + IDS_PER_CALL]
+def cancel(jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
+    """Cancel jobs. Returns those that may go on, with scancel's word on them.
+
+    Without an answer it tries again, until nothing has been cancelled for so many seconds.
+    """
+    left, pause = dict.fromkeys(jobs, ""), 0
+    deadline = time.monotonic() + seconds
+    while left:
+        ids, left = list(left), {}
+        for start in range(0, len(ids), IDS_PER_CALL):
+            part = ids[start : start + IDS_PER_CALL]
             try:
-                client("scancel", *part, seconds=30)
+                client("scancel", *part, seconds=seconds)
+                deadline = time.monotonic() + seconds
             except QueryFailed as error:
-                still += [] if all(is_over_already(line) for line in str(error).splitlines()) else part
-        left = still
-        if not left:
+                problems = [line for line in str(error).splitlines() if not is_over_already(line)]
+                left |= dict.fromkeys(part, "\n".join(problems)) if problems else {}
+        if not any(map(is_outage, left.values())) or time.monotonic() + pause > deadline:
             break
-        time.sleep(attempt)
+        time.sleep(pause)
+        pause += 1
     return left
 
 
@@ -152,10 +166,11 @@ def is_over_already(line: str) -> bool:
     return any(sign in line.lower() for sign in ("invalid job id", "already completing or completed"))
 
 
-def tickets(wanted: Iterable[str]) -> dict[str, list[str]]:
+def tickets(wanted: Iterable[str], seconds: float = CLIENT_SECONDS) -> dict[str, list[str]]:
     """Ticket -> ids (of arrays as a whole) of the user's queued jobs whose comment holds it. Raises QueryFailed."""
     found: dict[str, list[str]] = {ticket: [] for ticket in wanted}
-    text = client("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%k") if found else ""
+    words = ("squeue", "--noheader", f"--user={os.getuid()}", "--format=%F|%k")
+    text = client(*words, seconds=seconds) if found else ""
     for line in text.splitlines():
         job, _, comment = line.partition("|")
         for ticket in found:

@@ -267,11 +267,31 @@ def remedy(status: Status) -> str:
     return next((text for reasons, text in STUCK.items() if re.search(reasons, status.reason)), "")
 
 
-def is_transient(message: str) -> bool:
-    """True for errors of sbatch that pass: a busy controller, a full queue."""
-    signs = ("timed out", "unable to contact", "temporarily", "connection refused", "try again", "communication",
-             "job submit limit", "maxsubmit")  # fmt: skip
-    return any(sign in message.lower() for sign in signs)
+# What clients say while the controller, its database, munge or the network between them is away or busy.
+OUTAGES = (
+    "authentication", "broken pipe", "communication", "configuration source", "connect failure", "connection",
+    "credential", "database", "i/o error writing", "message receive failure", "message send failure", "munge",
+    "name resolution", "no route to host", "not connected", "slurmdbd", "standby", "temporarily", "timed out",
+    "try again", "unable to contact", "unreachable", "zero bytes",
+)  # fmt: skip
+FULL = ("job submit limit", "maxsubmit")
+
+
+def is_outage(text: str) -> bool:
+    """True if a client's word says that it had no answer, and that it may have one later."""
+    return any(sign in text.lower() for sign in OUTAGES)
+
+
+def sbatch_reason(message: str) -> str:
+    """Why sbatch failed: its last word, without what it tried before; "" where the error is not sbatch's."""
+    reasons = re.findall(r"submission failed: (.*)", message)
+    own = [line for line in message.splitlines() if line.startswith("sbatch: ")]
+    return reasons[-1] if reasons else "\n".join(own)
+
+
+def is_full(message: str) -> bool:
+    """True if sbatch says that the user has as many jobs in the queue as are allowed."""
+    return any(sign in message.lower() for sign in FULL)
 
 
 def read_config(text: str) -> dict[str, str]:
