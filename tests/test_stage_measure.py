@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from toy_runs import toy_study, write_inputs
 
 from mixar.model import cost
 from mixar.model.mar import MAR
 from mixar.reporting.results import read_rows
+from mixar.stages import measure as stage
 from mixar.stages.measure import measure
 
 QUICK = {"num_iterations": 2, "head_steps": 2, "cfg": 1.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pauses():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "PAUSES_S", (0.0, 0.0))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +55,35 @@ def test_times_are_medians_within_their_range_and_say_how_often_they_were_taken(
     assert len(times) == 1 + 2 * 2
     assert ((times["low"] > 0) & (times["low"] <= times["value"]) & (times["value"] <= times["high"])).all()
     assert (times["n"] == 2).all() and times["protocol"].str.contains("batch 4").all()
+
+
+@pytest.mark.parametrize(
+    ("takes", "kept", "taken"),
+    [
+        ([[1.0, 1.1, 1.2]], [1.0, 1.1, 1.2], 1),
+        ([[1.0, 1.0, 1.4], [1.0, 1.0, 1.2]], [1.0, 1.0, 1.2], 2),
+        ([[1.0, 1.0, 9.0], [1.0, 1.0, 1.5], [1.0, 1.0, 2.0]], [1.0, 1.0, 1.5], 3),
+    ],
+)
+def test_times_that_spread_are_taken_again_and_the_steadiest_are_kept(takes, kept, taken, capsys):
+    left = iter(takes)
+
+    found = stage._steadiest(lambda: ([1.0, 1.0, 1.0], next(left)), "measure mar")
+
+    assert found == ([1.0, 1.0, 1.0], kept) and not list(left)
+    assert capsys.readouterr().out.count("measure mar: the repeats spread by ") == taken - 1
+
+
+def test_times_that_stay_unsteady_say_so_in_their_protocol(tmp_path, monkeypatch):
+    study = toy_study(tmp_path, measure={"train_steps": 4, "repeats": 2})
+    times = itertools.cycle([1.0, 1.0, 2.0, 2.0])
+    monkeypatch.setattr(stage, "_seconds", lambda action, device: next(times))
+
+    measure(study, write_inputs(study), "mar")
+
+    found = read_rows(study.hardware.results + "/toy").set_index("metric")["protocol"]
+    assert found["minutes_per_epoch"] == found["seconds_per_image"] == "batch 4, random weights[spread=67%]"
+    assert found["parameters"] == "batch 4, random weights"
 
 
 def test_decoding_latents_adds_to_the_time_of_an_image(rows):

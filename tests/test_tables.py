@@ -218,6 +218,21 @@ def test_times_from_another_device_are_marked():
     assert "† Measured on GPU." in table.notes
 
 
+def test_times_whose_repeats_spread_are_marked():
+    study = reported_study()
+    rows = [row for run in study.runs for row in measure_rows(study, run)]
+    for row in rows:
+        if row["run"] == "dc_ca" and row["metric"] == "seconds_per_image":
+            row |= {"low": 0.009, "high": 0.0129, "protocol": row["protocol"] + "[spread=32%]"}
+
+    table = efficiency_table(study, frame(rows))
+
+    assert [(row[0], cell) for row in table.cells for cell in row if "‡" in cell] == [("DC-CA", "0.0121‡")]
+    assert any(note.startswith("‡ The repeats spread by more than 30% of their median") for note in table.notes)
+    assert "batch 64, random weights;" in table.notes[0]
+    assert r"\ddagger" in table.latex() and "[spread=32%]" in table.csv()
+
+
 def test_every_format_holds_every_row():
     study = reported_study()
     tables = [make(study, frame(all_rows(study))) for make in (quality_table, efficiency_table)]

@@ -65,6 +65,7 @@ SCHEMA = pa.schema(
     ],
     metadata={"mixar": FORMAT},
 )
+STEADY = 0.3  # largest spread of the repeats of a time that stands for the machine
 REQUIRED = ("study", "run", "source", "metric", "value")
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "guidance_rate", "seconds")
 ROW_FOLDERS = (
@@ -157,6 +158,11 @@ def total_epochs(study: Study, run: str) -> int:
     r = study.runs[run]
     before = total_epochs(study, r.parent) if r.parent else r.start_epochs
     return own_epochs(study, run) + before
+
+
+def spread(value: float, low: float, high: float) -> float:
+    """How far repeats lie apart, as a share of their median; above STEADY they are a busy machine's, and marked."""
+    return (high - low) / value
 
 
 def own_epochs(study: Study, run: str) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 from tabulate import tabulate
 
-from mixar.reporting.results import label_of
+from mixar.reporting.results import STEADY, label_of, spread
 from mixar.reporting.summary import (
     QUALITY,
     Summary,
@@ -232,15 +232,16 @@ def _reconstruction_notes(study: Study, rows: pd.DataFrame) -> list[str]:
 
 
 def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
-    """Table 2: what each run costs. Times taken on another device than most carry a dagger.
+    """Table 2: what each run costs. Times taken on another device than most carry a dagger, unsteady ones another mark.
 
     Raises ValueError if the measurements differ in protocol (batch size).
     """
     rows = rows_of(study, rows)
     runs = study.shown(study.report.table2)
     measured = rows[(rows["source"] == "measure") & rows["run"].isin(runs)]
-    if measured["protocol"].nunique() > 1:
-        found = "; ".join(sorted(set(measured["protocol"].dropna())))
+    protocols = measured["protocol"].str.partition("[")[0]  # brackets hold what is said of single values
+    if protocols.nunique() > 1:
+        found = "; ".join(sorted(set(protocols.dropna())))
         raise ValueError(f"Table 2 cannot mix protocols; found {found}; run `measure` again for every run")
     columns = ("Method", "Inference / s/img", "Train / min/epoch", "# Params", "Train / FLOP/img",
                "Sampling / FLOP/img", "Memory / GiB", "Tokens / total", "self-attended", "cross-attended",
@@ -250,19 +251,29 @@ def efficiency_table(study: Study, rows: pd.DataFrame) -> Table:
     shown = (number, number, si, si, si, number, _count, _count, _count, _count)
     devices = measured.groupby("run", sort=False)["device"].first()
     usual = devices.mode().iloc[0] if len(devices) else MISSING
-    cells, intervals, records = [], [], []
+    cells, intervals, records, unsteady = [], [], [], False
     for run in runs:
         found = {m: summarise(study, rows, run, m, "measure") for m in metrics}
+        marks = ["‡" if _is_unsteady(found[m]) else "" for m in metrics]
+        unsteady = unsteady or any(marks)
         intervals.append(["least and most", *(interval(found[m], none="") for m in metrics)])
         mark = "†" if run in devices and devices[run] != usual else ""
-        cells.append([label_of(study, run) + mark, *(f(found[m].mean) for f, m in zip(shown, metrics, strict=True))])
+        values = (f(found[m].mean) + spoiled for f, m, spoiled in zip(shown, metrics, marks, strict=True))
+        cells.append([label_of(study, run) + mark, *values])
         records.append(_record(study, run, label_of(study, run), found))
-    notes = [f"Measured on {usual}, {_first(measured['protocol'])}; FLOPs are computed from the settings."]
+    notes = [f"Measured on {usual}, {_first(protocols)}; FLOPs are computed from the settings."]
     notes.append("Seconds per image leave out MaskBit's generation of the discrete tokens, which guided runs share.")
     notes += [f"† Measured on {devices[r]}." for r in runs if r in devices and devices[r] != usual]
+    if unsteady:
+        notes.append(f"‡ The repeats spread by more than {STEADY:.0%} of their median: other work on the machine "
+                     "spoiled these times. Run `mixar measure` again while it is idle.")  # fmt: skip
     frame = pd.DataFrame(records)
     title = f"Table 2. Efficiency: {study.title}"
     return Table(title, columns, cells, tuple(notes), frame, columns[-3:], tuple(intervals))
+
+
+def _is_unsteady(time: Summary) -> bool:
+    return time.low is not None and spread(time.mean, time.low, time.high) > STEADY
 
 
 def number(value: float | None) -> str:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mixar.layout import Digests, Layout
+from mixar.locks import say
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
-from mixar.reporting.results import make_rows, write_rows
+from mixar.reporting.results import STEADY, make_rows, spread, write_rows
 from mixar.spec import Sampler, Study
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
@@ -30,12 +31,15 @@ from mixar.training.optim import build_optimizer, update_average
 from mixar.training.steps import Guide, training_step
 
 GIB = 2**30
+PAUSES_S = (2.0, 5.0, 10.0, 20.0)  # before times that other work on the machine has spoiled are taken again
 
 
 def measure(study: Study, layout: Layout, run: str) -> None:
     """Write layout.measures(run): rows of one run, those that depend on a sampler once for each of the run's samplers.
 
-    Times are medians, with minimum and maximum as low and high. Raises ValueError for an unknown run.
+    Times are medians, with minimum and maximum as low and high. Those whose repeats spread too far are taken again, a
+    few times; where that does not help, their protocol says so: `batch 32, random weights[spread=56%]`.
+    Raises ValueError for an unknown run.
     """
     if run not in study.runs:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
@@ -54,7 +58,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     announce(len(samplers) + 1, len(samplers) + 1, "training steps")
     common = {
         "source": "measure",
-        "protocol": f"batch {study.measure.batch_size}, random weights",
+        "protocol": _protocol(study),
         "digest": Digests(study).measure(run),
         "device": device_name(device),
     }
@@ -93,13 +97,21 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
 
     draw(settings.model_copy(update={"num_iterations": 2, "head_steps": 2}))  # warm up
     decode()
-    drawn = [_seconds(lambda: draw(settings), device) for _ in range(study.measure.repeats)]
-    decoded = [_seconds(decode, device) for _ in range(study.measure.repeats)]
-    both = [a + b for a, b in zip(drawn, decoded, strict=True)]
+
+    def take() -> tuple[list[float], list[float]]:
+        pairs = [(_seconds(lambda: draw(settings), device), _seconds(decode, device)) for _ in range(repeats)]
+        return [sum(pair) for pair in pairs], [drawn for drawn, _ in pairs]
+
+    repeats = study.measure.repeats
+    both, drawn = _steadiest(take, f"measure {run}, sampler {sampler}")
     return [
         {"metric": "flops_sample", "value": cost.flops_sample(study, run, settings), "unit": "FLOP/image"},
-        {"metric": "seconds_per_image", "unit": "s, with decoding to pixels", **_spread(both, 1 / size)},
-        {"metric": "seconds_per_image_latents", "unit": "s, without decoding to pixels", **_spread(drawn, 1 / size)},
+        {"metric": "seconds_per_image", "unit": "s, with decoding to pixels", **_median(study, both, 1 / size)},
+        {
+            "metric": "seconds_per_image_latents",
+            "unit": "s, without decoding to pixels",
+            **_median(study, drawn, 1 / size),
+        },
     ]
 
 
@@ -120,9 +132,13 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
         update_average(average, model, settings.ema_decay)
 
     step(0)  # warm up
-    times = [_seconds(lambda n=n: step(n), device) for n in range(1, study.measure.train_steps + 1)]
+
+    def take() -> tuple[list[float]]:
+        return ([_seconds(lambda n=n: step(n), device) for n in range(1, study.measure.train_steps + 1)],)
+
+    (times,) = _steadiest(take, f"measure {run}, training")
     scale = num_images / study.measure.batch_size / 60
-    return {"metric": "minutes_per_epoch", "unit": "min", **_spread(times, scale)}
+    return {"metric": "minutes_per_epoch", "unit": "min", **_median(study, times, scale)}
 
 
 def memory_value(device: torch.device) -> dict:
@@ -171,7 +187,29 @@ def _seconds(action: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _spread(times: list[float], scale: float) -> dict:
-    """Median, minimum and maximum of times, scaled, and how many there are."""
-    scaled = [t * scale for t in times]
-    return {"value": statistics.median(scaled), "low": min(scaled), "high": max(scaled), "n": len(scaled)}
+def _steadiest(take: Callable[[], tuple[list[float], ...]], name: str) -> tuple[list[float], ...]:
+    """Lists of times as `take` gives them; taken again, after a pause, while one of them is unsteady."""
+
+    def worst(found: tuple[list[float], ...]) -> float:
+        return max(spread(statistics.median(times), min(times), max(times)) for times in found)
+
+    best = take()
+    for pause in PAUSES_S:
+        if worst(best) <= STEADY:
+            break
+        say(f"{name}: the repeats spread by {worst(best):.0%}, other work disturbs the clock; again in {pause:g} s")
+        time.sleep(pause)
+        best = min(best, take(), key=worst)
+    return best
+
+
+def _median(study: Study, times: list[float], scale: float) -> dict:
+    """Median, minimum and maximum of times, scaled, and how many there are; the protocol, marked where they spread."""
+    value, low, high = (f(times) * scale for f in (statistics.median, min, max))
+    spoiled = spread(value, low, high)
+    mark = f"[spread={spoiled:.0%}]" if spoiled > STEADY else ""
+    return {"value": value, "low": low, "high": high, "n": len(times), "protocol": _protocol(study) + mark}
+
+
+def _protocol(study: Study) -> str:
+    return f"batch {study.measure.batch_size}, random weights"
