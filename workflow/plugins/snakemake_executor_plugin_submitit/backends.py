@@ -14,6 +14,7 @@ from typing import Any
 
 from snakemake_executor_plugin_submitit import slurm
 from snakemake_executor_plugin_submitit.command import JobCommand
+from snakemake_executor_plugin_submitit.files import private_folder
 from snakemake_executor_plugin_submitit.patience import FEW, Patience, pauses
 from snakemake_executor_plugin_submitit.slurm import CANCEL_SECONDS, Answer, Limits, QueryFailed
 from snakemake_executor_plugin_submitit.states import Status, is_full, is_outage, sbatch_reason
@@ -197,16 +198,21 @@ def check_submitit() -> None:
 def submit(cluster: str, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[Any]:
     """submitit's jobs. Raises Submission with what sbatch said."""
     # `exec`: Python takes the batch shell's place, and with it the signals that Slurm sends to the batch process.
-    own = {"slurm_python": f"exec {shlex.quote(sys.executable)}", "slurm_max_num_timeout": 1000}
+    start = f"{shlex.quote(sys.executable)} -u -m snakemake_executor_plugin_submitit.start"
+    own = {"slurm_python": f"exec {start}", "local_python": start, "slurm_max_num_timeout": 1000}
     try:
         from submitit import AutoExecutor
 
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         executor = AutoExecutor(folder=folder, cluster=cluster, **own)
         executor.update_parameters(**parameters)
-        return executor.submit_array(commands)
+        jobs = executor.submit_array(commands)
     except Exception as error:  # submitit raises many kinds
         raise Submission(str(error).strip() or type(error).__name__) from error
+    for path in {path for job in jobs for path in (job.paths.submitted_pickle, job.paths.submission_file)}:
+        with contextlib.suppress(OSError):  # the folder is private as well
+            path.chmod(0o600)
+    return jobs
 
 
 def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str, patience: Patience) -> list[str]:

@@ -94,12 +94,17 @@ class JobCommand:
         """Run the job; its end is in the records of attempts. Exits with the command's code where that is not 0."""
         job, signals = own_job_id(), Signals()
         forget_results(job)
-        with signals.listening(), self._lease(job, signals):
-            earlier = Attempts(Path(self.folder), self.key).of(self.submission)
-            if is_done(earlier, self.outputs):
-                say(f"{self.name}: finished in an earlier attempt, nothing is left to do")
-                return ends.FINISHED
-            return self._attempt(job, signals, earlier)
+        hide_log()
+        try:
+            with signals.listening(), self._lease(job, signals):
+                earlier = Attempts(Path(self.folder), self.key).of(self.submission)
+                if is_done(earlier, self.outputs):
+                    say(f"{self.name}: finished in an earlier attempt, nothing is left to do")
+                    return ends.FINISHED
+                return self._attempt(job, signals, earlier)
+        finally:
+            if "SUBMITIT_DEBUG_JOB_ID" not in os.environ:  # then this process is the driver's own
+                os.umask(0o077)  # submitit writes its results now; what the rules wrote has the user's own mask
 
     @contextlib.contextmanager
     def _lease(self, job: str, signals: Signals) -> Iterator[None]:
@@ -234,6 +239,14 @@ def forget_results(job: str) -> None:
     folder = os.environ.get("SUBMITIT_FOLDER")
     for suffix in ("", ".save_tmp") if folder else ():
         (Path(folder) / f"{job}_0_result.pkl{suffix}").unlink(missing_ok=True)
+
+
+def hide_log() -> None:
+    """Let nobody else read this job's log. Slurm has made it with the mask that the rules' own files get."""
+    folder = os.environ.get("SUBMITIT_FOLDER")
+    with contextlib.suppress(OSError):
+        if folder and os.readlink("/proc/self/fd/1").startswith(os.path.realpath(folder) + os.sep):
+            os.fchmod(1, 0o600)
 
 
 def own_slurm_record() -> str:

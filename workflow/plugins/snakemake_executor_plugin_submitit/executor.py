@@ -21,6 +21,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_executor_plugin_submitit import follow
 from snakemake_executor_plugin_submitit.adopt import Earlier, ended_unseen, take_stock
 from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission, submit_patiently
+from snakemake_executor_plugin_submitit.files import private_folder
 from snakemake_executor_plugin_submitit.follow import Live, Poll
 from snakemake_executor_plugin_submitit.jobs import Description, describe, key_of_job, safe
 from snakemake_executor_plugin_submitit.ledger import Ledger
@@ -52,6 +53,10 @@ class Executor(RemoteExecutor):
         self.ledger = Ledger(self.folder, logger)
         self.driver = Driver(self.folder)
         self.runs = self.folder / "runs" / self.driver.id
+        try:
+            private_folder(self.folder)
+        except (ValueError, OSError) as error:
+            raise WorkflowError(str(error)) from None
         self.live: dict[str, Live] = {}
         self.tickets: set[str] = set()  # of submissions in flight
         self.poll = Poll(settings.poll_min_seconds, settings.poll_max_seconds)
@@ -324,6 +329,7 @@ class Executor(RemoteExecutor):
     @property
     def tmpdir(self) -> str:
         # Of this driver alone: files in it are named by Snakemake's numbers of jobs, which every driver gives anew.
+        private_folder(self.runs)
         path = self.runs / "tmp"
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         return str(path)

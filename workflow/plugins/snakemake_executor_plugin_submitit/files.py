@@ -1,11 +1,17 @@
-"""Files that several nodes read and write: replaced as a whole, locked as a whole."""
+"""Files that several nodes read and write: replaced as a whole, locked as a whole, and for this user alone.
+
+Pickles, command lines and logs hold what was given with `--config`, and who can write a pickle can run anything.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import shlex
+import stat
 import uuid
 from pathlib import Path
 from typing import IO, Any
@@ -14,11 +20,48 @@ from typing import IO, Any
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder for this user alone. Raises ValueError for one that others own or can write to, and OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    check_private(folder)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def check_private(path: Path) -> None:
+    """Raise ValueError if anybody else owns this or can write to it. Reading is for the user to decide."""
+    check_owner(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o022:
+        raise ValueError(
+            f"{path}: others can write to it (mode {mode:04o}), and a job's pickle may run anything in your name. See "
+            f"whether all in it is yours, then `chmod -R go-rwx {shlex.quote(str(path))}`, or give another folder with "
+            "--submitit-folder."
+        )
+
+
+def check_owner(path: Path) -> None:
+    owner = path.stat().st_uid
+    if owner != os.geteuid():
+        raise ValueError(
+            f"{path}: belongs to user {owner} and not to you ({os.geteuid()}), and a job's pickle may run anything in "
+            "your name. Give a folder of your own with --submitit-folder."
+        )
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that only this user can read; for `open`."""
+    return os.open(path, flags, 0o600)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a file; a reader sees the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8", opener=private) as f:
+        f.write(json.dumps(content))
     os.replace(temporary, path)
 
 
@@ -32,7 +75,7 @@ def mark_incomplete(path: Path, when: float) -> None:
 def append_line(path: Path, content: Any) -> None:
     """Add one line of JSON, whole, also when several processes do so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as f:
+    with open(path, "ab", buffering=0, opener=private) as f:
         f.write(json.dumps(content).encode() + b"\n")
 
 
@@ -42,7 +85,7 @@ def try_lock(path: Path) -> IO | None:
     Where the file system knows no locks, the file counts as free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+", encoding="utf-8")  # noqa: SIM115  closed by who holds it
+    handle = open(path, "a+", encoding="utf-8", opener=private)  # noqa: SIM115  closed by who holds it
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -9,6 +9,8 @@ import re
 import stat
 from pathlib import Path
 
+from snakemake_executor_plugin_submitit.files import private
+
 SHOWN_BYTES = 16 * 1024
 READ_BYTES = 64 * 1024
 # Signs in a job's output -> what they mean. The job's own exit code says nothing of a process further down.
@@ -73,7 +75,8 @@ class OnlyTails(logging.Filter):
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{next(self.numbers)}.log"
             end = tail(log, SHOWN_BYTES)
-            path.write_text(f"[the end of {log}, which has {size / 1e6:.1f} MB]\n{end}", encoding="utf-8")
+            with open(path, "w", encoding="utf-8", opener=private) as f:
+                f.write(f"[the end of {log}, which has {size / 1e6:.1f} MB]\n{end}")
         except (OSError, TypeError):
             return log
         return str(path)
