@@ -17,10 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mixar import assets
 from mixar.data.decoding import read_picture
 from mixar.data.images import check_proportions, content_of
+from mixar.data.shards import TokenStore
 from mixar.data.sources import SOURCES, Original, Originals
 from mixar.inventory import place
 from mixar.listing import THREADS, Listing, source_files
@@ -201,6 +203,24 @@ def _check_training_classes(data: Data, table: pa.Table) -> None:
             raise ValueError(f"data.path: class {label} has no readable image")
         raise ValueError(f"data.held_out_rate: {data.held_out_rate:g} leaves class {found['class_name'][0]} without a "
                          f"training image (it has {len(found)}); lower it, or add images")  # fmt: skip
+
+
+def images_sha256(manifest: pa.Table) -> str:
+    """Which images a manifest holds, with their order, splits and classes, wherever they lie: hex."""
+    content = hashlib.sha256()
+    for column in ("split", "label", "fine_label", "content"):
+        content.update("\n".join(map(str, manifest[column].to_pylist())).encode())
+    return content.hexdigest()
+
+
+def check_tokens(manifest: Path, store: TokenStore, where: Path) -> None:
+    """Raise ValueError where the token shards in the folder `where` hold other images than the manifest does now.
+
+    The manifest may be gone; shards that were made without one are let be.
+    """
+    made_of = store.metadata.get("images")
+    if made_of and manifest.is_file() and made_of != images_sha256(pq.read_table(manifest)):
+        raise ValueError(f"{where}: the shards hold other images than {manifest} does now; run `tokenize` again")
 
 
 def count_smaller(manifest: pa.Table, size: int) -> int:

@@ -129,6 +129,8 @@ class TokenStore:
             if not self.shards:
                 self.metadata, first = metadata, arrays
             _same_tokens(path, arrays, first, ("latents", "latents_flip", "tokens", "tokens_flip"))
+            if metadata.get("images") != self.metadata.get("images"):
+                raise ValueError(f"{path}: made of other images than {paths[0]}; tokenize again")
             if metadata.get("digest") != self.metadata.get("digest"):
                 raise ValueError(f"{path}: made with other settings than {paths[0]}; tokenize again")
             self.shards.append(arrays)

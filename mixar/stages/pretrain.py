@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
+from mixar.data.manifest import check_tokens, images_sha256
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
 from mixar.finite import naming
@@ -23,6 +24,7 @@ from mixar.layout import Digests, Layout
 from mixar.reporting.results import provenance
 from mixar.scoring import features
 from mixar.spec import Study, Training, seed_of
+from mixar.spec import digest as digest_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import check_statistics
@@ -75,6 +77,7 @@ def generator(study: Study, layout: Layout) -> None:
         _import(lambda path: _released("maskbit-generator", build, path), s.weights, layout.generator)
         return
     store = TokenStore(layout.token_shards())
+    check_tokens(layout.manifest, store, layout.token_shard(0).parent)
     train_rows = store.rows("train")
 
     def step(model, rows, rng, progress):
@@ -137,7 +140,8 @@ def _train(
 ) -> None:
     """Train what `build` makes, under a lease, and publish its averaged weights at `target`."""
     context = Context(rank=0, world_size=1, device=device_of(study))  # these networks are small: one process each
-    folder = layout.checkpoints(name, study.study, digest)
+    # with other images, a training in flight begins anew
+    folder = layout.checkpoints(name, study.study, digest_of(digest, images_sha256(read_manifest(layout))))
     torch.manual_seed(seed_of(digest, "init"))
     model = build()
     with locks.lease(folder, target) as is_finished:

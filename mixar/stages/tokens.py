@@ -24,7 +24,7 @@ from mixar.data.images import (
     unit_to_uint8,
     write_images,
 )
-from mixar.data.manifest import count_smaller, ingest_manifest
+from mixar.data.manifest import count_smaller, images_sha256, ingest_manifest
 from mixar.data.shards import write_shard
 from mixar.files import write_table
 from mixar.finite import finite, naming
@@ -82,7 +82,8 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
 
     Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
     """
-    rows = _part(read_manifest(layout), shard, study.data.num_shards, "images")
+    manifest = read_manifest(layout)
+    rows = _part(manifest, shard, study.data.num_shards, "images")
     device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
     continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
     discrete = tokenizers.load("discrete", study.discrete, paths["discrete"]).to(device)
@@ -102,6 +103,7 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
         "digest": Digests(study).tokenize(),
         "shard": shard,
         "num_shards": study.data.num_shards,
+        "images": images_sha256(manifest),
         "crop": f"ADM centre crop to {study.data.image_size} pixels",
         "tokenizers": {kind: file_sha256(path) for kind, path in paths.items()},
         "statistics": {"mean": mean.tolist(), "std": std.tolist()},

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mixar import assets, locks
+from mixar.data.manifest import check_tokens
 from mixar.data.shards import TokenStore
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS, provenance
-from mixar.spec import Study, seed_of
+from mixar.spec import Study, digest, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.tokens import generator as bits
@@ -45,7 +46,9 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     total_steps(settings, len(rows))
     model = _initial_model(study, run, seed, start)
     name = f"train {run} seed {seed}"
-    folder = layout.checkpoints("train", f"{run}-seed{seed}", Digests(study).train(run, seed))
+    # with other images, a training in flight begins anew
+    settings_and_images = digest(Digests(study).train(run, seed), store.metadata.get("images"))
+    folder = layout.checkpoints("train", f"{run}-seed{seed}", settings_and_images)
     with (
         distributed.joined(device_of(study)) as context,
         _held(layout.weights(run, seed), folder, context) as is_finished,
@@ -109,6 +112,7 @@ def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
     ):
         if found != wanted:
             raise ValueError(f"{where}: the shards hold {found} {what}, the study has {wanted}; run `tokenize` again")
+    check_tokens(layout.manifest, store, where)
     if len(store) and int(store.labels.max()) >= study.data.num_classes:
         raise ValueError(
             f"{where}: class {int(store.labels.max())} is outside the study's {study.data.num_classes} classes; "
