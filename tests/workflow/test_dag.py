@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixar.spec import load_study
+from mixar.layout import Layout
+from mixar.spec import load_study, parse_study
 
 BIN = Path(sys.executable).parent
 STUDIES = {
@@ -99,8 +100,9 @@ def test_the_papers_dag_is_built_in_ten_seconds_without_data_or_weights(root, tm
     assert output.returncode == 0, output.stderr
     # processor seconds: a busy machine must not fail this test
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 10
+    assert len(output.stdout.splitlines()) < 40  # one screen, with what is missing at its end
     for name in ("imagenet/train", "latents_stats.pt", "maskbit_tokenizer_14bit.bin", "adm_in256_stats.npz"):
-        assert str(tmp_path / "empty" / name) in output.stdout + output.stderr
+        assert str(tmp_path / "empty" / name) in output.stdout.split("total")[1]
 
 
 def test_a_dry_run_writes_nothing(root, tmp_path):
@@ -114,10 +116,61 @@ def test_the_report_reads_the_scores_of_brought_images(root, tmp_path):
     brought.parent.mkdir(parents=True)
     brought.touch()
 
-    output = snakemake(root, "-n", "--configfile", *STUDIES["smoke"], *in_folder(tmp_path))
+    output = snakemake(root, "-n", "-p", "--configfile", *STUDIES["smoke"], *in_folder(tmp_path))
 
     inputs = next(line for line in output.stdout.split("rule report:")[1].splitlines() if "input:" in line)
     assert str(brought) in inputs
+
+
+@pytest.fixture
+def copied(smoke, tmp_path):
+    """A results folder with a trained network, and a copy of its study that trains longer under the same name."""
+    smoke["hardware"]["results"] = str(tmp_path)
+    layout = Layout(parse_study(smoke))
+    layout.weights("mar", 0).parent.mkdir(parents=True)
+    layout.weights("mar", 0).write_text("trained for hours")
+    layout.study_file.write_text(layout.study.model_dump_json(indent=2), encoding="utf-8")
+    return write_changed(smoke, ("training", "epochs", 7), tmp_path), layout
+
+
+def test_a_copied_study_does_not_replace_the_networks_of_another_one(root, copied):
+    file, layout = copied
+    before = layout.study_file.read_text(encoding="utf-8")
+
+    result = snakemake(root, "--cores", 1, "--configfile", file)
+
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and "Traceback" not in said
+    assert "run mar seed 0" in said and "training.epochs: 2 in the folder, 7 here" in said
+    assert "`study:`" in said and "--config replace=true" in said
+    assert layout.weights("mar", 0).read_text() == "trained for hours"
+    assert layout.study_file.read_text(encoding="utf-8") == before
+    assert not layout.log("ingest").exists()
+
+
+def test_a_dry_run_says_what_a_copied_study_would_replace_and_yes_can_be_said(root, copied):
+    file, layout = copied
+
+    asked = snakemake(root, "-n", "--configfile", file)
+    agreed = snakemake(root, "--cores", 1, "--configfile", file, "--until", "ingest", "--config", "replace=true")
+
+    assert asked.returncode == 0
+    assert "training.epochs: 2 in the folder, 7 here" in asked.stdout.split("total")[1]
+    assert agreed.returncode == 0, agreed.stderr
+    assert layout.manifest.exists()
+    assert '"epochs": 7' in layout.study_file.read_text(encoding="utf-8")
+
+
+def test_results_below_a_file_end_in_one_message(root, tmp_path, smoke):
+    (tmp_path / "thesis").write_text("a thesis")
+    file = write_changed(smoke, ("hardware", "results", str(tmp_path / "thesis")), tmp_path)
+
+    result = snakemake(root, "--cores", 1, "--configfile", file)
+
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and "Traceback" not in said
+    assert "hardware.results" in said and str(tmp_path / "thesis") in said
+    assert (tmp_path / "thesis").read_text() == "a thesis"
 
 
 def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path):
@@ -238,7 +291,7 @@ def test_the_local_profile_knows_every_rule(root):
     assert set(profile["set-threads"]) == rules - {"report"}
 
 
-def test_the_default_profile_holds_nothing_that_would_hide_another_profiles_choice(root):
+def test_the_default_profile_holds_only_what_suits_every_machine(root):
     profile = yaml.safe_load((root / "workflow" / "profiles" / "default" / "profile.yaml").read_text())
 
-    assert set(profile) == {"rerun-triggers", "rerun-incomplete"}
+    assert set(profile) == {"logger", "rerun-incomplete", "rerun-triggers", "show-failed-logs"}

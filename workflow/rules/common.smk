@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from mixar import assets, inventory, locks
+from mixar import assets, earlier, inventory, locks
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
@@ -17,10 +18,13 @@ from mixar.texts import print_anything
 
 print_anything()
 
+# `--config replace=true`: networks in the results folder that a study of other settings made may be replaced.
+REPLACE = str(config.get("replace", False)).lower() in ("true", "yes", "1")
+
 try:
     for file in workflow.configfiles:  # Snakemake keeps the last of two equal keys without a word
         read_layer(file)
-    STUDY = parse_study(dict(config), source="study")
+    STUDY = parse_study({key: value for key, value in config.items() if key != "replace"}, source="study")
     MISSING = assets.missing(STUDY)
     if {"{", "}"} & set(str(assets.folder())):
         raise ValueError(f"MIXAR_ASSETS: Snakemake reads braces as wildcards; found {str(assets.folder())!r}")
@@ -28,6 +32,8 @@ except (SpecError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 
 LAYOUT = Layout(STUDY)
+if not (FOUND := next(path for path in (LAYOUT.root, *LAYOUT.root.parents) if path.exists())).is_dir():
+    raise WorkflowError(f"hardware.results: {FOUND} is a file; give a folder, there or new")
 DIGESTS = Digests(STUDY)
 STUDY_FILE = str(LAYOUT.study_file)
 ENVIRONMENT = "../../environment.yml"
@@ -134,11 +140,20 @@ def write_study_file():
     """The validated study as the jobs read it; left alone while it says the same."""
     text = STUDY.model_dump_json(indent=2)
     path = LAYOUT.study_file
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+    try:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+    except OSError as error:
+        raise WorkflowError(f"hardware.results: {error}; choose a folder that can be written to") from None
+
+
+def refuse_replacing():
+    """Stop before any job where the folder holds networks that a study of other settings made."""
+    if not REPLACE and (said := earlier.replaced(STUDY)):
+        raise WorkflowError(f"{said}\nNothing was started.")
 
 
 def refuse_missing():
@@ -182,10 +197,16 @@ def announce_held():
 
 
 def announce_missing():
-    """Say once, in the main process, which files outside the study are not there yet."""
-    lines = [f"  {place}" for place in assets.places(MISSING)]
-    logger.warning("\n".join([f"{STUDY.study} needs {len(lines)} files or folders that are not there:", *lines]))
+    """Say which files outside the study are not there yet. A dry run closes with it."""
+    files = " ".join(f"--study {shlex.quote(str(file))}" for file in workflow.configfiles)
+    lines = [f"{STUDY.study} needs {len(MISSING)} files or folders that are not there:"]
+    lines += [f"  {place}" for place in assets.places(MISSING)]
+    lines += [f"Fetch what can be fetched: python -m mixar assets get {files}"]
+    logger.warning("\n".join(lines), extra={"mixar_closing": True})
 
 
-if MISSING and workflow.is_main_process:
-    announce_missing()
+if workflow.is_main_process:
+    if MISSING:
+        announce_missing()
+    if workflow.output_settings.dryrun and not REPLACE and (replaced := earlier.replaced(STUDY)):
+        logger.warning(replaced, extra={"mixar_closing": True})

@@ -1,0 +1,67 @@
+"""Results that a folder holds from an earlier study of the same name: which networks a study would make again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mixar.layout import Digests, Layout
+from mixar.spec import SpecError, Study, load_study
+
+ABSENT = "absent"
+SHOWN = 12  # differences that a message lists
+NOT_ABOUT_RESULTS = {"title", "hardware", "report"}
+
+
+def replaced(study: Study) -> str | None:
+    """Which networks in the study's folder it would make again, why, and what would do; None where there is none.
+
+    Only what settings change counts: a folder whose study file this version cannot read is taken as the study's own.
+    """
+    layout = Layout(study)
+    try:
+        earlier = load_study(layout.study_file)
+    except SpecError:
+        return None
+    now, before = (dict(_networks(each)) for each in (study, earlier))
+    changed = [name for name, (path, made_by) in now.items() if before.get(name, (path, made_by))[1] != made_by]
+    names = [name for name in changed if now[name][0].exists()]
+    if not names:
+        return None
+    return "\n".join([
+        f"{layout.root} holds results of another study named {study.study!r}. These networks would be made again, "
+        f"and the results that follow: {', '.join(names)}.",
+        "The studies differ:",
+        *(f"  {line}" for line in _differences(study, earlier)),
+        "Give this study a name of its own (`study:`), or replace those results: snakemake --config replace=true …",
+    ])  # fmt: skip
+
+
+def _differences(study: Study, earlier: Study) -> list[str]:
+    """The settings in which two studies differ, a line each, as far as results depend on them."""
+    contents = [each.model_dump(mode="json", exclude=NOT_ABOUT_RESULTS) for each in (study, earlier)]
+    now, before = (dict(_settings(content)) for content in contents)
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, ABSENT) != now.get(key, ABSENT)]
+    lines = [f"{key}: {before.get(key, ABSENT)} in the folder, {now.get(key, ABSENT)} here" for key in keys]
+    return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
+
+
+def _networks(study: Study) -> Iterator[tuple[str, tuple[Path, str]]]:
+    """Every network by name: its file, and the digest of what makes it."""
+    layout, digests = Layout(study), Digests(study)
+    for kind in ("continuous", "discrete"):
+        yield f"{kind} tokenizer", (layout.tokenizer(kind), digests.tokenizer(kind))
+    yield "generator", (layout.generator, digests.generator())
+    yield "feature network", (layout.extractor(), digests.extractor())
+    for run, settings in study.runs.items():
+        for seed in settings.seeds:
+            yield f"run {run} seed {seed}", (layout.weights(run, seed), digests.train(run, seed))
+
+
+def _settings(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict) and content:
+        for name, value in content.items():
+            yield from _settings(value, f"{key}.{name}" if key else name)
+    else:
+        yield key, content

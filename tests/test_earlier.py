@@ -1,0 +1,54 @@
+"""A results folder of another study with the same name: what would be replaced is told, and only that."""
+
+import pytest
+
+from mixar.earlier import replaced
+from mixar.layout import Layout
+from mixar.spec import parse_study
+
+
+@pytest.fixture
+def folder(smoke, tmp_path):
+    """The smoke study with its results in a temporary folder, its study file and two of its networks there."""
+    smoke["hardware"]["results"] = str(tmp_path)
+    layout = Layout(parse_study(smoke))
+    for path in (layout.weights("mar", 0), layout.weights("dc_mix", 0), layout.tokenizer("discrete")):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    layout.study_file.write_text(layout.study.model_dump_json(), encoding="utf-8")
+    return layout
+
+
+def test_a_study_that_retrains_is_told_with_what_differs_and_what_would_do(folder, smoke):
+    smoke["training"]["epochs"] = 7
+    smoke["title"] = "Another title"
+
+    said = replaced(parse_study(smoke))
+
+    assert f"{folder.root} holds results of another study named 'smoke'" in said
+    assert "run mar seed 0, run dc_mix seed 0" in said and "dc_sa" not in said and "discrete" not in said
+    assert f"training.epochs: {folder.study.training.epochs} in the folder, 7 here" in said
+    assert "title" not in said
+    assert "`study:`" in said and "--config replace=true" in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"title": "Another title"},
+        {"evaluation": {"num_images": 36, "shard_size": 36, "batch_size": 36}},  # images are drawn again, cheaply
+        {"study": "another_name"},
+    ],
+    ids=["title", "evaluation", "name"],
+)
+def test_a_study_that_retrains_nothing_is_not_stopped(folder, smoke, change):
+    assert replaced(parse_study(smoke | change)) is None
+
+
+def test_an_empty_folder_and_an_unreadable_study_file_hold_no_other_study(folder, smoke):
+    smoke["training"]["epochs"] = 7
+    folder.study_file.write_text("{", encoding="utf-8")
+    assert replaced(parse_study(smoke)) is None
+
+    folder.study_file.unlink()
+    assert replaced(parse_study(smoke)) is None
