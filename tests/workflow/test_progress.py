@@ -58,8 +58,12 @@ def test_a_running_job_counts_for_what_is_left_of_it():
 
 @pytest.fixture
 def handler():
-    settings = SimpleNamespace(stdout=True, dryrun=False, quiet=None, show_failed_logs=False)
-    made = LogHandler(settings, None)
+    return handler_of()
+
+
+def handler_of(**settings):
+    usual = {"stdout": True, "dryrun": False, "quiet": None, "show_failed_logs": False, "printshellcmds": False}
+    made = LogHandler(SimpleNamespace(**{**usual, "verbose": False, **settings}), None)
     made.stream = io.StringIO()
     made.setFormatter(logging.Formatter("%(message)s"))
     return made
@@ -96,3 +100,75 @@ def test_what_is_up_to_date_is_said_and_chatter_is_not(handler):
     handler.emit(record("Nothing to be done (all requested files are present and up to date)."))
 
     assert handler.stream.getvalue() == "Everything is up to date; nothing to do.\n"
+
+
+MISSING = "Missing output files: a.txt"
+FOLLOWS = "Input files updated by another job: a.txt"
+
+
+def plan(handler, *jobs):
+    """Give the jobs of a dry run to a handler and close it; jobs: (rule, reason). Returns the lines it printed."""
+    for number, (rule, reason) in enumerate(jobs):
+        info = {"event": LogEvent.JOB_INFO, "jobid": number, "rule_name": rule, "wildcards": {}, "reason": reason}
+        handler.emit(record(f"rule {rule}", **info))
+    handler.emit(record("This was a dry-run"))
+    handler.close()
+    return handler.stream.getvalue().splitlines()
+
+
+def test_a_dry_run_closes_with_one_table_of_rules_and_reasons():
+    jobs = [("train", f"{MISSING}; {FOLLOWS}")] * 200 + [("train", "Params have changed since last execution: x")]
+
+    jobs += [("report", "Updated input files: b.yaml, c; " + FOLLOWS), ("all", FOLLOWS)]
+
+    lines = plan(handler_of(dryrun=True), *jobs)
+
+    assert [line.split(maxsplit=2) for line in lines[1:6]] == [
+        ["rule", "jobs", "why"],
+        ["train", "201", "200 not made yet, 1 settings changed"],
+        ["report", "1", "newer inputs: b.yaml"],
+        ["all", "1", "follows from the others"],
+        ["total", "203"],
+    ]
+    assert len(lines) == 8 and "snakemake -n -p" in lines[-1]
+
+
+def test_what_is_missing_closes_a_dry_run_and_opens_a_real_one():
+    missing = "study needs 1 file that is not there:\n  data.path = nowhere"
+    dry, real = handler_of(dryrun=True), handler_of()
+
+    for handler in (dry, real):
+        handler.emit(record(missing, logging.WARNING, mixar_closing=True))
+    lines = plan(dry, ("train", MISSING))
+
+    assert lines[-2:] == missing.splitlines() and lines[1].startswith("rule")
+    assert real.stream.getvalue() == f"{missing}\n"
+
+
+def test_every_job_of_a_dry_run_is_printed_where_that_is_asked_for():
+    assert "rule train" in plan(handler_of(dryrun=True, printshellcmds=True), ("train", MISSING))
+
+
+def test_what_an_executor_or_another_mode_says_is_shown_during_a_run(handler):
+    handler.emit(record(mixar_jobs={1: ("train", 2)}))
+    handler.emit(record("train.mar: Slurm job 7 of an earlier run is taken over."))
+    handler.emit(record("Select jobs to execute..."))
+
+    assert handler.stream.getvalue() == "train.mar: Slurm job 7 of an earlier run is taken over.\n"
+
+
+def test_a_study_file_that_snakemake_cannot_read_is_told_in_words(handler):
+    handler.emit(record("Traceback\n in load_configfile\nUnicodeDecodeError: 'utf-8' codec", logging.ERROR))
+
+    assert handler.stream.getvalue().startswith("A file of --configfile is not UTF-8.")
+    assert "Traceback" not in handler.stream.getvalue()
+
+
+def test_printing_goes_on_where_the_terminal_lacks_a_letter(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    made = LogHandler(SimpleNamespace(stdout=True, dryrun=False, quiet=None, show_failed_logs=False), None)
+
+    made.emit(record("L\u00f6ss", logging.WARNING))
+
+    assert terminal.buffer.getvalue() == b"L?ss\n"

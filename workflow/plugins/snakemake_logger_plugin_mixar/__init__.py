@@ -3,6 +3,9 @@
 On a terminal the line is refreshed in place; elsewhere every finished or failed job prints one. Warnings and errors
 are shown as Snakemake formats them, log paths included. The Snakefile announces the jobs and the minutes expected of
 each (a record with `mixar_jobs`: job id -> (rule, minutes)); everything else comes from Snakemake's own events.
+
+A dry run closes with one table of the jobs by rule, and with the records that the Snakefile marks `mixar_closing`.
+With -p or --verbose every job is printed before, as Snakemake does.
 """
 
 from __future__ import annotations
@@ -19,7 +22,12 @@ from dataclasses import dataclass, field
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from snakemake_logger_plugin_mixar.plan import Plan
+
 NOTHING_TO_DO = "Nothing to be done"
+# Beginnings of what Snakemake tells at every run, and nobody acts upon.
+CHATTER = ("Assuming unrestricted", "Building DAG", "Complete log", "Conda environments: ignored", "Config file ",
+           "Elapsed time", "Execute ", "Select jobs", "Singularity containers: ignored", "Using shell")  # fmt: skip
 
 
 @dataclass
@@ -78,6 +86,14 @@ class Progress:
         return f"{line}: {running}" if running else line
 
 
+def _with_advice(text: str) -> str:
+    """An error in words. Snakemake reads the files of --configfile itself, and names none that it cannot read."""
+    advice = "To see which one and where: python -m mixar check --study FILE"
+    if "UnicodeDecodeError" in text and "load_configfile" in text:
+        return f"A file of --configfile is not UTF-8. {advice}"
+    return f"{text}\n{advice}" if "Config file is not valid JSON or YAML" in text else text
+
+
 def clock(seconds: float) -> str:
     """Seconds as 0:42, 12:05 or 3:10:00."""
     minutes, rest = divmod(max(int(seconds), 0), 60)
@@ -94,6 +110,8 @@ class LogHandler(LogHandlerBase):
             self.stream.reconfigure(errors="replace")  # what its encoding lacks, such as an accent of a path
         self.is_terminal = self.stream.isatty()
         self.progress: Progress | None = None
+        self.plan = Plan() if self.common_settings.dryrun else None
+        self.closing: list[str] = []
         self.closed = threading.Event()
         self.drawing = threading.RLock()
         if self.is_terminal:
@@ -106,20 +124,48 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one event. In a dry run everything is printed as Snakemake prints it."""
+        """Take one event."""
         event, now = getattr(record, "event", None), time.monotonic()
-        if hasattr(record, "mixar_jobs"):
+        if self.plan:
+            self._plan(record, event)
+        elif hasattr(record, "mixar_jobs"):
             jobs = record.mixar_jobs.items()
             self.progress = Progress(now, {job: (rule, 60.0 * (minutes or 1)) for job, (rule, minutes) in jobs})
         elif event == LogEvent.JOB_ERROR and self.progress:
             self.progress.fail(record.jobid)
             self._print(self.format(record))
-        elif self.common_settings.dryrun or record.levelno >= logging.WARNING:
-            self._print(self.format(record))
+        elif record.levelno >= logging.WARNING:
+            self._print(_with_advice(self.format(record)))
         elif str(record.msg).startswith(NOTHING_TO_DO):
             self._print("Everything is up to date; nothing to do.")
+        elif event is None and record.levelno == logging.INFO and not str(record.msg).startswith(CHATTER):
+            self._print(self.format(record))
         elif self.progress:
             self._follow(record, event, now)
+
+    def _plan(self, record: logging.LogRecord, event: LogEvent | None) -> None:
+        """A dry run: collect the jobs, and print each only where that was asked for."""
+        if getattr(record, "mixar_closing", False):
+            self.closing.append(record.getMessage())
+            return
+        if event == LogEvent.JOB_INFO:
+            self.plan.add(record.rule_name, record.reason)
+        elif event == LogEvent.RUN_INFO:
+            self.plan.counts.update(record.stats if not self.plan.counts else {})
+        if record.levelno >= logging.WARNING:
+            self._print(_with_advice(self.format(record)))
+        elif str(record.msg).startswith(NOTHING_TO_DO):
+            self._print("Everything is up to date; nothing to do.")
+        elif event != LogEvent.RUN_INFO and (self.common_settings.printshellcmds or self.common_settings.verbose):
+            self._print(self.format(record))
+
+    def _close_plan(self) -> None:
+        lines = self.plan.lines()
+        if lines and not (self.common_settings.printshellcmds or self.common_settings.verbose):
+            lines += ["", "A dry run: nothing was started. Each job in full: snakemake -n -p"]
+        for part in ("\n".join(lines), *self.closing):
+            self._print(part and f"\n{part}")
+        self.plan = None
 
     def _follow(self, record: logging.LogRecord, event: LogEvent | None, now: float) -> None:
         progress = self.progress
@@ -156,6 +202,8 @@ class LogHandler(LogHandlerBase):
     def close(self) -> None:
         if not self.closed.is_set():
             self.closed.set()
+            if self.plan:
+                self._close_plan()
             if self.is_terminal and self.progress:
                 with self.drawing:
                     self.stream.write("\r\033[K" + self.progress.line(time.monotonic()) + "\n")
