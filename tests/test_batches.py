@@ -67,7 +67,7 @@ def test_one_large_row_group_is_ingested_and_read(no_chunks, foreign):
 def test_one_large_row_group_is_read_for_a_score(no_chunks, foreign):
     collection = open_collection(foreign)
 
-    assert np.array_equal([image for _, image in iter_pixels(collection, 0, COUNT)], pixels(COUNT))
+    assert np.array_equal([image for _, image, _ in iter_pixels(collection, 0, COUNT)], pixels(COUNT))
     assert collection.labels.tolist() == [0, 1] * (COUNT // 2)
 
 

@@ -39,7 +39,7 @@ def table(path, name="a.parquet", **columns):
 
 
 def drawn(collection, start=0, stop=None):
-    return np.stack([image for _, image in iter_pixels(collection, start, stop or len(collection.index))])
+    return np.stack([image for _, image, _ in iter_pixels(collection, start, stop or len(collection.index))])
 
 
 # Order of the axes

@@ -17,7 +17,7 @@ def test_an_array_is_read_in_parts_from_anywhere(tmp_path):
     collection = open_collection(tmp_path / "a.npz")
 
     for start, stop in ((0, 5), (10, 24), (3, 6)):
-        found = [image for _, image in iter_pixels(collection, start, stop)]
+        found = [image for _, image, _ in iter_pixels(collection, start, stop)]
         assert np.array_equal(found, images[start:stop])
     assert collection.labels.tolist() == [i % 3 for i in range(COUNT)]
 
@@ -123,7 +123,7 @@ def test_parquet_files_of_a_folder_are_one_set_with_their_own_index(tmp_path):
 
     collection = open_collection(tmp_path)
 
-    found = np.stack([image for _, image in iter_pixels(collection, 0, 6)])
+    found = np.stack([image for _, image, _ in iter_pixels(collection, 0, 6)])
     assert collection.index.tolist() == [5, 4, 3, 0, 1, 2]
     assert np.array_equal(found, images[collection.index])
 

@@ -4,7 +4,10 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from test_protocols import Colours
 from test_score_path import house as house
 from test_score_path import pictures as pictures
@@ -13,6 +16,7 @@ from test_stage_score import SMOKE_ID
 from toy_images import COUNT, folder, pixels
 
 from mixar.assets import file_sha256
+from mixar.data.images import read_images
 from mixar.scoring import released
 from mixar.scoring.files import read_features
 from mixar.scoring.protocols import PROTOCOLS
@@ -85,3 +89,65 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
     assert found[-1]["protocol"] == f"{SMOKE_ID[:-1]}, {otherwise}]"
     assert json.loads(found[-1]["hashes"])["statistics_dinov2-vitl14"] == sha256
     assert "there is no kid, precision, recall, precision_vgg, recall_vgg" in " ".join(capsys.readouterr().out.split())
+
+
+def as_files(root, format, **options):
+    """Images in a format that their names, 0.png to 23.png, do not tell."""
+    root.mkdir()
+    for i, image in enumerate(pixels()):
+        Image.fromarray(image).save(root / f"{i}.png", format, **options)
+    return root
+
+
+def as_rows(root, format, **options):
+    """The same in a Parquet file."""
+    files = sorted(as_files(root, format, **options).iterdir(), key=lambda file: int(file.stem))
+    pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), root.with_suffix(".parquet"))
+    return root.with_suffix(".parquet")
+
+
+def half(root):
+    as_files(root, "PNG")
+    for i in range(12):
+        Image.fromarray(pixels()[i]).save(root / f"{i}.png", "JPEG")
+    return root
+
+
+LOSSY = {
+    "JPEG": (lambda root: as_files(root, "JPEG", quality=100), "JPEG"),
+    "JPEG in Parquet": (lambda root: as_rows(root, "JPEG"), "JPEG"),
+    "WebP": (lambda root: as_files(root, "WEBP"), "WEBP"),
+    "WebP in Parquet": (lambda root: as_rows(root, "WEBP"), "WEBP"),
+    "WebP with more chunks": (lambda root: as_files(root, "WEBP", exif=b"Exif\0\0"), "WEBP"),
+    "JPEG 2000": (lambda root: as_files(root, "JPEG2000", irreversible=True), "JPEG2000"),
+    "TIFF of JPEG": (lambda root: as_rows(root, "TIFF", compression="jpeg"), "TIFF"),
+    "some": (half, "JPEG"),
+    "PNG": (lambda root: as_files(root, "PNG"), None),
+    "lossless WebP": (lambda root: as_files(root, "WEBP", lossless=True), None),
+    "lossless WebP with more chunks": (lambda root: as_files(root, "WEBP", lossless=True, exif=b"Exif\0\0"), None),
+    "lossless WebP in Parquet": (lambda root: as_rows(root, "WEBP", lossless=True), None),
+    "TIFF": (lambda root: as_rows(root, "TIFF", compression="tiff_lzw"), None),
+    "BMP": (lambda root: as_files(root, "BMP"), None),
+}
+
+
+@pytest.mark.parametrize("case", LOSSY)
+def test_images_in_a_lossy_format_are_marked_in_the_protocol(case, house, tmp_path, capsys):
+    make, format = LOSSY[case]
+
+    found = rows(house[1], scored(house, make(tmp_path / "mine")))
+
+    said = capsys.readouterr().out
+    if format is None:
+        assert found[0]["protocol"] == SMOKE_ID and "lossy format" not in said
+    else:
+        assert found[0]["protocol"] == f"{SMOKE_ID[:-1]}, format={format}]"
+        assert f"{12 if case == 'some' else COUNT} {format} of {COUNT} images are in a lossy format" in said
+
+
+def test_drawn_images_of_the_study_are_never_lossy(tmp_path):
+    image = {"bytes": (as_files(tmp_path / "a", "JPEG") / "0.png").read_bytes()}
+    pq.write_table(pa.table({"index": [0], "label": [0], "image": [image]}), tmp_path / "a.parquet")
+
+    with pytest.raises(ValueError, match="a.parquet row 0: a JPEG image, whose pixels are not those that were drawn"):
+        read_images(tmp_path / "a.parquet")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from test_decoding import png_16_bit
 from test_score_path import house, pictures, scored  # noqa: F401 - two of them are fixtures
 from toy_images import folder, pixels, png
 
@@ -23,6 +24,16 @@ def broken(root, image, content):
 def grey(mode):
     buffer = io.BytesIO()
     Image.fromarray(pixels(1)[0]).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def deep():
+    return png_16_bit(pixels(1)[0].astype(np.uint16) << 8)
+
+
+def keyed():
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(1)[0]).save(buffer, "PNG", transparency=(1, 2, 3))
     return buffer.getvalue()
 
 
@@ -76,6 +87,8 @@ UNFIT = {
     "another size": (lambda r: folder(r, pixels(size=20)), "00000.png: 20 x 20 pixels; .* 16 x 16"),
     "grey": (lambda r: broken(r, 5, grey("L")), "00005.png: mode L "),
     "alpha": (lambda r: broken(r, 5, grey("RGBA")), "00005.png: mode RGBA"),
+    "16 bits": (lambda r: broken(r, 5, deep()), "00005.png: 16 bits a channel; .* 8-bit RGB"),
+    "a transparent colour": (lambda r: broken(r, 5, keyed()), "00005.png: a transparent colour; .* 8-bit RGB"),
     "no image": (lambda r: broken(r, 11, b"no image"), "00011.png: not readable"),
     "half an image": (lambda r: broken(r, 11, png(pixels(1)[0])[:300]), "00011.png: not readable"),
     "one index twice": (twice, "index 3 occurs 2 times"),

@@ -15,15 +15,17 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from mixar.data.decoding import load_picture
+from mixar.data.decoding import load_picture, lossy_format
 from mixar.data.images import RowReader, fitting, whole_numbers
 from mixar.data.sources import open_parquet
 from mixar.listing import IMAGES, PARQUET, File, are_parts, check_name, list_files, split_of
@@ -254,39 +256,53 @@ OPENERS: dict[str, Callable] = {".npz": ArrayImages, ".parquet": lambda path: Pa
 # Pixels
 
 
-def decoded(item: tuple[str, bytes | np.ndarray]) -> np.ndarray:
-    """Pixels uint8 [H, W, 3] of one (where, content). Raises ValueError for what is no 8-bit colour image."""
+class Drawn(NamedTuple):
+    """One decoded image of a collection."""
+
+    where: str
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    lossy: str  # the format of its file where that changes pixels, such as JPEG; else empty
+
+
+def decoded(item: tuple[str, bytes | np.ndarray]) -> Drawn:
+    """The image of one (where, content). Raises ValueError for what is no 8-bit colour image."""
     where, content = item
     if isinstance(content, np.ndarray):
-        return content
+        return Drawn(where, content, "")
     picture = load_picture(io.BytesIO(content), where)
-    mode = picture.image.mode
-    if mode != "RGB":
-        raise ValueError(f"{where}: mode {mode} (L is grey, RGBA has alpha, P a palette); the protocol takes 8-bit "
-                         "RGB, so convert the images first")  # fmt: skip
-    if picture.bits > 8:
-        raise ValueError(f"{where}: {picture.bits} bits a channel; the protocol takes 8-bit RGB, so convert the images "
-                         "first")  # fmt: skip
-    return np.asarray(picture.image)
+    found = f"mode {picture.image.mode} (L is grey, RGBA has alpha, P a palette)"
+    if picture.image.mode == "RGB":
+        found = f"{picture.bits} bits a channel" if picture.bits > 8 else ""
+        found = found or ("a transparent colour" if picture.image.has_transparency_data else "")
+    if found:
+        raise ValueError(f"{where}: {found}; the protocol takes 8-bit RGB, so convert the images first")
+    return Drawn(where, np.asarray(picture.image), lossy_format(picture, content))
 
 
-def iter_pixels(collection, start: int, stop: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (where, pixels) of images start to stop, in order, decoded by several threads."""
+def iter_pixels(collection, start: int, stop: int) -> Iterator[Drawn]:
+    """Yield images start to stop, in order, decoded by several threads."""
     threads = len(os.sched_getaffinity(0))
     contents = collection.contents(start, stop)
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the interpreter lock
-        while chunk := list(islice(contents, 16 * threads)):
-            yield from zip((where for where, _ in chunk), pool.map(decoded, chunk), strict=True)
+        while chunk := list(islice(contents, 8 * threads)):
+            yield from pool.map(decoded, chunk)
 
 
-def checked(collection, size: int, progress: Callable[[int, int], None]) -> str:
-    """SHA-256 of index, label and pixels of all images, after each was found to be size x size pixels of RGB.
+class Checked(NamedTuple):
+    """What `checked` found out about a collection."""
 
-    Raises ValueError naming the first image that is unreadable, of another mode, or of another size.
+    sha256: str  # of index, label and pixels of all images
+    lossy: Counter[str]  # images in formats that change pixels, by format
+
+
+def checked(collection, size: int, progress: Callable[[int, int], None]) -> Checked:
+    """Decode all images. Raises ValueError naming the first that is unreadable, of another mode, or of another size.
+
+    size: of the images, in pixels.
     """
-    total, content, first = len(collection.index), hashlib.sha256(), None
+    total, content, lossy, first = len(collection.index), hashlib.sha256(), Counter(), None
     progress(0, total)
-    for done, (where, pixels) in enumerate(iter_pixels(collection, 0, total)):
+    for done, (where, pixels, format) in enumerate(iter_pixels(collection, 0, total)):
         first = first or (where, pixels.shape)
         if pixels.shape != first[1]:
             raise ValueError(f"{where}: {_size(pixels.shape)}, but {first[0]} has {_size(first[1])}; one set of images "
@@ -295,8 +311,9 @@ def checked(collection, size: int, progress: Callable[[int, int], None]) -> str:
             raise ValueError(f"{where}: {_size(pixels.shape)}; the protocol scores images of {size} x {size} pixels")
         content.update(np.int64([collection.index[done], collection.labels[done]]).tobytes())
         content.update(np.ascontiguousarray(pixels))
+        lossy.update([format] if format else [])
         progress(done + 1, total)
-    return content.hexdigest()
+    return Checked(content.hexdigest(), lossy)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -29,6 +29,9 @@ UPRIGHT = {  # value of the tag: what turns the stored pixels upright (EXIF 2.3,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats that keep every pixel. TIFF and WebP have both kinds; whatever is not known to keep them counts as lossy.
+LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "QOI", "SGI"}
+LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}  # compressions, as Pillow names them
 
 
 class Picture(NamedTuple):
@@ -79,6 +82,34 @@ def load_picture(source: str | Path | BinaryIO, where: str) -> Picture:
     except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, struct.error, IndexError
         problem = f"not readable as an image ({error}); replace or remove it"
     raise ValueError(f"{where}: {problem}")
+
+
+def lossy_format(picture: Picture, content: bytes) -> str:
+    """The name of the format where it changes pixels, such as JPEG; empty where it keeps them.
+
+    content: the encoded file that the picture was decoded from; its name does not matter.
+    """
+    if picture.format == "TIFF":
+        is_lossy = picture.image.info.get("compression") in LOSSY_TIFF
+    elif picture.format == "WEBP":
+        is_lossy = not _is_lossless_webp(content)
+    else:
+        is_lossy = picture.format not in LOSSLESS
+    return picture.format if is_lossy else ""
+
+
+def _is_lossless_webp(content: bytes) -> bool:
+    """Whether the first image in a WebP file is in its lossless bitstream, VP8L (RFC 9649, sections 2.3 to 2.7)."""
+    position = 12  # after RIFF, the size and WEBP
+    while position + 8 <= len(content):
+        name, size = content[position : position + 4], int.from_bytes(content[position + 4 : position + 8], "little")
+        if name == b"ANMF":  # an animation's frame: 16 bytes of its own, then chunks
+            position += 8 + 16
+        elif name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        else:
+            position += 8 + size + size % 2
+    return False
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from mixar.data.decoding import load_picture, read_picture
+from mixar.data.decoding import load_picture, lossy_format, read_picture
 from mixar.data.sources import open_parquet
 from mixar.files import iter_batches, replaced
 from mixar.finite import finite
@@ -229,10 +229,12 @@ def embedded(value, where: str) -> bytes:
 
 
 def _rgb(encoded: bytes, where: str) -> np.ndarray:
-    image = load_picture(io.BytesIO(encoded), where).image
-    if image.mode != "RGB":
-        raise ValueError(f"{where}: an image of mode {image.mode}; expected RGB, in three colour channels")
-    return np.asarray(image)
+    picture = load_picture(io.BytesIO(encoded), where)
+    if picture.image.mode != "RGB":
+        raise ValueError(f"{where}: an image of mode {picture.image.mode}; expected RGB, in three colour channels")
+    if lossy := lossy_format(picture, encoded):
+        raise ValueError(f"{where}: a {lossy} image, whose pixels are not those that were drawn; expected PNG")
+    return np.asarray(picture.image)
 
 
 def _png(image: np.ndarray) -> bytes:

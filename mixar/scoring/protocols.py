@@ -125,10 +125,13 @@ PROTOCOLS = {protocol.name: protocol for protocol in _TABLE}
 OTHERWISE = {"fd_held_out": ["reference=held_out"]}
 
 
-def row_id(protocol: Protocol, study: Study, extractor_sha256: str, n: int, labels: str | None = None) -> str:
+def row_id(
+    protocol: Protocol, study: Study, extractor_sha256: str, n: int, labels: str | None = None, lossy: str = ""
+) -> str:
     """The id that rows carry: the protocol's name where the study keeps to it, else with what differs in brackets.
 
-    n: images scored. labels: of the images, where they are not the study's own. Only the bare name earns the name FID.
+    n: images scored. labels: of the images, where they are not the study's own. lossy: the formats of their files that
+    change pixels. Only the bare name earns the name FID.
     """
     labels = labels or study.evaluation.labels
     found = {key: getattr(study.scoring, key) for key in protocol.metrics}
@@ -137,6 +140,8 @@ def row_id(protocol: Protocol, study: Study, extractor_sha256: str, n: int, labe
         differs.append(f"n={n}")
     if protocol.labels and labels != protocol.labels:
         differs.append(f"labels={labels}")
+    if lossy:
+        differs.append(f"format={lossy}")
     if protocol.image_size and study.data.image_size != protocol.image_size:
         differs.append(f"image_size={study.data.image_size}")
     if protocol.extractor_sha256 and extractor_sha256 != protocol.extractor_sha256:

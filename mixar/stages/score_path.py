@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     networks = _networks(study, layout, used)
     reference = _reference(study, layout, used, networks)
     _check_count(len(collection.index), reference)
-    sha256 = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
+    sha256, lossy = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
     _claim(layout, name, {"images": sha256, "n": len(collection.index), "path": str(path)}, replace)
     scored = _features(layout, name, collection, networks, {**networks.header, "brought": sha256})
     values = sample_values(reference.scoring, scored.features, reference.train, reference.held_out)
@@ -95,18 +96,19 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     labels = _labels(collection.labels, study.data.num_classes)
     hashes = {"extractor": networks.main.sha256, "extractor_name": networks.main.name, "images": sha256}
     hashes |= reference.hashes | further_hashes(reference.scoring, networks.further_sha256)
+    protocol_id = row_id(used, study, networks.main.sha256, len(scored.features), labels, "+".join(sorted(lossy)))
     rows = make_rows(
         study,
         name,
         source="sample",
-        values=with_ids(values, row_id(used, study, networks.main.sha256, len(scored.features), labels), hashes),
+        values=with_ids(values, protocol_id, hashes),
         digest=Digests(study).score(),
         device=str(device_of(study)),
         hashes=hashes,
         label=label,
     )
     write_rows(layout.scores("own", name), rows)
-    _tell(study, layout, label, used, collection.labels)
+    _tell(study, layout, label, used, collection.labels, lossy)
     return name
 
 
@@ -253,7 +255,7 @@ def _is_done(path: Path, networks: Networks, header: dict[str, str], index: np.n
 def _batches(collection, start: int, stop: int, progress: Progress):
     batch, total = [], len(collection.index)
     progress(start, total)  # what was there before counts in no estimate
-    for done, (_, pixels) in enumerate(iter_pixels(collection, start, stop), start + 1):
+    for done, (_, pixels, _) in enumerate(iter_pixels(collection, start, stop), start + 1):
         batch.append(torch.from_numpy(pixels.copy()))
         if len(batch) == BATCH or done == stop:
             yield torch.stack(batch)
@@ -261,11 +263,16 @@ def _batches(collection, start: int, stop: int, progress: Progress):
             batch = []
 
 
-def _tell(study: Study, layout: Layout, label: str, protocol: Protocol, labels: np.ndarray) -> None:
+def _tell(
+    study: Study, layout: Layout, label: str, protocol: Protocol, labels: np.ndarray, lossy: Mapping[str, int]
+) -> None:
     print(quality_table(study, read_rows(layout.root)).text())
     usual = protocol.num_images or study.evaluation.num_images
     if len(labels) != usual:
         print(f"{label}: n = {len(labels)}, but {protocol.name} takes {usual}; not comparable with rows of that n.")
     if protocol.labels and (found := _labels(labels, study.data.num_classes)) != protocol.labels:
         print(f"{label}: its labels are {found}; {protocol.name} wants equally many images of each class.")
+    if lossy:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(lossy.items()))
+        print(f"{label}: {counts} of {len(labels)} images are in a lossy format, which changes the scores; give PNG.")
     print(f"Rows in {layout.root}; `report` (or snakemake) puts them into the report's Table 1.")
