@@ -90,7 +90,6 @@ class Job:
         self.name, self.wildcards, self.resources = rule, wildcards, resources
         self.rule = Names(name=rule, resources=resources, script=None, notebook=None, shellcmd="")
         self.output = ["-".join([rule, *wildcards]) + ".txt"]
-        self.params = params or {}
         self.non_derived_params = list((params or {}).values())
         self.registered, self.errors = [], []
 

@@ -1,5 +1,6 @@
 """What an executor does about the jobs of drivers before it: taken over, made again, cancelled, accounted for."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_what_finished_while_no_driver_lived_is_not_made_again(study, is_known):
     first.run_jobs(study.jobs)
     study.kill(first)
     Path("train-mar.txt").write_text("made")
+    os.utime("train-mar.txt", (1000, 1000))  # as from an archive
     study.ends("1", "COMPLETED", "finished")
     if not is_known:
         study.cluster.states.clear()
@@ -326,3 +328,52 @@ def test_ctrl_c_while_an_outage_is_waited_for_ends_the_wait_and_names_what_is_op
     assert f"shows with {ticket}" in caplog.text
     assert [entry.ticket for entry in Registry(study.folder / "submitit").all()] == [ticket]
     assert study.ended == []
+
+
+def touched(path):
+    os.utime(path, (2_000_000_000, 2_000_000_000))
+
+
+@pytest.mark.parametrize("triggers, arrays", [(("MTIME",), 1), (("MTIME", "PARAMS"), 2)])
+def test_changed_params_count_only_where_they_are_a_rerun_trigger(study, triggers, arrays):
+    study.triggers = triggers
+    study.jobs = [Job("train", "mar", params={"epochs": 1})]
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    study.kill(first)
+
+    study.jobs = [Job("train", "mar", params={"epochs": 2})]
+    study.driver().run_jobs(study.jobs)
+
+    assert len(study.cluster.arrays) == arrays
+
+
+@pytest.mark.parametrize("content, arrays", [("old", 1), ("new", 2)])
+def test_an_input_that_was_only_touched_is_no_reason_to_cancel_a_job(study, content, arrays):
+    study.jobs = study.jobs[3:]
+    study.jobs[0].input = ["data"]
+    Path("data").write_text("old")
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    study.kill(first)
+
+    Path("data").write_text(content)
+    touched("data")
+    study.driver().run_jobs(study.jobs)
+
+    assert len(study.cluster.arrays) == arrays
+
+
+def test_projects_that_share_a_folder_do_not_see_each_others_jobs(study, monkeypatch, tmp_path):
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+
+    second = study.driver()
+    study.kill(first)
+    second.run_jobs(study.jobs)
+
+    assert len(study.cluster.arrays) == 4
+    assert study.cluster.cancelled == []
+    assert len(Registry(study.folder / "submitit").all()) == 8

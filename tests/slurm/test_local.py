@@ -183,3 +183,38 @@ def running_in(folder):
         except OSError:
             continue
     return found
+
+
+SETS = """
+rule all:
+    input: "made.txt"
+    localrule: True
+
+rule make:
+    input: ancient("old"), "touched"
+    output: "made.txt"
+    params: names={"a", "b", "c", "d"}, deep=[{"names": {"e", "f", "g", "h"}}]
+    shell: "echo start >> journal; until [ -e go ]; do sleep 0.1; done; cat old > {output}"
+"""
+
+
+def test_a_job_is_taken_over_though_times_and_the_order_of_a_set_differ(tmp_path):
+    (tmp_path / "Snakefile").write_text(SETS)
+    for name in ("old", "touched"):
+        (tmp_path / name).write_text("the same\n")
+        os.utime(tmp_path / name, (1000, 1000))
+    words = ["--executor", "submitit", "--submitit-cluster", "local", "-j", "1", "--rerun-incomplete", "--nolock"]
+    first = Driver(tmp_path, os.environ | {"PYTHONHASHSEED": "1"}, *words, *PACE)
+    try:
+        wait_for((tmp_path / "journal").exists, "the job runs", 60)
+        first.process.kill()  # and nothing of its jobs
+        first.process.wait()
+        for name in ("old", "touched"):
+            os.utime(tmp_path / name)
+        second = Driver(tmp_path, os.environ | {"PYTHONHASHSEED": "2"}, *words, *PACE)
+        wait_for(lambda: "taken over" in second.output or second.process.poll() is not None, "it is taken over", 60)
+    finally:
+        (tmp_path / "go").touch()
+
+    assert second.wait(120) == 0, second.output
+    assert (tmp_path / "journal").read_text() == "start\n"

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 from snakemake_executor_plugin_submitit.attempts import Attempts, interruptions, timeouts
 from snakemake_executor_plugin_submitit.files import append_line, try_lock
-from snakemake_executor_plugin_submitit.registry import Driver, Entry, Registry, fingerprint_of, key_of, remove_old
+from snakemake_executor_plugin_submitit.fingerprint import Fingerprint
+from snakemake_executor_plugin_submitit.registry import Driver, Entry, Registry, key_of, remove_old
 
-ENTRY = Entry(key="k1", name="train mar 0", fingerprint="f", ticket="t", submission="s", driver="d", job="7_0")
+MADE_FROM = Fingerprint("/project", ["train"], files={"input": [1000, ""]})
+ENTRY = Entry("k1", "train mar 0", MADE_FROM, ticket="t", submission="s", driver="d", job="7_0")
 
 
 def test_an_entry_is_read_back_by_another_registry(tmp_path):
@@ -42,21 +44,16 @@ def test_half_an_entry_counts_as_none(tmp_path, text):
 
 
 def test_a_key_follows_the_outputs_and_not_their_order():
-    assert key_of(["a", "b"], "x") == key_of(["b", "a"], "y")
-    assert key_of(["a"], "x") != key_of(["b"], "x")
-    assert key_of([], "x") != key_of([], "y")
+    assert key_of(["a", "b"], "x", "/p") == key_of(["b", "a"], "y", "/p")
+    assert key_of(["a"], "x", "/p") != key_of(["b"], "x", "/p")
+    assert key_of([], "x", "/p") != key_of([], "y", "/p")
 
 
-def test_a_fingerprint_changes_with_rules_params_and_inputs(tmp_path):
-    file = tmp_path / "input"
-    file.write_text("1")
-    os.utime(file, (1000, 1000))
-    before = fingerprint_of(["train"], "epochs=1", [file])
-
-    assert fingerprint_of(["train"], "epochs=1", [file]) == before
-    assert fingerprint_of(["train"], "epochs=2", [file]) != before
-    os.utime(file, (2000, 2000))
-    assert fingerprint_of(["train"], "epochs=1", [file]) != before
+def test_projects_that_share_a_registry_have_keys_of_their_own():
+    assert key_of(["a"], "x", "/p") != key_of(["a"], "x", "/q")
+    assert key_of([], "x", "/p") != key_of([], "x", "/q")
+    assert key_of(["/scratch/a"], "x", "/p") == key_of(["/scratch/a"], "x", "/q")  # both would write one file
+    assert key_of(["a"], "x", "/p") == key_of(["../p/a"], "x", "/p")
 
 
 def test_a_driver_refuses_jobs_of_one_that_is_alive(tmp_path):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +36,15 @@ class Earlier:
 
 
 def take_stock(
-    wanted: Iterable[Description], registry: Registry, driver: str, backend: Backend, folder: Path, patience: Patience
+    wanted: Iterable[Description],
+    registry: Registry,
+    driver: str,
+    backend: Backend,
+    folder: Path,
+    triggers: Collection[str],
+    patience: Patience,
 ) -> Earlier:
-    """Tell apart what earlier drivers left. driver: this one.
+    """Tell apart what earlier drivers left. driver: this one. triggers: the rerun triggers that count.
 
     What is not good is cancelled: submissions cut short, jobs with old inputs or settings. In an outage it waits: what
     nobody could be asked about may run, and submitted now it might run twice. Raises QueryFailed if the run is being
@@ -57,7 +62,7 @@ def take_stock(
     old = []
     for d, entry in found:
         status = answer.found.get(entry.job)
-        if is_good(entry, d, answer, folder):
+        if is_good(entry, d, answer, folder, triggers):
             earlier.good[d.key] = entry
         elif status.is_over if status else entry.job in answer.unknown:
             earlier.ended.append((entry, judge(entry.job, status, _records(folder, entry), Budget())))
@@ -122,13 +127,13 @@ def _is_over(entry: Entry, status: Status | None, records: list[ends.Attempt], a
     return bool(records) and time.time() - records[-1].seen > QUIET_SECONDS
 
 
-def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
+def is_good(entry: Entry, d: Description, answer: Answer, folder: Path, triggers: Collection[str]) -> bool:
     """True if an earlier driver's submission still makes what is wanted, or has made it while nobody looked.
 
     A job that nobody could be asked about counts as good: submitting it twice would be worse. One that is over is not
     where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.
     """
-    if entry.fingerprint != d.fingerprint:
+    if entry.fingerprint.has_changed(d.fingerprint, triggers, entry.submitted):
         return False
     status = answer.found.get(entry.job)
     if status is not None and not status.is_over:
@@ -137,16 +142,13 @@ def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
         return True
     if d.is_forced or not all(os.path.exists(path) for path in d.markers):
         return False
+    if status is not None and status.state != "COMPLETED":
+        return False
+    # The attempt itself has seen that its outputs are new. Their times say nothing: archives keep old ones.
     records = _records(folder, entry)
-    finished = status.state == "COMPLETED" if status else bool(records) and records[-1].ended_by == ends.FINISHED
-    return finished and all(_time(path) >= entry.submitted - 1 for path in d.outputs)
+    has_finished = bool(records) and records[-1].ended_by == ends.FINISHED
+    return has_finished and all(os.path.exists(path) for path in [*d.made, *d.passing])
 
 
 def _records(folder: Path, entry: Entry) -> list[ends.Attempt]:
     return Attempts(folder, entry.key).of(entry.submission)
-
-
-def _time(path: str) -> float:
-    with contextlib.suppress(OSError):
-        return os.stat(path).st_mtime
-    return -1.0

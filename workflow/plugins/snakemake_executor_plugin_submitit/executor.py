@@ -98,7 +98,9 @@ class Executor(RemoteExecutor):
         wanted, driver = [d for d, _ in described], self.driver.id
         try:
             self.patience.ask(self.backend.learn_limits, "for the limits of the cluster")
-            earlier = take_stock(wanted, self.ledger.registry, driver, self.backend, self.folder, self.patience)
+            triggers = {trigger.name for trigger in self.workflow.rerun_triggers}
+            registry, folder = self.ledger.registry, self.folder
+            earlier = take_stock(wanted, registry, driver, self.backend, folder, triggers, self.patience)
         except (OSError, QueryFailed) as error:
             earlier = Earlier(refused={d.key: str(error) for d in wanted})
         for entry, verdict in earlier.ended:

@@ -137,6 +137,7 @@ def account(folder: Path, entry: Entry, verdict: Verdict) -> dict[str, Any]:
     records = Attempts(folder, entry.key).of(entry.submission)
     line = {
         "name": entry.name,
+        "directory": entry.fingerprint.directory,
         "job": entry.job,
         "outcome": verdict.action,
         "message": verdict.message,

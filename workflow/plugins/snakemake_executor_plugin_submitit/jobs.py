@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_submitit.registry import fingerprint_of, key_of
+from snakemake_executor_plugin_submitit.fingerprint import Fingerprint, fingerprint_of
+from snakemake_executor_plugin_submitit.registry import key_of
 
 # Snakemake's flags of what is no file of the shared file system once a job has ended.
 NOT_ON_DISK = ("pipe", "service", "nodelocal", "storage_object")
@@ -17,10 +18,10 @@ NOT_ON_DISK = ("pipe", "service", "nodelocal", "storage_object")
 
 @dataclass(frozen=True)
 class Description:
-    """key and fingerprint: see registry.py. name: rule and wildcards. folder: where its logs lie, by the same."""
+    """key: see registry.py. fingerprint: see fingerprint.py. name: rule and wildcards. folder: of its logs."""
 
     key: str
-    fingerprint: str
+    fingerprint: Fingerprint
     rule: str
     name: str
     folder: Path
@@ -35,15 +36,11 @@ class Description:
 
 
 def describe(job, workflow) -> Description:
-    parts = list(members(job))
     rule, *wildcards = names(job)
-    # Without the addresses of objects, which differ in every process.
-    params = re.sub(r"0x[0-9a-f]+", "", str([(list(part.params), sorted(part.params.items())) for part in parts]))
-    rules = [part.rule.name for part in parts]
-    made = [path for part in parts for path in part.output if not is_flagged(path, *NOT_ON_DISK, "update")]
+    made = [path for part in members(job) for path in part.output if not is_flagged(path, *NOT_ON_DISK, "update")]
     return Description(
         key=key_of_job(job),
-        fingerprint=fingerprint_of(rules, params, [str(path) for path in job.input]),
+        fingerprint=fingerprint_of(members(job), job.input, workflow.persistence, workflow.dag.max_checksum_file_size),
         rule=safe(rule),
         name=" ".join([rule, *wildcards]),
         folder=Path(safe(rule), *(safe(value) for value in wildcards)),
@@ -64,7 +61,7 @@ def names(job) -> list[str]:
 
 
 def key_of_job(job) -> str:
-    return key_of([str(path) for path in job.output], " ".join(names(job)))
+    return key_of([str(path) for path in job.output], " ".join(names(job)), os.getcwd())
 
 
 def markers_of(job, persistence) -> list[str]:

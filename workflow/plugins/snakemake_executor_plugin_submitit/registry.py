@@ -6,7 +6,6 @@ Snakemake's own markers lose a job's id as soon as the job starts, so the driver
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.files import try_lock, write_json
+from snakemake_executor_plugin_submitit.fingerprint import Fingerprint, digest
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Entry:
 
     key: str  # of the Snakemake job, by its outputs
     name: str
-    fingerprint: str  # of what the job would do: rule, params, inputs
+    fingerprint: Fingerprint  # of what the job would do
     ticket: str  # in the comment of the Slurm job; one for all elements of an array
     submission: str  # one for all attempts that share the budgets
     driver: str
@@ -47,8 +47,9 @@ class Registry:
     def get(self, key: str) -> Entry | None:
         """The entry of a job; None where there is none, or one that cannot be read."""
         try:
-            return Entry(**json.loads(self._path(key).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            content = json.loads(self._path(key).read_text(encoding="utf-8"))
+            return Entry(**content | {"fingerprint": Fingerprint(**content["fingerprint"])})
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def put(self, entry: Entry) -> None:
@@ -136,25 +137,12 @@ def _waiting_lock(path: Path, seconds: float = 60):
         yield
 
 
-def key_of(outputs: Iterable[str], name: str) -> str:
-    """The job that makes these files, under the same key in every run; by name where it makes none."""
-    return _digest(sorted(str(path) for path in outputs) or [name])
+def key_of(outputs: Iterable[str], name: str, directory: str) -> str:
+    """The job that makes these files, under the same key in every run; by name where it makes none.
 
-
-def fingerprint_of(rules: Iterable[str], params: str, inputs: Iterable[str]) -> str:
-    """Changes with what the job would do: its rules, its params, its input files and their times in seconds."""
-    return _digest([sorted(rules), params, [(path, _time_of(path)) for path in sorted(map(str, inputs))]])
-
-
-def _time_of(path: str) -> int | None:
-    """None for folders: what is written into them does not always concern the job."""
-    with contextlib.suppress(OSError):
-        return None if os.path.isdir(path) else int(os.stat(path).st_mtime)
-    return None
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+    directory: where relative paths begin. Projects that share a registry differ by it.
+    """
+    return digest(sorted(os.path.abspath(os.path.join(directory, path)) for path in outputs) or [directory, name])
 
 
 def remove_old(folder: Path, days: int) -> None:
