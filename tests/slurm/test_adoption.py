@@ -364,6 +364,20 @@ def test_an_input_that_was_only_touched_is_no_reason_to_cancel_a_job(study, cont
     assert len(study.cluster.arrays) == arrays
 
 
+def test_an_entry_whose_driver_lives_is_not_touched_though_its_claim_cannot_be_read(study):
+    study.jobs = [Job("train", "mar", params={"epochs": 1})]
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    (study.folder / "submitit" / "drivers" / f"{first.driver.id}.json").write_text("{")
+
+    study.jobs = [Job("train", "mar", params={"epochs": 2})]
+    study.driver().run_jobs(study.jobs)
+
+    assert study.cluster.cancelled == []
+    assert len(study.cluster.arrays) == 1
+    assert "Slurm job 1 of another snakemake that is alive" in study.jobs[0].errors[0]
+
+
 def test_projects_that_share_a_folder_do_not_see_each_others_jobs(study, monkeypatch, tmp_path):
     first = study.driver()
     first.run_jobs(study.jobs)

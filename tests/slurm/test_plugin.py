@@ -336,6 +336,44 @@ def test_immediate_submission_is_refused_before_anything_runs(study):
         study.driver()
 
 
+@pytest.fixture
+def late(study):
+    """A driver, a job that it had wanted from the start, and two that a checkpoint has added since."""
+    study.jobs = study.jobs[:1]
+    first = study.driver()
+    study.jobs = [*study.jobs, Job("late", "0", params={"epochs": 1}), Job("late", "1")]
+    return first
+
+
+def test_jobs_that_a_checkpoint_adds_are_claimed_with_the_first_of_them(study, late):
+    late.run_jobs(study.jobs[1:2])
+
+    for job in study.jobs[1:]:
+        study.jobs = [job]
+        with pytest.raises(WorkflowError, match="already being made by another snakemake: process"):
+            study.driver()
+
+
+def test_a_job_that_a_checkpoint_adds_late_is_left_to_the_driver_that_makes_it(study, late):
+    job = study.jobs[1]
+    study.jobs = []
+    second = study.driver()
+    late.run_jobs([job])
+    other = Job("late", "0", params={"epochs": 2})
+
+    second.run_jobs([other, Job("other")])
+
+    assert study.ended == [("late-0.txt", "failed")]
+    assert "already being made by another snakemake: process" in other.errors[0]
+    assert study.cluster.cancelled == []
+    assert [commands[0].name for commands, _ in study.cluster.arrays] == ["late 0", "other"]
+
+    study.kill(late)
+    second.run_jobs([other])
+    assert study.cluster.cancelled == ["1"]
+    assert [commands[0].name for commands, _ in study.cluster.arrays] == ["late 0", "other", "late 0"]
+
+
 def test_an_unknown_resource_stops_the_run_before_anything_runs(study):
     study.jobs.append(Job("score", gpu_count=1))
 

@@ -1,6 +1,7 @@
 """What is on disk between two drivers."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,6 +63,30 @@ def test_a_driver_refuses_jobs_of_one_that_is_alive(tmp_path):
 
     with pytest.raises(ValueError, match=rf"1 of the 2 jobs .* process {os.getpid()} on .*kill -9"):
         second.claim(["b", "c"])
+
+
+def test_a_driver_claims_more_jobs_but_not_those_of_another_one(tmp_path):
+    first, second, third = Driver(tmp_path), Driver(tmp_path), Driver(tmp_path)
+    first.claim(["a"])
+    second.claim(["b"])
+
+    taken = first.claim_free(["b", "c"])
+
+    assert list(taken) == ["b"]
+    assert re.match(rf"already being made by another snakemake: process {os.getpid()} on ", taken["b"])
+    assert first.alive() == {second.id}
+    with pytest.raises(ValueError, match="1 of the 2 jobs are already being made"):
+        third.claim(["c", "d"])
+    second.leave()
+    assert first.claim_free(["b"]) == {}
+
+
+def test_a_driver_whose_words_are_lost_is_alive_all_the_same(tmp_path):
+    first, second = Driver(tmp_path), Driver(tmp_path)
+    first.claim(["a"])
+    (tmp_path / "drivers" / f"{first.id}.json").write_text("{")
+
+    assert second.claim(["b"]) == {first.id}
 
 
 def test_drivers_with_different_jobs_do_not_mind_each_other(tmp_path):

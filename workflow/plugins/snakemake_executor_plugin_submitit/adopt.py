@@ -13,7 +13,7 @@ from snakemake_executor_plugin_submitit.attempts import Attempts
 from snakemake_executor_plugin_submitit.backends import Backend
 from snakemake_executor_plugin_submitit.jobs import Description
 from snakemake_executor_plugin_submitit.patience import Patience
-from snakemake_executor_plugin_submitit.registry import Entry, Registry
+from snakemake_executor_plugin_submitit.registry import Driver, Entry, Registry
 from snakemake_executor_plugin_submitit.slurm import Answer, QueryFailed
 from snakemake_executor_plugin_submitit.states import CANCELLED, Budget, Status, Verdict, is_outage, judge
 
@@ -38,7 +38,7 @@ class Earlier:
 def take_stock(
     wanted: Iterable[Description],
     registry: Registry,
-    driver: str,
+    driver: Driver,
     backend: Backend,
     folder: Path,
     triggers: Collection[str],
@@ -48,13 +48,20 @@ def take_stock(
 
     What is not good is cancelled: submissions cut short, jobs with old inputs or settings. In an outage it waits: what
     nobody could be asked about may run, and submitted now it might run twice. Raises QueryFailed if the run is being
-    stopped meanwhile.
+    stopped meanwhile, and OSError and ValueError where the registry cannot be used.
     """
     earlier = Earlier()
     if not backend.can_adopt:
         return earlier
     # Its own entry without an id is of a submission that Slurm has not confirmed to be cancelled.
-    found = [(d, e) for d in wanted if (e := registry.get(d.key)) and (e.driver != driver or e.job is None)]
+    found = [(d, e) for d in wanted if (e := registry.get(d.key)) and (e.driver != driver.id or e.job is None)]
+    alive = driver.alive() if found else set()
+    earlier.refused = {
+        d.key: f"Slurm job {entry.job} of another snakemake that is alive makes it; wait for it, or stop it"
+        for d, entry in found
+        if entry.driver in alive
+    }
+    found = [(d, entry) for d, entry in found if entry.driver not in alive]
     _cancel_cut_short([entry for _, entry in found if entry.job is None], backend, folder, earlier, patience)
     found = [(d, entry) for d, entry in found if entry.job]
     jobs = [entry.job for _, entry in found]

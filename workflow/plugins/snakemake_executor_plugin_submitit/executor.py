@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -23,7 +24,7 @@ from snakemake_executor_plugin_submitit.adopt import Earlier, ended_unseen, take
 from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission, submit_patiently
 from snakemake_executor_plugin_submitit.files import private_folder
 from snakemake_executor_plugin_submitit.follow import Live, Poll
-from snakemake_executor_plugin_submitit.jobs import Description, describe, key_of_job, safe
+from snakemake_executor_plugin_submitit.jobs import Description, describe, keys_of_members, safe
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.logs import OnlyTails
 from snakemake_executor_plugin_submitit.parameters import check_names
@@ -77,32 +78,35 @@ class Executor(RemoteExecutor):
                 "--immediate-submit: this executor submits a job when its inputs are there, since Slurm's dependencies "
                 "say nothing about them; leave the option out, and snakemake itself running"
             )
-        jobs = [job for job in workflow.dag.needrun_jobs() if not job.is_local]
+        jobs = remote_jobs(workflow)
         try:
             if jobs:
                 self.backend.check()
             for job in {job.rule.name: job for job in jobs}.values():
                 check_names(job.rule.resources, workflow.global_resources, source=f"rule {job.rule.name}: ")
-            alive = self.driver.claim([key_of_job(job) for job in jobs])
+            alive = self.driver.claim(keys_of_members(*jobs))
         except (ValueError, OSError) as error:
             raise WorkflowError(str(error)) from None
         for entry, verdict in ended_unseen(self.ledger.registry, alive, self.backend, self.folder):
             self.ledger.account(entry, verdict)  # its entry stays, for a driver that wants the job
         remove_old(self.folder, workflow.executor_settings.retention_days)
 
+    def _claim_late(self, jobs) -> dict[str, str]:
+        """Claim what checkpoints have added to the DAG. Returns jobs that another driver makes: key -> who, in words.
+
+        Raises ValueError where no claim can be made now.
+        """
+        if keys_of_members(*jobs) <= self.driver.keys:
+            return {}
+        self.backend.check()
+        return self.driver.claim_free(keys_of_members(*jobs, *remote_jobs(self.workflow)))
+
     # Submitting: the scheduler's thread
 
     def run_jobs(self, jobs) -> None:
         """Take over or submit all jobs that are ready; those of one rule with equal parameters as one array."""
         described = sorted(((describe(job, self.workflow), job) for job in jobs), key=lambda pair: pair[0].name)
-        wanted, driver = [d for d, _ in described], self.driver.id
-        try:
-            self.patience.ask(self.backend.learn_limits, "for the limits of the cluster")
-            triggers = {trigger.name for trigger in self.workflow.rerun_triggers}
-            registry, folder = self.ledger.registry, self.folder
-            earlier = take_stock(wanted, registry, driver, self.backend, folder, triggers, self.patience)
-        except (OSError, QueryFailed) as error:
-            earlier = Earlier(refused={d.key: str(error) for d in wanted})
+        earlier = self._take_stock(described)
         for entry, verdict in earlier.ended:
             self.ledger.account(entry, verdict)
             self.ledger.forget(entry)
@@ -118,6 +122,26 @@ class Executor(RemoteExecutor):
         largest = min(self.executor_settings.array_limit, self.backend.limits.max_array_size)
         for batch in batches(filter(None, fresh), largest):
             self._submit(batch)
+
+    def _take_stock(self, described: list[tuple[Description, Any]]) -> Earlier:
+        """What earlier drivers left of these jobs; those that cannot be made now are refused."""
+        try:
+            taken = self._claim_late([job for _, job in described])
+            refused = {d.key: taken[key] for d, job in described for key in keys_of_members(job) if key in taken}
+            self.patience.ask(self.backend.learn_limits, "for the limits of the cluster")
+            earlier = take_stock(
+                [d for d, _ in described if d.key not in refused],
+                self.ledger.registry,
+                self.driver,
+                self.backend,
+                self.folder,
+                {trigger.name for trigger in self.workflow.rerun_triggers},
+                self.patience,
+            )
+        except (OSError, ValueError, QueryFailed) as error:
+            return Earlier(refused={d.key: str(error) for d, _ in described})
+        earlier.refused |= refused
+        return earlier
 
     def run_job(self, job) -> None:
         self.run_jobs([job])
@@ -335,3 +359,7 @@ class Executor(RemoteExecutor):
         path = self.runs / "tmp"
         path.mkdir(exist_ok=True)
         return str(path)
+
+
+def remote_jobs(workflow) -> list:
+    return [job for job in workflow.dag.needrun_jobs() if not job.is_local]

@@ -64,6 +64,11 @@ def key_of_job(job) -> str:
     return key_of([str(path) for path in job.output], " ".join(names(job)), os.getcwd())
 
 
+def keys_of_members(*jobs) -> set[str]:
+    """What a driver claims: a group's jobs one by one, since a group is put together only when it is ready."""
+    return {key_of_job(part) for job in jobs for part in members(job)}
+
+
 def markers_of(job, persistence) -> list[str]:
     """Where Snakemake marks a job's outputs as incomplete; nothing where it keeps its marks in a database.
 

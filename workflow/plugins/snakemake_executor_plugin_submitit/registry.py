@@ -75,6 +75,8 @@ class Driver:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "drivers"
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        self.since = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.keys: set[str] = set()
         self.handle = None
 
     def claim(self, keys: Collection[str]) -> set[str]:
@@ -85,19 +87,32 @@ class Driver:
         with _waiting_lock(self.folder / "lock"):
             others = self._alive()
             for other in others.values():
-                shared = set(other["keys"]) & set(keys)
-                if shared:
-                    raise ValueError(
-                        f"{len(shared)} of the {len(keys)} jobs are already being made by another snakemake: process "
-                        f"{other['process']} on {other['host']}, since {other['since']}. Two of them would spoil each "
-                        f"other's files. Wait for it, or stop it: Ctrl-C cancels its jobs, and after `kill -9` the "
-                        f"next snakemake takes them over."
-                    )
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            me = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "keys": sorted(keys)}
-            write_json(self.folder / f"{self.id}.json", me)
+                if shared := set(other["keys"]) & set(keys):
+                    raise ValueError(f"{len(shared)} of the {len(keys)} jobs are {in_other_hands(other)}")
+            self._write(set(keys))
             self.handle = try_lock(self.folder / f"{self.id}.lock")
         return set(others)
+
+    def claim_free(self, keys: Collection[str]) -> dict[str, str]:
+        """Claim more jobs, of which others may have some. Returns these, with who makes them in words.
+
+        Raises ValueError where no claim can be made now.
+        """
+        with _waiting_lock(self.folder / "lock"):
+            others = self._alive().values()
+            taken = {key: in_other_hands(other) for other in others for key in set(other["keys"]) & set(keys)}
+            self._write(self.keys | (set(keys) - set(taken)))
+        return taken
+
+    def alive(self) -> set[str]:
+        """Ids of the other drivers that live. Raises ValueError where that cannot be seen now."""
+        with _waiting_lock(self.folder / "lock"):
+            return set(self._alive())
+
+    def _write(self, keys: set[str]) -> None:
+        me = {"process": os.getpid(), "host": socket.gethostname(), "since": self.since, "keys": sorted(keys)}
+        write_json(self.folder / f"{self.id}.json", me)
+        self.keys = keys
 
     def leave(self) -> None:
         if self.handle:
@@ -109,8 +124,11 @@ class Driver:
         """What the other living drivers said, by id; the files of dead ones are removed."""
         found = {}
         for path in self.folder.glob("*.lock"):
+            if path.stem == self.id:
+                continue
             handle = try_lock(path)
             if handle is None:
+                found[path.stem] = {"keys": []}
                 with contextlib.suppress(OSError, ValueError):
                     found[path.stem] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             else:
@@ -135,6 +153,15 @@ def _waiting_lock(path: Path, seconds: float = 60):
         time.sleep(0.1)
     with handle:
         yield
+
+
+def in_other_hands(driver: dict) -> str:
+    """Who makes a job, and what to do about it. driver: what that driver wrote about itself."""
+    return (
+        f"already being made by another snakemake: process {driver['process']} on {driver['host']}, since "
+        f"{driver['since']}. Two of them would spoil each other's files. Wait for it, or stop it: Ctrl-C cancels its "
+        f"jobs, and after `kill -9` the next snakemake takes them over."
+    )
 
 
 def key_of(outputs: Iterable[str], name: str, directory: str) -> str:
