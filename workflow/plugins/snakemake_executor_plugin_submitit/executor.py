@@ -7,6 +7,7 @@ Two threads work here. Snakemake's scheduler calls `run_jobs`; a polling thread 
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_args, format_cli_arg
 
 from snakemake_executor_plugin_submitit import follow
 from snakemake_executor_plugin_submitit.adopt import Earlier, ended_unseen, take_stock
@@ -199,7 +201,7 @@ class Executor(RemoteExecutor):
     def _send(self, lives: list[Live], name: str) -> list[Live]:
         """Submit, with an entry on disk before and after: a driver may be killed at any moment. Raises Submission."""
         ticket = f"snakemake-{uuid.uuid4().hex[:12]}"
-        parameters = lives[0].parameters | {"name": name, "slurm_comment": f"{lives[0].entry.name} {ticket}"}
+        parameters = lives[0].parameters | {"name": name, "slurm_comment": f"{name} {ticket}"}
         with self.submitting:
             if self.ending.is_set():
                 raise Submission("this run is being stopped")
@@ -346,6 +348,15 @@ class Executor(RemoteExecutor):
         self.driver.leave()
 
     # What the inner Snakemake is told
+
+    def get_job_args(self, job, **more) -> str:
+        """With words as a shell reads them: Snakemake quotes as Python does, which spoils a line break in a name."""
+        line = super().get_job_args(job, **more)
+        targets = encode_target_jobs_cli_args(job.get_target_spec())
+        files = [self.tmpdir, *map(str, job.get_wait_for_files())]
+        for flag, words in (("--target-jobs", targets), ("--wait-for-files", files)):
+            line = line.replace(format_cli_arg(flag, words), f"{flag} {shlex.join(words)}", 1)
+        return line
 
     @property
     def cores(self) -> int:

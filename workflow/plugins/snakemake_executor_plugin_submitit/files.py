@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import stat
 import uuid
@@ -22,12 +23,22 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 def private_folder(folder: Path) -> None:
     """Make a folder for this user alone. Raises ValueError for one that others own or can write to, and OSError."""
+    check_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     check_private(folder)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def check_path(path: Path) -> None:
+    """Raise ValueError for characters in which sbatch and submitit see more than a name, such as %j, the job's id."""
+    if found := re.search(r"%\d*[AaJjNnstux%]|\\|[\x00-\x1f\x7f]", str(path)):
+        raise ValueError(
+            f"{str(path)!r}: Slurm would read {found[0]!r} in it as more than a name; rename the working directory, or "
+            "give another folder with --submitit-folder"
+        )
 
 
 def check_private(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from snakemake_executor_plugin_submitit.registry import key_of
 
 # Snakemake's flags of what is no file of the shared file system once a job has ended.
 NOT_ON_DISK = ("pipe", "service", "nodelocal", "storage_object")
+
+# Lengths that any terminal, file system and Slurm take.
+SHOWN_CHARACTERS, NAME_CHARACTERS, FOLDER_CHARACTERS = 200, 80, 400
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ def describe(job, workflow) -> Description:
         key=key_of_job(job),
         fingerprint=fingerprint_of(members(job), job.input, workflow.persistence, workflow.dag.max_checksum_file_size),
         rule=safe(rule),
-        name=" ".join([rule, *wildcards]),
-        folder=Path(safe(rule), *(safe(value) for value in wildcards)),
+        name=shown(rule, wildcards),
+        folder=folder_of(rule, wildcards),
         outputs=[str(path) for path in job.output],
         made=[str(path) for path in made if not is_flagged(path, "temp")],
         passing=[str(path) for path in made if is_flagged(path, "temp")],
@@ -100,6 +104,24 @@ def members(job) -> Iterator:
     yield from job.jobs if job.is_group() else [job]
 
 
+def shown(rule: str, wildcards: list[str]) -> str:
+    """A job in messages: its rule and wildcards on one line, not too long, and never the same for two jobs."""
+    name = " ".join([rule, *wildcards])
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], name)
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}… ({_digest(name)})"
+
+
+def folder_of(rule: str, wildcards: list[str]) -> Path:
+    """Where a job's logs lie, by its rule and wildcards, in a path that any file system takes."""
+    folder = Path(safe(rule), *map(safe, wildcards))
+    return folder if len(str(folder)) <= FOLDER_CHARACTERS else Path(safe(rule), safe(" ".join(wildcards)))
+
+
 def safe(text: str) -> str:
-    """As a file's or a Slurm job's name."""
-    return re.sub(r"[^\w.=+-]+", "_", text)[:100] or "_"
+    """As a file's or a Slurm job's name: plain characters, not too many. What was changed stays apart by a digest."""
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", text).lstrip(".-")[:NAME_CHARACTERS]
+    return name if name == text and name else f"{name}-{_digest(text)}".lstrip("-")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
