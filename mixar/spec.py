@@ -39,7 +39,7 @@ GUIDANCE = {
 }
 
 Rate = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, and no tensor has its square
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64
@@ -81,7 +81,7 @@ class Data(Section):
     path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file or a folder of files
     held_out_path: FilePath | None = None  # validation images, same kind; null: split by a hash of each image's name
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
-    image_size: Count  # pixels, square
+    image_size: Annotated[Count, Field(le=2**14)]  # pixels, square
     num_classes: Count
     num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = 1  # token shards, one job each
     limit: Count | None = None  # keep this many images, all classes alike (smoke studies)
@@ -265,7 +265,7 @@ class Sampler(Section):
 class Evaluation(Section):
     """The images that every method draws."""
 
-    num_images: Count = 50_000
+    num_images: Annotated[Count, Field(le=10**8)] = 50_000
     labels: Literal["balanced", "training"] = "balanced"  # equal counts, or the training set's proportions
     shard_size: Count = 1000  # images per job
     batch_size: Count = 256  # images per forward pass; part of the numbers: noise is drawn per batch

@@ -66,6 +66,11 @@ def _look_at_network(where: str, kind: str | None, build: Callable[[], nn.Module
             network = build()
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    except (RuntimeError, MemoryError) as error:  # what torch raises for a size that no tensor has
+        if kind is None:  # a network of one's own: its traceback tells more
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{where}: no network can have these sizes ({reason}); use smaller ones") from None
     for path in (assets.resolve(file) for file in files if file and assets.locate(file).exists()):
         if kind:
             state = pretrained.read_state(kind, path, values=False)
