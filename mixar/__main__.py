@@ -277,20 +277,26 @@ def assets_get(
 
 
 @app.command()
-def check(study: StudyFiles) -> None:
+def check(
+    study: StudyFiles,
+    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="Jobs run on other machines: ask for no GPU.")] = False,
+    files_later: Annotated[bool, typer.Option("--files-later", help="Missing files are no mistake yet.")] = False,
+) -> None:
     """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
     from mixar import assets as files
 
     loaded, layout = load(study)
     from mixar.stages import check as stage
 
-    if found := stage.problems(loaded):
+    missing = files.missing_in_words(files.missing(loaded))
+    if found := stage.problems(loaded, layout, elsewhere) + ([] if files_later else missing):
         raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())
     print(f"{loaded.study}: valid. {loaded.title}")
     size = f"{loaded.grid} x {loaded.grid} tokens, {len(loaded.runs)} runs, {trained} trainings"
     print(f"  {size}, results in {layout.root}")
-    for line in files.missing_in_words(files.missing(loaded)):
+    print(f"  relative paths begin at {Path.cwd()}")
+    for line in missing:
         print(f"  {line}")
 
 

@@ -24,6 +24,11 @@ INSTALLED = {"site-packages", "dist-packages"}
 STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 
 
+def is_ours(where: str) -> bool:
+    """Whether "module:name" is a part of mixar."""
+    return where.partition(":")[0].partition(".")[0] == OURS
+
+
 def source_hash(where: str) -> str:
     """SHA-256 of the source behind "module:name", hex: of its module, of the packages around it, and of all that these
     import from beside them. ABSENT or BUILT_IN where there is no source.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixar.code_hashes import OURS, source_hash
+from mixar.code_hashes import is_ours, source_hash
 from mixar.identity import plain
 from mixar.spec import Study, digest
 from mixar.study_paths import in_digest
@@ -152,7 +152,7 @@ class Digests:
 
     def _source(self, where: str | None) -> list[str]:
         """The hash of the source behind "module:name", where it is none of ours; computed once."""
-        if where is None or where.partition(":")[0].partition(".")[0] == OURS:
+        if where is None or is_ours(where):
             return []
         if where not in self._hashes:
             self._hashes[where] = source_hash(where)

@@ -66,6 +66,8 @@ def problems(s: Study) -> Iterator[str]:
         yield f"generator.width: {s.generator.width} is not divisible by heads {s.generator.heads}"
     if s.scoring.extractor.weights is None and s.scoring.extractor.train is None:
         yield "scoring.extractor: give `weights` (a file) or `train` (settings to train it); both are missing"
+    if s.scoring.extractor.weights is None and s.scoring.extractor.network != "subgroup-cnn":
+        yield f"scoring.extractor: {s.scoring.extractor.network!r} is not trained here; give its `weights`"
     for name in s.scoring.further:
         if name not in FURTHER:
             yield f"scoring.further: {_unknown(name, FURTHER)}"
@@ -86,9 +88,9 @@ def problems(s: Study) -> Iterator[str]:
             f"evaluation.shard_size: {s.evaluation.num_images} images in shards of {s.evaluation.shard_size} are "
             f"{s.evaluation.num_shards} shards, at most {MAX_SHARDS} are possible; make them larger"
         )
-    yield from _hardware_problems(s)
     yield from _scoring_problems(s)
     yield from _run_problems(s)
+    yield from _hardware_problems(s)
     yield from _report_problems(s)
 
 
@@ -98,6 +100,11 @@ def _hardware_problems(s: Study) -> Iterator[str]:
         yield f"hardware.gpus: {h.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
     if h.gpus % h.nodes:
         yield f"hardware.gpus: {h.gpus} GPUs cannot be shared equally by {h.nodes} nodes; give a multiple"
+    processes = max(h.gpus, h.nodes)
+    for name, run in s.runs.items():
+        if run.weights is None and (found := s.training_of(name).batch_size) % processes:
+            where = f"runs.{name}.training" if "batch_size" in run.training else "training"
+            yield f"{where}.batch_size: {found} images do not divide over {processes} processes; give a multiple"
 
 
 def _tokenizer_problems(s: Study) -> Iterator[str]:

@@ -4,6 +4,7 @@ Inception itself, with random weights, scores four brought images here, and 200 
 benchmarks/scoring/adm256_path.py.
 """
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -105,8 +106,10 @@ def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path
     assert list(rows) == ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
     for metric, row in rows.items():
         reference = ", reference=held_out" if metric == "fd_held_out" else ""
+        data = json.loads(row["hashes"])["data"]
+        settings = f"kid_subset_size=20, n=200, num_classes=3, data={data[:8]}, extractor={sha256[:8]}"
         assert row["n"] == IMAGES and np.isfinite(row["value"]) and row["low"] <= row["value"] <= row["high"]
-        assert row["protocol"] == f"adm256-gfid[kid_subset_size=20, n=200, extractor={sha256[:8]}{reference}]"
+        assert row["protocol"] == f"adm256-gfid[{settings}{reference}]"
         assert sha256 in row["hashes"]
     assert "fd = FID" not in said and f"fd = FD-inception-v3-compat-{sha256[:8]}" in said
 
@@ -150,6 +153,6 @@ def test_brought_images_go_through_inception_itself(staged, tmp_path):
     assert [row["metric"] for row in rows] == ["fd", "is"]  # no reference images: the statistics alone
     for row in rows:
         assert row["n"] == 4 and np.isfinite(row["value"]) and row["low"] <= row["value"] <= row["high"]
-        settings = f"is_splits=2, kid_subset_size=20, n=4, extractor={sha256[:8]}"
+        settings = f"is_splits=2, kid_subset_size=20, n=4, num_classes=3, extractor={sha256[:8]}"
         assert row["protocol"] == f"adm256-gfid[{settings}]" and sha256 in row["hashes"]
     assert "there is no kid, precision, recall" in said

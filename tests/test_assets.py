@@ -349,7 +349,8 @@ def test_wrong_names_end_in_one_message(arguments, said):
 
 
 def test_mixar_check_names_the_statistics_of_the_protocol(root):
-    result = mixar("check", "--study", root / "config" / "imagenet256.yaml")
+    study = root / "config" / "imagenet256.yaml"
+    result = mixar("check", "--study", study, "--elsewhere", "--files-later")
 
     assert "missing: scoring.protocol adm256-gfid = asset:adm-statistics, looked for at" in result.stdout
     assert "mixar assets get adm-statistics" in result.stdout and "licence" in result.stdout

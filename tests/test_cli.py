@@ -204,7 +204,7 @@ def test_check_says_what_a_study_holds_and_misses(study_file, smoke):
     smoke["runs"]["mar"]["start"] = "nowhere.safetensors"
     study_file.write_text(yaml.safe_dump(smoke))
 
-    result = mixar("check", "--study", study_file)
+    result = mixar("check", "--study", study_file, "--files-later")
 
     assert result.returncode == 0
     assert "smoke: valid" in result.stdout

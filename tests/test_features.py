@@ -81,7 +81,7 @@ def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, d
     with torch.no_grad():
         expected = model(images().movedim(-1, 1).contiguous() / 255)
     assert all(torch.equal(a, b) for a, b in zip(extract(first, [images()]), expected, strict=True))
-    assert first.name == second.name == f"emoji-subgroups-c8-{first.sha256[:8]}"
+    assert first.name == second.name == f"own-c8-{first.sha256[:8]}"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 

@@ -109,9 +109,9 @@ def resizes(monkeypatch):
     """The resize of every feature network that is loaded, in order."""
     seen = []
 
-    def recording(settings, path, device="cpu", resize=None):
+    def recording(settings, path, device="cpu", resize=None, owner="own"):
         seen.append(resize)
-        return load_extractor(settings, path, device, resize)
+        return load_extractor(settings, path, device, resize, owner)
 
     for module in (stage, score_path):
         monkeypatch.setattr(module, "load_extractor", recording)

@@ -21,13 +21,18 @@ from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, writ
 from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
+from mixar.reporting.results import read_rows
+from mixar.reporting.summary import distance_name
+from mixar.reporting.tables import quality_table
 from mixar.scoring import metrics, released
-from mixar.scoring.protocols import PROTOCOLS, protocol_of, row_id
+from mixar.scoring.features import load_network
+from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_id
 from mixar.scoring.released import INCEPTIONS
 from mixar.spec import SpecError, load_study, parse_study
 from mixar.spec_problems import FURTHER
 from mixar.stages import score as stage
 from mixar.stages import tokens
+from mixar.weights import tensors_sha256
 
 
 def changed(study, **changes):
@@ -64,7 +69,82 @@ def test_the_papers_study_keeps_to_its_protocol_and_whatever_differs_stands_in_t
 def test_the_demo_keeps_to_its_protocol_and_the_smoke_study_says_where_it_does_not(root):
     for name, expected in (("demo", "emoji-gfd"), ("smoke", SMOKE_ID)):
         study = load_study(root / "config" / f"{name}.yaml")
-        assert row_id(protocol_of(study, "sample"), study, "ab" * 32, 100) == expected
+        protocol = protocol_of(study, "sample")
+        assert row_id(protocol, study, protocol.extractor_sha256, 100) == expected
+
+
+def test_the_emoji_protocol_belongs_to_the_embedded_drawings_their_split_and_the_network_that_comes_with_them(
+    root, tmp_path
+):
+    study = load_study(root / "config" / "demo.yaml")
+    network = load_network(study.scoring.extractor, root / study.scoring.extractor.weights)
+    protocol, sha256 = protocol_of(study, "sample"), tensors_sha256(network.state_dict())
+
+    def with_data(**changes):
+        return study.model_copy(update={"data": study.data.model_copy(update=changes)})
+
+    assert is_of_its_data(protocol, study, None) and row_id(protocol, study, sha256, 512) == "emoji-gfd"
+    assert is_of_its_data(protocol_of(study, "reconstruct"), study, None)
+    assert row_id(protocol, study, "ab" * 32, 512) == "emoji-gfd[extractor=abababab]"
+    assert row_id(protocol, study, sha256, 512, other_data="cd" * 32) == "emoji-gfd[data=cdcdcdcd]"
+    assert row_id(protocol, with_data(image_size=16, num_classes=2), sha256, 512) == (
+        "emoji-gfd[image_size=16, num_classes=2]"
+    )
+    other = tmp_path / "other.parquet"
+    other.write_bytes((root / study.data.path).read_bytes()[:-1])
+    for changes in ({"source": "folder"}, {"held_out_rate": 0.3}, {"limit": 96}, {"path": str(other)},
+                    {"path": "nowhere"}, {"held_out_path": str(other)}):  # fmt: skip
+        assert not is_of_its_data(protocol, with_data(**changes), None), changes
+
+
+def test_the_imagenet_protocols_belong_to_all_of_imagenet(root):
+    study = load_study(root / "config" / "imagenet256.yaml")
+    elsewhere = study.model_copy(update={"data": study.data.model_copy(update={"path": "/data/imagenet"})})
+
+    for source in ("sample", "reconstruct"):
+        protocol = protocol_of(study, source)
+        assert is_of_its_data(protocol, study, None)
+        assert not is_of_its_data(protocol, elsewhere, None)
+        assert is_of_its_data(protocol, elsewhere, {"train": 1_281_167, "held_out": 50_000})
+        assert not is_of_its_data(protocol, study, {"train": 1_281_000, "held_out": 50_000})
+    few = study.model_copy(update={"data": study.data.model_copy(update={"num_classes": 2})})
+    protocol = protocol_of(few, "sample")
+    found = row_id(protocol, few, protocol.extractor_sha256, 50_000, other_data="cd" * 32)
+    assert found == "adm256-gfid[num_classes=2, data=cdcdcdcd]"
+
+
+@pytest.mark.parametrize("network", ["subgroup-cnn", "inception-v3"])
+def test_a_study_of_ones_own_has_a_neutral_protocol_whose_id_names_data_and_network(smoke, network):
+    smoke["scoring"]["protocol"] = "own-gfd"
+    smoke["scoring"]["extractor"] = {"network": network, "weights": "x"}
+    study = parse_study(smoke)
+    protocol = protocol_of(study, "sample")
+
+    assert protocol_of(study, "reconstruct").name == "own-rfd"
+    assert not is_of_its_data(protocol, study, None)
+    settings = "is_splits=2, kid_subsets=4, kid_subset_size=16"
+    assert row_id(protocol, study, "ab" * 32, 36, other_data="cd" * 32) == (
+        f"own-gfd[{settings}, data=cdcdcdcd, extractor=abababab]"
+    )
+
+
+def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house, monkeypatch):
+    monkeypatch.undo()  # the house's images are no emoji
+    study, layout = house
+    draw(layout, drawings(NUM_IMAGES, 1))
+    features(study, layout)
+    stage.score(study, layout, "sample", "mar", 0, "default")
+
+    row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd"]
+    hashes = json.loads(row["hashes"])
+    assert row["protocol"] == SMOKE_ID.replace("]", f", image_size=16, num_classes=3, data={hashes['data'][:8]}, "
+                                                    f"extractor={hashes['extractor'][:8]}]")  # fmt: skip
+    assert hashes["extractor_name"] == f"smoke-c8-{hashes['extractor'][:8]}"
+    rows = read_rows(layout.root)
+    assert distance_name(study, rows) == "gFD-smoke-c8"
+    hashes["extractor_name"] = "emoji-subgroups-c32-ca3aeee1"  # the emoji's network, for images of a study's own
+    assert distance_name(study, rows.assign(hashes=json.dumps(hashes))) == "gFD-smoke"
+    assert "emoji" not in quality_table(study, rows).markdown().replace("emoji-gfd[", "")
 
 
 def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from test_stage_score import SMOKE_ID
+from test_stage_score import SMOKE_ID, stand_for_the_emoji
 from toy_images import COUNT, SIZE, folder, pixels
 
 from mixar.__main__ import app
@@ -34,7 +34,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def house(smoke, pictures, tmp_path):
+def house(smoke, pictures, tmp_path, monkeypatch):
     """A study with a random feature network and its references; returns (study, layout)."""
     smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
                      "num_classes": 3, "num_shards": 2}  # fmt: skip
@@ -46,6 +46,7 @@ def house(smoke, pictures, tmp_path):
     torch.manual_seed(0)
     network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
     save_weights(layout.extractor(), network.state_dict(), {})
+    stand_for_the_emoji(monkeypatch, study, layout)
     for split in score.SPLITS:
         score.reference_features(study, layout, split)
     return study, layout

@@ -189,6 +189,8 @@ def put(*path_and_value):
         (put("continuous", "train", "kl_weight", float("nan")), "continuous.train.kl_weight: Input should be a finite"),
         (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
         (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
+        (put("hardware", {"device": "cuda", "gpus": 3}), "training.batch_size: 16 images do not divide over 3"),
+        (put("scoring", "extractor", "network", "inception-v3"), "'inception-v3' is not trained here; give"),
         (put("continuous", "preset", ["kl16"]), "preset: ['kl16'] is unknown; choose from vavae-f16d32, kl16"),
         (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
         (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),

@@ -20,10 +20,10 @@ from mixar.reporting.results import read_rows
 from mixar.reporting.tables import number, quality_table
 from mixar.scoring.features import build_network, load_extractor
 from mixar.scoring.metrics import METRICS
-from mixar.scoring.protocols import PROTOCOLS, distance_name, load_statistics, protocol_of
+from mixar.scoring.protocols import DATA, PROTOCOLS, distance_name, load_statistics, protocol_of
 from mixar.spec import parse_study
 from mixar.stages import score as stage
-from mixar.weights import save_weights
+from mixar.weights import read_weights, save_weights, tensors_sha256
 
 SIZE, SHARD, NUM_IMAGES, BATCH = 16, 20, 60, 12
 SMOKE_ID = "emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16]"  # the smoke study's own settings
@@ -55,8 +55,11 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def house(smoke, pictures, tmp_path):
-    """A study with a manifest, a random feature network and both references; returns (study, layout)."""
+def house(smoke, pictures, tmp_path, monkeypatch):
+    """A study with a manifest, a random feature network and both references; returns (study, layout).
+
+    Its images and its network stand for those that the emoji's protocols are defined for.
+    """
     smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
                      "num_classes": 3, "num_shards": 2}  # fmt: skip
     smoke["evaluation"] = {"num_images": NUM_IMAGES, "shard_size": SHARD}
@@ -66,9 +69,19 @@ def house(smoke, pictures, tmp_path):
     layout = Layout(study)
     write_table(layout.manifest, ingest_manifest(study.data))
     new_network(study, layout, seed=0)
+    stand_for_the_emoji(monkeypatch, study, layout)
     for split in stage.SPLITS:
         stage.reference_features(study, layout, split)
     return study, layout
+
+
+def stand_for_the_emoji(monkeypatch, study, layout):
+    """From now on the emoji's protocols are defined for this study's images and network."""
+    monkeypatch.setitem(DATA, "emoji", lambda *_: True)
+    sha256 = tensors_sha256(read_weights(layout.extractor()))
+    known = {"image_size": SIZE, "num_classes": study.data.num_classes, "extractor_sha256": sha256}
+    for name in ("emoji-gfd", "emoji-rfd"):
+        monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[name], **known))
 
 
 def new_network(study, layout, seed):
@@ -145,7 +158,7 @@ def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references
 
     rows = scored(study, layout, drawings(NUM_IMAGES, 1))
 
-    extractor = load_extractor(study.scoring.extractor, layout.extractor())
+    extractor = load_extractor(study.scoring.extractor, layout.extractor(), owner="smoke")
     assert list(rows) == SAMPLE_METRICS
     for metric, row in rows.items():
         reference = ", reference=held_out]" if metric == "fd_held_out" else "]"

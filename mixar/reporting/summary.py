@@ -18,6 +18,7 @@ from mixar.spec import Study
 
 # Only these protocols make a Fréchet distance an FID: Inception features and the field's own references.
 FID_PROTOCOLS = {"adm256-gfid", "val256-rfid", "mar-train-rfid", "vavae-val-rfid"}
+OTHER_DATA = "data="  # in the id of rows that were scored against other images than their protocol is defined for
 QUALITY = ("fd", "is", "kid", "precision", "recall")
 # Metrics that Table 1 shows as well where a study has them, in this order; one's own come after them, by name.
 FURTHER = ("fd_infinity", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg")
@@ -169,7 +170,8 @@ def _text(value) -> str | None:
 
 
 def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> str:
-    """gFID or rFID where the protocol earns the name; else the Fréchet distance named after its feature network.
+    """gFID or rFID where the protocol earns the name; else the Fréchet distance named after its feature network, or
+    after the study where the reference images are its own.
 
     Brought images decide it only where there is nothing else.
     """
@@ -178,7 +180,9 @@ def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> s
     used = _without_brought(rows[(rows["metric"] == metric) & (rows["source"] == source)])
     if len(used) and set(used["protocol"]) <= FID_PROTOCOLS:
         return f"{letter}FID"
-    return f"{letter}FD-{re.sub(r'-[0-9a-f]{8}$', '', extractor_name(study, used))}"
+    name = re.sub(r"-[0-9a-f]{8}$", "", extractor_name(study, used))
+    is_own = used["protocol"].astype(str).str.contains(OTHER_DATA, regex=False).any()
+    return f"{letter}FD-{study.study if is_own and not name.startswith(study.study) else name}"
 
 
 def extractor_name(study: Study, rows: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Feature networks behind every score: a small one trained on the emoji subgroups, and how any of them is run.
+"""Feature networks behind every score: a small one trained on fine classes, and how any of them is run.
 
 Symbols: B images in a batch, F features, V fine classes. Inception and other released networks lie in released.py;
 what is done with features, in metrics.py; which network a study must use, in protocols.py. Nothing here downloads
@@ -26,7 +26,9 @@ from mixar.weights import load_module, read_weights, tensors_sha256, unwrapped
 GROUPS = 8  # of every GroupNorm
 SHIFT_PIXELS = 2
 BRIGHTNESS = 0.1  # augmentation: pixel values times 1 ± this
-SUBGROUP_NAME = "emoji-subgroups"
+# The network that comes with mixar, and its name; every other is named after the study that uses it.
+EMOJI_NETWORK_SHA256 = "ca3aeee175ecb38af179423fe24dfa99c8bb70b00104d0413bcc89a1c90ac898"  # of its tensors
+EMOJI_NETWORK = "emoji-subgroups"
 
 
 class SubgroupCNN(nn.Module):
@@ -183,9 +185,13 @@ class Extractor:
     module: FeatureExtractorBase  # uint8 [B, 3, H, W] -> (features, logits)
 
 
-def register_network(network: SubgroupCNN) -> str:
-    """Make a network known to torch-fidelity; returns its name, which ends in the hash of its weights."""
-    name = f"{SUBGROUP_NAME}-c{network.channels}-{tensors_sha256(network.state_dict())[:8]}"
+def register_network(network: SubgroupCNN, owner: str) -> str:
+    """Make a network known to torch-fidelity; returns its name, which ends in the hash of its weights.
+
+    owner: the study that uses it; the network that comes with mixar keeps its own name.
+    """
+    sha256 = tensors_sha256(network.state_dict())
+    name = f"{EMOJI_NETWORK if sha256 == EMOJI_NETWORK_SHA256 else owner}-c{network.channels}-{sha256[:8]}"
 
     class Registered(SubgroupExtractor):
         def __init__(self, name, features_list, **_):
@@ -197,11 +203,16 @@ def register_network(network: SubgroupCNN) -> str:
 
 
 def load_extractor(
-    settings: Settings, path: Path, device: torch.device | str = "cpu", resize: str | None = None
+    settings: Settings,
+    path: Path,
+    device: torch.device | str = "cpu",
+    resize: str | None = None,
+    owner: str = "own",
 ) -> Extractor:
     """The study's feature network from a file, ready for `extract`. Raises ValueError as `load_network` does.
 
-    resize: how Inception resizes, a key of released.INCEPTIONS; null: as TensorFlow did.
+    resize: how Inception resizes, a key of released.INCEPTIONS; null: as TensorFlow did. owner: the study, after which
+    a network of its own is named.
     """
     if settings.network == "inception-v3":
         resize = resize or "tensorflow-1"
@@ -210,7 +221,7 @@ def load_extractor(
         name = name if sha256 == INCEPTION_SHA256 else f"{name}-{sha256[:8]}"
         return Extractor(name, sha256, network.to(device))
     network = load_network(settings, path)
-    name = register_network(network)
+    name = register_network(network, owner)
     module = SubgroupExtractor(name, ["pool", "logits"], network).to(device).requires_grad_(False)
     return Extractor(name, tensors_sha256(network.state_dict()), module)
 

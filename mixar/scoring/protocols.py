@@ -1,6 +1,7 @@
 """What a score is measured against, and how: one record for each way of scoring, under the id that every row carries.
 
-Two numbers are comparable only under one protocol. `FID` is the name of an Inception distance; other networks give FD.
+Two numbers are comparable only under one protocol, and a protocol belongs to its images and its feature network: rows
+of others say so in their id. `FID` is the name of an Inception distance; other networks give FD.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from mixar import assets
 from mixar.asset_table import ASSETS
+from mixar.scoring.features import EMOJI_NETWORK_SHA256
 from mixar.scoring.metrics import FURTHER
 from mixar.scoring.released import INCEPTION_NAME
 from mixar.scoring.statistics import load_statistics as load_statistics  # offered here too
@@ -17,6 +20,9 @@ from mixar.spec import SpecError, Study
 
 # How the field computes them; a study that differs says so in the protocol id of its rows.
 USUAL = MappingProxyType({"is_splits": 10, "kid_subsets": 100, "kid_subset_size": 1000, "neighbours": 3})
+EMOJI_SHA256 = "bc260b9175632280e230585504551f25954b9c4165f44a2675fecaca920382dd"  # resources/noto-emoji-32.parquet
+EMOJI_SPLIT = MappingProxyType({"source": "emoji", "held_out_path": None, "held_out_rate": 0.2, "limit": None})
+IMAGENET = MappingProxyType({"train": 1_281_167, "held_out": 50_000})  # images of its splits
 DEMO = MappingProxyType({"is_splits": 5, "kid_subsets": 50, "kid_subset_size": 200, "neighbours": 3})
 
 
@@ -26,9 +32,11 @@ class Protocol:
 
     name: str
     source: str  # sample or reconstruct
-    network: str  # as scoring.extractor.network
+    network: str | None  # as scoring.extractor.network; null: whichever the study has
     reference: str  # split: train or held_out
     description: str
+    data: str = "own"  # the images it is defined for, a key of DATA
+    num_classes: int | None = None  # null: the study's
     reconstruction: str | None = None  # the protocol for the same study's reconstructions
     statistics: str | None = None
     reference_images: int | None = None  # of the training split, drawn at random; null: all of it
@@ -38,14 +46,17 @@ class Protocol:
     crop: str = "adm"  # of the originals, a key of data.images.CROPS
     resize: str | None = None  # inside the network, a key of released.INCEPTIONS; null: the images' own size
     image_size: int | None = None  # pixels; null: the study's
-    extractor_sha256: str | None = None  # of the network's file; null: the study's own network, named after its hash
+    extractor_sha256: str | None = None  # of the network's weights; null: whichever the study has, and the id names it
     labels: str | None = None  # of drawn images: balanced; null: whichever the study has, or a whole split
     order: str = "by image index; the Inception Score's splits after one permutation, seed 2020"
     num_images: int | None = None  # drawn or reconstructed; null: the study's
     metrics: Mapping[str, int] = field(default_factory=dict)  # settings of `scoring` that it fixes
 
 
+_EMOJI = {"data": "emoji", "num_classes": 9, "image_size": 32, "extractor_sha256": EMOJI_NETWORK_SHA256}
 _INCEPTION = {
+    "data": "imagenet",
+    "num_classes": 1000,
     "network": "inception-v3",
     "resize": "tensorflow-1",
     "image_size": 256,
@@ -62,6 +73,7 @@ _TABLE = (
         "PNG, pixels rounded half to even. Not comparable with an ImageNet FID.",
         reconstruction="emoji-rfd",
         metrics=DEMO,
+        **_EMOJI,
     ),
     Protocol(
         "emoji-rfd",
@@ -69,6 +81,24 @@ _TABLE = (
         "subgroup-cnn",
         "held_out",
         "Reconstructions of the held-out images against the same images; network and rounding as in emoji-gfd.",
+        **_EMOJI,
+    ),
+    Protocol(
+        "own-gfd",
+        "sample",
+        None,
+        "train",
+        "Drawn images against all training images of the study, in the features of the study's network. PNG, pixels "
+        "rounded half to even. The id names the images and the network; comparable within one study.",
+        reconstruction="own-rfd",
+        metrics=USUAL,
+    ),
+    Protocol(
+        "own-rfd",
+        "reconstruct",
+        None,
+        "held_out",
+        "Reconstructions of the study's held-out images against the same images; network and rounding as in own-gfd.",
     ),
     Protocol(
         name="adm256-gfid",
@@ -126,12 +156,19 @@ OTHERWISE = {"fd_held_out": ["reference=held_out"]}
 
 
 def row_id(
-    protocol: Protocol, study: Study, extractor_sha256: str, n: int, labels: str | None = None, lossy: str = ""
+    protocol: Protocol,
+    study: Study,
+    extractor_sha256: str,
+    n: int,
+    labels: str | None = None,
+    lossy: str = "",
+    other_data: str | None = None,
 ) -> str:
     """The id that rows carry: the protocol's name where the study keeps to it, else with what differs in brackets.
 
     n: images scored. labels: of the images, where they are not the study's own. lossy: the formats of their files that
-    change pixels. Only the bare name earns the name FID.
+    change pixels. other_data: SHA-256 of the reference images, where the protocol is defined for others (see
+    `is_of_its_data`). Only the bare name earns the name FID.
     """
     labels = labels or study.evaluation.labels
     found = {key: getattr(study.scoring, key) for key in protocol.metrics}
@@ -144,9 +181,38 @@ def row_id(
         differs.append(f"format={lossy}")
     if protocol.image_size and study.data.image_size != protocol.image_size:
         differs.append(f"image_size={study.data.image_size}")
-    if protocol.extractor_sha256 and extractor_sha256 != protocol.extractor_sha256:
+    if protocol.num_classes and study.data.num_classes != protocol.num_classes:
+        differs.append(f"num_classes={study.data.num_classes}")
+    if other_data:
+        differs.append(f"data={other_data[:8]}")
+    if extractor_sha256 != protocol.extractor_sha256:
         differs.append(f"extractor={extractor_sha256[:8]}")
     return _bracketed(protocol.name, differs)
+
+
+def is_of_its_data(protocol: Protocol, study: Study, counts: Mapping[str, int] | None) -> bool:
+    """Whether a study's images are those that its protocol is defined for; `own` protocols are defined for none.
+
+    counts: images of each split, where they are known.
+    """
+    return DATA[protocol.data](study, counts)
+
+
+def _is_emoji(study: Study, _counts: Mapping[str, int] | None) -> bool:
+    if any(getattr(study.data, key) != value for key, value in EMOJI_SPLIT.items()):
+        return False
+    path = assets.locate(study.data.path)
+    return path.is_file() and assets.file_sha256(path) == EMOJI_SHA256
+
+
+def _is_imagenet(study: Study, counts: Mapping[str, int] | None) -> bool:
+    if counts is not None:
+        return dict(counts) == IMAGENET
+    named = study.data.path, study.data.held_out_path
+    return named == ("asset:imagenet-train", "asset:imagenet-val") and study.data.limit is None
+
+
+DATA = {"emoji": _is_emoji, "imagenet": _is_imagenet, "own": lambda _study, _counts: False}
 
 
 def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str]) -> list[dict]:
@@ -180,7 +246,7 @@ def protocol_of(study: Study, source: str) -> Protocol:
     if name not in choices:
         raise SpecError(f"scoring.protocol: {name!r} is unknown; choose from {', '.join(choices)}")
     protocol = PROTOCOLS[name]
-    if protocol.network != study.scoring.extractor.network:
+    if protocol.network not in (None, study.scoring.extractor.network):
         raise SpecError(
             f"scoring.protocol: {name!r} is defined for the network {protocol.network!r}, and "
             f"scoring.extractor.network is {study.scoring.extractor.network!r}"

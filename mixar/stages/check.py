@@ -1,39 +1,56 @@
-"""`check`: whether a study can run, before anything does: its protocols, networks, metrics and the files that it names.
+"""`check`: whether a study can run, before anything does: its protocols, networks, data, device, code of its own and
+the files that it names.
 
-The study alone is validated by mixar.spec. Here stands what needs torch or opens files; missing files are told apart,
-for a plan can be made without them.
+The study alone is validated by mixar.spec. Here is what needs torch or opens files. Missing files are told apart, for
+a plan can be made without them.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from mixar import assets
+from mixar.code_hashes import is_ours
+from mixar.data.manifest import ingest_manifest
+from mixar.layout import Layout
 from mixar.model.mar import MAR
-from mixar.scoring.features import load_network
-from mixar.scoring.metrics import metric_of
-from mixar.scoring.protocols import protocol_of
-from mixar.spec import Study
+from mixar.scoring.features import build_network, load_network
+from mixar.scoring.protocols import PROTOCOLS, protocol_of
+from mixar.spec import Study, Training
+from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
 from mixar.tokens import pretrained, tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.weights import differences, misfit, read_weights
 
+FEW_IMAGES = 5_000  # files of images that are counted at once; more are counted by `ingest`
+FEW_BYTES = 100 * 2**20  # of Parquet files, likewise
 
-def problems(study: Study) -> list[str]:
-    """What would stop the study later, each in words: a protocol, a network that cannot be built, an unfit file,
-    a metric of its own that cannot be loaded.
 
+def problems(study: Study, layout: Layout | None = None, elsewhere: bool = False) -> list[str]:
+    """What would stop the study later, each in words: a protocol, a network that cannot be built, an unfit file, code
+    of its own that fails, data that are too few or of other classes, a GPU that is not there.
+
+    elsewhere: the jobs run on other machines, so that this one needs no GPU.
     Files that are not there are left to `assets.missing`.
     """
     looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
     looks += [partial(_look_at_extractor, study)]
-    looks += [partial(metric_of, name, study.scoring) for name in study.scoring.own_metrics]
-    return [message for look in looks if (message := _message(look))]
+    looks += [partial(try_metric, study, name) for name in study.scoring.own_metrics]
+    found = [message for look in looks if (message := _message(look))]
+    found += [] if elsewhere else _gpu_problems(study)
+    found += _data_problems(study, layout or Layout(study))
+    return list(dict.fromkeys(found))  # both protocols of a study may have one problem
 
 
 def _message(look: Callable[[], object]) -> str | None:
@@ -44,31 +61,44 @@ def _message(look: Callable[[], object]) -> str | None:
     return None
 
 
-def _networks(study: Study) -> Iterator[tuple[str, str | None, Callable[[], nn.Module], Iterable[str | None]]]:
-    """Where each network stands in the study, its kind of released file (None: a network of one's own), what builds it,
-    and the files that must fit it."""
+# Networks and code
+
+
+def _networks(study: Study) -> Iterator[tuple]:
+    """Arguments of `_look_at_network` for every network of the study."""
     g, sizes = study.generator, (study.discrete.bits, study.num_tokens, study.data.num_classes)
     for kind in ("continuous", "discrete"):
         s = getattr(study, kind)
         file = None if s.network else pretrained.tokenizer_kind(s)
-        yield kind, file, partial(tokenizers.build, kind, s), [s.weights]
-    yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights]
+        trial = partial(try_tokenizer, study, kind) if s.network else None
+        yield kind, file, partial(tokenizers.build, kind, s), [s.weights], trial
+    yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights], None
     for run, settings in study.runs.items():
         pattern = settings.start or settings.weights or ""
         files = dict.fromkeys(pattern.format(seed=seed) for seed in settings.seeds)
-        yield f"runs.{run}", "mar", partial(MAR.from_study, study, run), files
+        is_own = not is_ours(study.guidance_table[settings.guidance.strategy])
+        trial = partial(try_strategy, study, run) if is_own else None
+        yield f"runs.{run}", "mar", partial(MAR.from_study, study, run), files, trial
 
 
-def _look_at_network(where: str, kind: str | None, build: Callable[[], nn.Module], files: Iterable[str | None]) -> None:
-    """Raise ValueError where the network cannot be built, or one of its files that are there does not fit it."""
+def _look_at_network(
+    where: str,
+    kind: str | None,
+    build: Callable[[], nn.Module],
+    files: Iterable[str | None],
+    trial: Callable[[], None] | None,
+) -> None:
+    """Raise ValueError where a network cannot be built, one of its files that are there does not fit it, or its trial
+    fails.
+
+    where: its section. kind: of its released file; None: a network of one's own.
+    """
     try:
         with torch.device("meta" if kind else "cpu"):  # one's own tokenizer may need real tensors to be built
             network = build()
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     except (RuntimeError, MemoryError) as error:  # what torch raises for a size that no tensor has
-        if kind is None:  # a network of one's own: its traceback tells more
-            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{where}: no network can have these sizes ({reason}); use smaller ones") from None
     for path in (assets.resolve(file) for file in files if file and assets.locate(file).exists()):
@@ -79,9 +109,95 @@ def _look_at_network(where: str, kind: str | None, build: Callable[[], nn.Module
             found = differences(read_weights(path), network, values=False)
         if found:
             raise ValueError(f"{where}: {path} {misfit(network, found)}")
+    if trial:
+        trial()
 
 
 def _look_at_extractor(study: Study) -> None:
     settings = study.scoring.extractor
-    if settings.weights and assets.locate(settings.weights).exists():
+    if settings.weights is None:
+        build_network(settings, study.data.num_classes, study.data.image_size)
+    elif assets.locate(settings.weights).exists():
         load_network(settings, assets.resolve(settings.weights))
+
+
+# Data and device
+
+
+def _gpu_problems(study: Study) -> list[str]:
+    h, there = study.hardware, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    advice = "give --elsewhere where the jobs run on other machines"
+    if h.device == "cuda" and not there:
+        return [f"hardware.device: 'cuda', but no GPU is visible here; use 'auto' or 'cpu', or {advice}"]
+    needed = math.ceil(h.gpus / h.nodes)
+    if needed > there:
+        return [f"hardware.gpus: {needed} GPUs a node, but {there} are visible here; lower gpus, or {advice}"]
+    return []
+
+
+def _data_problems(study: Study, layout: Layout) -> list[str]:
+    try:
+        counts = _count_images(study, layout)
+    except ValueError as error:
+        return [str(error)]
+    return [] if counts is None else [*_size_problems(study, **counts)]
+
+
+def _count_images(study: Study, layout: Layout) -> dict[str, int] | None:
+    """Images of each split: of small data by looking at them now, of others by their manifest; None where neither is
+    there. Raises ValueError as `ingest` does, and for a manifest with other classes than the study's."""
+    data = study.data
+    if all(_is_small(path) for path in (data.path, data.held_out_path) if path):
+        table = ingest_manifest(data)
+    elif layout.manifest.is_file():
+        table = pq.read_table(layout.manifest, columns=["split", "label", "file"])
+        if not table["file"][0].as_py().startswith(str(assets.locate(data.path))):
+            return None  # of other data, which `ingest` will replace
+        if (found := int(np.max(table["label"])) + 1) != data.num_classes:
+            raise ValueError(f"data.num_classes: {data.num_classes}, but {layout.manifest} has {found}; set it to that")
+    else:
+        return None
+    held_out = table["split"].to_pylist().count("held_out")
+    return {"train": len(table) - held_out, "held_out": held_out}
+
+
+def _is_small(value: str) -> bool:
+    """Whether the images at a path are there and can be counted at once."""
+    path = assets.locate(value)
+    if path.is_file():
+        return path.stat().st_size <= FEW_BYTES
+    files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    found = list(itertools.islice(files, FEW_IMAGES + 1))
+    size = sum(file.stat().st_size for file in found if file.suffix == ".parquet")
+    return 0 < len(found) <= FEW_IMAGES and size <= FEW_BYTES
+
+
+def _trainings(study: Study) -> Iterator[tuple[str, Training]]:
+    """Every training of the study, and the section that holds its batch size."""
+    sections = [("continuous", study.continuous), ("discrete", study.discrete), ("generator", study.generator)]
+    for where, section in [*sections, ("scoring.extractor", study.scoring.extractor)]:
+        if section.weights is None and section.train:
+            yield f"{where}.train", section.train
+    for name, run in study.runs.items():
+        if run.weights is None:
+            yield f"runs.{name}.training" if "batch_size" in run.training else "training", study.training_of(name)
+
+
+def _size_problems(study: Study, train: int, held_out: int) -> Iterator[str]:
+    """Settings that ask for more images than the data have. train, held_out: images of the splits."""
+    for where, settings in _trainings(study):
+        if settings.batch_size > train:
+            yield f"{where}.batch_size: {settings.batch_size}, but the data have {train:,} training images; lower it"
+    s, source = study.scoring, PROTOCOLS.get(study.scoring.protocol)
+    reference = min(train, (source and source.reference_images) or train)
+    needs = {"kid": ("kid_subset_size", s.kid_subset_size), "precision": ("neighbours", s.neighbours + 1)}
+    for metric, (key, needed) in needs.items():
+        if metric in s.metrics and needed > reference:
+            yield f"scoring.{key}: {metric!r} needs {needed} reference images, and there are {reference:,}; lower it"
+    if study.data.num_shards > held_out:
+        yield f"data.num_shards: {study.data.num_shards} shards for {held_out:,} held-out images; ask for fewer"
+    if s.jackknife_groups > held_out:
+        yield (
+            f"scoring.jackknife_groups: {s.jackknife_groups}, but the data have {held_out:,} held-out images to score "
+            "reconstructions with; lower it"
+        )

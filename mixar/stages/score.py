@@ -29,7 +29,15 @@ from mixar.scoring.features import Extractor, extract_all, load_extractor, load_
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features
 from mixar.scoring.intervals import interval, jackknife_groups
 from mixar.scoring.metrics import BOUNDS, FURTHER, METRICS, UNBOUNDED, FeatureSet, check_sizes, metric_of
-from mixar.scoring.protocols import Protocol, distance_name, load_statistics, protocol_of, row_id, with_ids
+from mixar.scoring.protocols import (
+    Protocol,
+    distance_name,
+    is_of_its_data,
+    load_statistics,
+    protocol_of,
+    row_id,
+    with_ids,
+)
 from mixar.scoring.replicates import fd_of_pairs, replicates_of, without
 from mixar.spec import Scoring, Study, seed_of
 from mixar.stages.device import device_of
@@ -113,6 +121,12 @@ def _rows_sha256(study: Study, split: str, rows: pa.Table) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def other_data_of(study: Study, layout: Layout, protocol: Protocol, data: str | None) -> str | None:
+    """`data`, the hash of the reference's images, where the protocol is defined for others; null: no images at all."""
+    counts = {split: len(_manifest(layout, split)) for split in SPLITS} if layout.manifest.is_file() else None
+    return None if data is None or is_of_its_data(protocol, study, counts) else data
+
+
 def reference_rows(study: Study, layout: Layout, split: str) -> pa.Table:
     """Manifest rows of a split, as `reference_features` takes it; of the training split at most as many as the protocol
     takes, at random."""
@@ -141,7 +155,8 @@ def require_assets(study: Study, source: str) -> None:
 
 def _extractor(study: Study, layout: Layout, source: str) -> Extractor:
     protocol = protocol_of(study, source)
-    return load_extractor(study.scoring.extractor, layout.extractor(), device_of(study), protocol.resize)
+    device = device_of(study)
+    return load_extractor(study.scoring.extractor, layout.extractor(), device, protocol.resize, study.study)
 
 
 def further_networks(study: Study) -> dict[str, Extractor]:
@@ -183,11 +198,13 @@ def score(
     assets.require(protocol.statistics, *study.scoring.further_statistics.values())
     values, scored, hashes = SOURCES[source](study, layout, protocol, run, seed, sampler)
     hashes |= {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
+    other_data = other_data_of(study, layout, protocol, hashes["data"])
+    identity = row_id(protocol, study, hashes["extractor"], len(scored.features), other_data=other_data)
     rows = make_rows(
         study,
         run,
         source=source,
-        values=with_ids(values, row_id(protocol, study, hashes["extractor"], len(scored.features)), hashes),
+        values=with_ids(values, identity, hashes),
         seed=seed,
         sampler=sampler,
         digest=Digests(study).score(),
@@ -211,6 +228,7 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
         _check_same_network(scored, reference, f"the {split} reference")
     train, held_out = (references[split].features for split in SPLITS)
     hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out)}
+    hashes["data"] = references["train"].images[0]
     if protocol.statistics:
         path = assets.resolve(protocol.statistics)
         train, hashes["statistics"] = train.standing_for(load_statistics(path)), file_sha256(path)
@@ -318,7 +336,8 @@ def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kin
     _check_complete(scored.features.index, reference.features.index, f"{kind} reconstructions")
     if scored.psnr is None:
         raise ValueError(f"{layout.reconstruction(kind, 0)}: no column {PSNR!r}; run `reconstruct` again, then `score`")
-    originals, hashes = reference.features, {"reference": hash_of(reference.features)}
+    originals = reference.features
+    hashes = {"reference": hash_of(reference.features), "data": reference.images[0]}
     if protocol.statistics:
         path = assets.resolve(protocol.statistics)
         originals, hashes["statistics"] = originals.standing_for(load_statistics(path)), file_sha256(path)

@@ -42,6 +42,7 @@ from mixar.stages.score import (
     hash_of,
     header_of,
     is_given,
+    other_data_of,
     read_reference,
     require_assets,
     roots_of,
@@ -96,7 +97,8 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     labels = _labels(collection.labels, study.data.num_classes)
     hashes = {"extractor": networks.main.sha256, "extractor_name": networks.main.name, "images": sha256}
     hashes |= reference.hashes | further_hashes(reference.scoring, networks.further_sha256)
-    protocol_id = row_id(used, study, networks.main.sha256, len(scored.features), labels, "+".join(sorted(lossy)))
+    other_data, formats = other_data_of(study, layout, used, hashes.get("data")), "+".join(sorted(lossy))
+    protocol_id = row_id(used, study, networks.main.sha256, len(scored.features), labels, formats, other_data)
     rows = make_rows(
         study,
         name,
@@ -144,7 +146,7 @@ def _networks(study: Study, layout: Layout, protocol: Protocol) -> Networks:
     path = layout.extractor()
     if not path.is_file():
         raise ValueError(f"{path}: the study's feature network is missing; run `extractor` for this study first")
-    main = load_extractor(study.scoring.extractor, path, device_of(study), protocol.resize)
+    main = load_extractor(study.scoring.extractor, path, device_of(study), protocol.resize, study.study)
     further = further_networks(study)
     hashes = {name: network.sha256 for name, network in further.items()}
     return Networks(main, further, header_of(study, main), hashes)
@@ -160,7 +162,7 @@ def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Netwo
     if all(path.is_file() for path in paths):
         images, other = (_of_same_networks(study, layout, split, networks) for split in SPLITS)
         train, held_out, scoring = images.features, other.features.keeping_root_in(roots_of(layout)), study.scoring
-        hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out)}
+        hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out), "data": images.images[0]}
     elif protocol.statistics:
         train, scoring = _nothing(networks.main, study.data.image_size), _without_images(study.scoring)
     else:

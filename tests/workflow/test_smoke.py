@@ -1,5 +1,6 @@
 """The smoke study through Snakemake, end to end, and a training that is killed in its middle."""
 
+import json
 import os
 import re
 import signal
@@ -95,7 +96,9 @@ def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
             own = scores[(scores.run == name) & (scores.seed == seed)]
             assert set(study.scoring.metrics) <= set(own.metric), name
     ids = {metric: set(own.protocol) for metric, own in scores.groupby("metric")}
-    smaller = "emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16{}]"  # than the protocol has them
+    hashes = json.loads(scores.hashes.iloc[0])
+    other = f"data={hashes['data'][:8]}, extractor={hashes['extractor'][:8]}"  # 96 drawings, and its own network
+    smaller = f"emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16, {other}{{}}]"  # than the protocol has them
     assert ids.pop("fd_held_out") == {smaller.format(", reference=held_out")}
     assert set().union(*ids.values()) == {smaller.format("")}
     assert (scores.low <= scores.high).all()

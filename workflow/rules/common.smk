@@ -175,7 +175,8 @@ def refuse_missing():
 
 def refuse_unfit():
     """Stop before any job where the study's networks cannot be built, or a file that it names does not fit them."""
-    command = [sys.executable, "-m", "mixar", "check", "--study", STUDY_FILE]
+    command = [sys.executable, "-m", "mixar", "check", "--study", STUDY_FILE, "--files-later"]
+    command += [] if workflow.local_exec else ["--elsewhere"]
     said_in = os.environ | {"PYTHONIOENCODING": "utf-8"}
     found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=said_in)
     if found.returncode:

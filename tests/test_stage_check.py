@@ -1,0 +1,312 @@
+"""`check`: data that are too few, GPUs that are not there, missing files, layers, and own code on random tensors."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixar.__main__ import app
+from mixar.data.manifest import ingest_manifest
+from mixar.files import write_table
+from mixar.layout import Layout
+from mixar.spec import parse_study
+from mixar.stages import check as stage
+from mixar.stages.check import problems
+
+
+@pytest.fixture
+def small(smoke, tmp_path):
+    """The smoke study on 40 pictures of two classes, of which its settings fit."""
+    for i in range(40):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png")
+    smoke["data"] = {"source": "folder", "path": str(tmp_path / "data"), "image_size": 32, "num_classes": 2,
+                     "held_out_rate": 0.25}  # fmt: skip
+    smoke["hardware"] = {"device": "cpu", "results": str(tmp_path / "results")}
+    return smoke
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """Writes a module that a study may name, to be imported anew."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+
+    return write
+
+
+def only(content, **how):
+    found = problems(parse_study(content), **how)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def put(content, *path_and_value):
+    *path, key, value = path_and_value
+    for part in path:
+        content = content.setdefault(part, {})
+    content[key] = value
+
+
+def test_a_study_that_fits_has_no_problem(small):
+    assert problems(parse_study(small)) == []
+
+
+# Data
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("training", "batch_size", 64), r"^training.batch_size: 64, but the data have \d+ training images; lower it"),
+        (("runs", "dc_sa", "training", {"batch_size": 99}), r"^runs.dc_sa.training.batch_size: 99"),
+        (("continuous", "train", "batch_size", 64), r"^continuous.train.batch_size: 64"),
+        (("discrete", "train", "batch_size", 64), r"^discrete.train.batch_size: 64"),
+        (("generator", "train", "batch_size", 64), r"^generator.train.batch_size: 64"),
+        (("scoring", "extractor", "train", "batch_size", 64), r"^scoring.extractor.train.batch_size: 64"),
+        (("scoring", "kid_subset_size", 36), r"^scoring.kid_subset_size: 'kid' needs 36 reference images"),
+        (("scoring", "neighbours", 40), r"^scoring.neighbours: 'precision' needs 41 reference images"),
+        (("data", "num_shards", 30), r"^data.num_shards: 30 shards for \d+ held-out images"),
+        (("scoring", "jackknife_groups", 16), r"^scoring.jackknife_groups: 16, but the data have \d+ held-out images"),
+        (("data", "num_classes", 3), r"^data.num_classes: 3, but .* 2 classes"),
+    ],
+)
+def test_settings_that_the_data_do_not_suffice_for_are_named(small, change, said):
+    small["evaluation"] = {"num_images": 400, "shard_size": 400}
+    put(small, *change)
+
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(only(small))
+
+
+def test_large_data_are_judged_by_their_manifest(small, monkeypatch):
+    study = parse_study(small)
+    layout = Layout(study)
+    write_table(layout.manifest, ingest_manifest(study.data))
+    monkeypatch.setattr(stage, "FEW_IMAGES", 0)
+    monkeypatch.setattr(stage, "ingest_manifest", lambda _: pytest.fail("the images were looked at"))
+
+    small["training"]["batch_size"] = 64
+    assert only(small).startswith("training.batch_size: 64")
+    small["training"]["batch_size"] = 16
+    small["data"]["num_classes"] = 3
+    assert "data.num_classes: 3, but " in only(small)
+    small["data"]["path"] = str(layout.root)  # the manifest is of other data
+    assert problems(parse_study(small)) == []
+
+
+def test_data_that_are_not_there_are_left_to_the_missing_files(small):
+    small["data"]["path"] = "nowhere"
+
+    assert problems(parse_study(small)) == []
+
+
+# Device
+
+
+def test_a_gpu_that_is_not_there_is_missed_unless_the_jobs_run_elsewhere(small, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small["hardware"]["device"] = "cuda"
+
+    assert only(small).startswith("hardware.device: 'cuda', but no GPU is visible here; use 'auto' or 'cpu', or give")
+    assert problems(parse_study(small), elsewhere=True) == []
+    small["hardware"] |= {"device": "auto", "gpus": 2}
+    assert only(small).startswith("hardware.gpus: 2 GPUs a node, but 0 are visible here")
+
+
+def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    small["hardware"] |= {"device": "cuda", "gpus": 8, "nodes": 2}
+
+    assert only(small).startswith("hardware.gpus: 4 GPUs a node, but 2 are visible here")
+    small["hardware"]["nodes"] = 4
+    assert problems(parse_study(small)) == []
+
+
+# Protocols
+
+
+def test_an_error_of_both_protocols_is_said_once(small):
+    small["scoring"]["protocol"] = "emoji-gdf"
+
+    assert only(small).startswith("scoring.protocol: 'emoji-gdf' is unknown; choose from")
+
+
+# Code of one's own
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return sample.features.mean(0) - reference.features.mean(0)", "RuntimeError: .*one element|scalar"),
+        ("return sample.pixels.mean()", "AttributeError: .*'pixels'"),
+        ("return float('nan')", "gave nan; a result must be finite"),
+        ("return 'good'", "could not convert string to float"),
+        ("return (sample.features - reference.features).norm()", "RuntimeError"),  # only for equally many images
+    ],
+)
+def test_a_metric_that_fails_on_random_features_is_refused(small, code, body, said):
+    code("own_metric_a", f"def f(sample, reference, scoring):\n    {body}\n")
+    small["scoring"]["own_metrics"] = {"mine": "own_metric_a:f"}
+
+    found = only(small)
+
+    assert found.startswith("scoring.own_metrics.mine 'own_metric_a:f', tried on random features [36, 32]: ")
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(found)
+
+
+STRATEGY = """
+import torch
+from mixar.model.guidance import DCMix, Guidance
+
+
+class Mine(DCMix):
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.more = torch.nn.Parameter(torch.zeros(1))
+
+    def fill(self, q):
+        {fill}
+
+
+class Empty(Guidance):
+    def __init__(self, width, num_tokens, bits):
+        super().__init__()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fill", "said"),
+    [
+        ("return super().fill(q)[:, 1:]", "RuntimeError"),
+        ("return q.missing", "AttributeError: .*'missing'"),
+        ("return super().fill(q) * float('nan')", "the loss is nan"),
+        ("return super().fill(q) + self.more", None),
+    ],
+)
+def test_a_strategy_is_tried_on_random_tokens(small, code, fill, said):
+    code("own_strategy_a", STRATEGY.format(fill=fill))
+    small["strategies"] = {"mine": "own_strategy_a:Mine"}
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "mine"}
+
+    if said is None:
+        assert problems(parse_study(small)) == []
+        return
+    found = only(small)
+    assert found.startswith("runs.dc_sa.guidance 'own_strategy_a:Mine', tried on random tokens: ")
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(found)
+
+
+def test_a_strategy_without_fill_and_one_with_an_unused_parameter_are_refused(small, code):
+    code("own_strategy_b", STRATEGY.format(fill="return super().fill(q)"))
+    small["strategies"] = {"mine": "own_strategy_b:Empty"}
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "mine"}
+    assert "NotImplementedError: Empty must define fill(q)" in only(small)
+
+    small["strategies"]["mine"] = "own_strategy_b:Mine"
+    assert problems(parse_study(small)) == []  # one process does not wait for it
+    small["hardware"] |= {"device": "cuda", "gpus": 2}
+    assert "no gradient for more; distributed training needs one" in only(small, elsewhere=True)
+
+
+TOKENS = """
+from toy_tokenizers import Patches, Shades
+
+
+class OwnPatches(Patches):
+    def encode(self, images):
+        mean, spread = super().encode(images)
+        {encode}
+
+    def training_loss(self, images, settings, rng):
+        {loss}
+
+
+class OwnShades(Shades):
+    def tokens(self, images):
+        q = super().tokens(images)
+        {tokens}
+"""
+GOOD = {"encode": "return mean, spread", "tokens": "return q",
+        "loss": "return super().training_loss(images, settings, rng)"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"encode": "return mean"}, r"expected a mean and a log variance \[B, C, h, w\]"),
+        ({"encode": "return mean[:, 1:], spread[:, 1:]"}, "gives 16 tokens of 3 channels"),
+        ({"encode": "return mean.flatten(1), spread.flatten(1)"}, r"expected a mean and a log variance \[B, C, h, w\]"),
+        ({"loss": "return super().training_loss(images, settings, rng)['loss']"}, "must give a dict that has 'loss'"),
+        ({"loss": "return {'loss': images.mean()}"}, "one number with a gradient"),
+        ({"tokens": "return q + 99"}, "bits 4 go from 0 to 15"),
+        ({"tokens": "return q.float()"}, "expected integers"),
+        ({"tokens": "return q[:, :-1]"}, "expected integers"),
+    ],
+)
+def test_a_tokenizer_is_tried_on_random_images(small, code, changes, said):
+    code("own_tokens_a", TOKENS.format(**GOOD | changes))
+    small["continuous"] |= {"network": "own_tokens_a:OwnPatches"}
+    small["discrete"] |= {"network": "own_tokens_a:OwnShades"}
+
+    if said is None:
+        assert problems(parse_study(small)) == []
+        return
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(only(small))
+
+
+# The command
+
+
+def call(*arguments):
+    run = CliRunner().invoke(app, ["check", *map(str, arguments)])
+    return str(run.exception) if run.exception else run.output
+
+
+def test_missing_files_are_a_mistake_unless_they_come_later(small, tmp_path):
+    small["runs"]["mar"]["start"] = str(tmp_path / "nowhere.safetensors")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(small))
+
+    said = call("--study", file)
+    assert "smoke cannot run:" in said and f"missing: runs.mar.start (seed 0) = {tmp_path}" in said
+    later = call("--study", file, "--files-later")
+    assert "smoke: valid" in later and "missing: runs.mar.start (seed 0)" in later
+
+
+def test_layers_are_checked_together(small, tmp_path, monkeypatch):
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(yaml.safe_dump({key: value for key, value in small.items() if key != "training"}))
+    overlay.write_text(yaml.safe_dump({"study": "layered", "training": small["training"]}))
+
+    assert "layered: valid" in call("--study", base, "--study", overlay)
+    assert "training: is missing" in call("--study", base)
+    assert "training: is missing" not in call("--study", overlay, "--study", base)
+    overlay.write_text(yaml.safe_dump({"training": {**small["training"], "epochs": "many"}}))
+    said = call("--study", base, "--study", overlay)
+    assert "training.epochs" in said and str(base) in said and str(overlay) in said
+
+
+def test_check_says_where_relative_paths_begin(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small["data"]["path"] = "data"
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(small))
+
+    assert f"relative paths begin at {tmp_path}" in call("--study", file)
+    monkeypatch.chdir(tmp_path / "data")
+    assert f"missing: data.path = data, looked for at {tmp_path / 'data' / 'data'}" in call("--study", file)
