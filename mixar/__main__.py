@@ -289,7 +289,7 @@ def check(
     from mixar.stages import check as stage
 
     missing = files.missing_in_words(files.missing(loaded))
-    if found := stage.problems(loaded, layout, elsewhere) + ([] if files_later else missing):
+    if found := stage.problems(loaded, elsewhere) + ([] if files_later else missing):
         raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())
     print(f"{loaded.study}: valid. {loaded.title}")
@@ -339,6 +339,8 @@ def _settings(pairs: list[str]) -> dict[str, object]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ValueError(f"--set {pair}: expected key=value")
+        if key in found:
+            raise ValueError(f"--set {key}: given twice; keep one")
         found[key] = load_yaml(value, f"--set {pair}")
     return found
 

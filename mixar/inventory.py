@@ -19,8 +19,8 @@ READ_AGAIN = 2 * 2**30  # bytes that are read to tell a touched file from a chan
 
 
 def place(value: str) -> str:
-    """The path behind `asset:NAME`; a plain path as it is, for it may be a pattern."""
-    return str(assets.locate(value)) if value.startswith(assets.PREFIX) else value
+    """The path behind `asset:NAME` or a plain path, which may be a pattern."""
+    return str(assets.locate(value))
 
 
 def stamp(data: Data, recorded: Path) -> str:

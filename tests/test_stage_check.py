@@ -11,11 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixar.__main__ import app
-from mixar.data.manifest import ingest_manifest
-from mixar.files import write_table
-from mixar.layout import Layout
+from mixar.data.manifest import count_images, ingest_manifest
 from mixar.spec import parse_study
-from mixar.stages import check as stage
 from mixar.stages.check import problems
 
 
@@ -88,20 +85,32 @@ def test_settings_that_the_data_do_not_suffice_for_are_named(small, change, said
         raise ValueError(only(small))
 
 
-def test_large_data_are_judged_by_their_manifest(small, monkeypatch):
-    study = parse_study(small)
-    layout = Layout(study)
-    write_table(layout.manifest, ingest_manifest(study.data))
-    monkeypatch.setattr(stage, "FEW_IMAGES", 0)
-    monkeypatch.setattr(stage, "ingest_manifest", lambda _: pytest.fail("the images were looked at"))
+def test_no_image_is_read_to_count_them(small, tmp_path):
+    for file in (tmp_path / "data").rglob("*.png"):
+        file.write_bytes(b"")
 
+    assert problems(parse_study(small)) == []
     small["training"]["batch_size"] = 64
     assert only(small).startswith("training.batch_size: 64")
-    small["training"]["batch_size"] = 16
-    small["data"]["num_classes"] = 3
-    assert "data.num_classes: 3, but " in only(small)
-    small["data"]["path"] = str(layout.root)  # the manifest is of other data
-    assert problems(parse_study(small)) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"limit": 20}, {"held_out_path": "more"}, {"source": "emoji", "num_classes": 9}], ids=str
+)
+def test_images_are_counted_as_ingest_finds_them(small, tmp_path, root, change):
+    for label in "ab":
+        (tmp_path / "more" / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32), label == "a" and "red" or "blue").save(tmp_path / "more" / label / "x.png")
+    small["data"] |= change
+    if "held_out_path" in change:
+        small["data"]["held_out_path"] = str(tmp_path / "more")
+    if "source" in change:
+        small["data"]["path"] = str(root / "resources" / "noto-emoji-32.parquet")
+    data = parse_study(small).data
+
+    splits = ingest_manifest(data, say=lambda _: None)["split"].to_pylist()
+
+    assert count_images(data) == {split: splits.count(split) for split in ("train", "held_out")}
 
 
 def test_data_that_are_not_there_are_left_to_the_missing_files(small):

@@ -84,6 +84,10 @@ def test_a_set_text_with_a_key_twice_is_refused(tmp_path):
     assert found.returncode == 2
     assert "--set options={a: 1, a: 2}: key 'a' occurs twice" in found.stderr
 
+    command = [BIN / "mixar", "convert", "mar", "a.pth", "b.safetensors", "--set", "width=1", "--set", "width=2"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 2 and "--set width: given twice; keep one" in found.stderr
+
 
 @pytest.mark.parametrize("place", ["study", "overlay"])
 def test_snakemake_refuses_a_key_twice_in_any_of_its_files(root, tmp_path, place):

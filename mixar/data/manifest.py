@@ -98,6 +98,34 @@ def ingest_manifest(
     return table
 
 
+def count_images(data: Data) -> dict[str, int]:
+    """Images of each split as `ingest_manifest` will find them, without decoding one; where their contents decide the
+    split, at most so many.
+
+    Raises ValueError for missing or damaged sources, for other classes than the study's, and for files in both splits.
+    """
+    train = _opened(data, data.path, "data.path", "train", lambda _: None)
+    sources = [train]
+    if data.held_out_path:
+        sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", lambda _: None))
+    _check_classes(data, *(originals.classes for _, originals in sources))
+    _check_files(data, *(listing for listing, _ in sources))
+    if data.held_out_path:
+        return {split: originals.total for split, (_, originals) in zip(SPLITS, sources, strict=True)}
+    total = train[1].total
+    if data.limit and data.limit < total:
+        held_out = _held_out_of_limit(data)
+        return {"train": data.limit - held_out, "held_out": held_out}
+    if data.source == "parquet":
+        return {"train": total, "held_out": total}
+    held_out = sum(_share(original.identity) < data.held_out_rate for original, _ in train[1].items)
+    return {"train": total - held_out, "held_out": held_out}
+
+
+def _held_out_of_limit(data: Data) -> int:
+    return max(1, round(data.limit * data.held_out_rate))
+
+
 def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], None]) -> tuple[Listing, Originals]:
     listing = source_files(data.source, place(value), key, role)
     originals = SOURCES[data.source](listing, key)
@@ -245,7 +273,7 @@ def _limited(table: pa.Table, data: Data) -> pa.Table:
     """At most `limit` rows: in each split the first image of every class, then the second of every class, and so on."""
     if data.limit is None or data.limit >= len(table):
         return table
-    wanted_held_out = max(1, round(data.limit * data.held_out_rate))
+    wanted_held_out = _held_out_of_limit(data)
     split, label = np.array(table["split"]), np.array(table["label"])
     kept = []
     for name, wanted in zip(SPLITS, (data.limit - wanted_held_out, wanted_held_out), strict=True):

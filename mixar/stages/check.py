@@ -7,22 +7,16 @@ a plan can be made without them.
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from mixar import assets
 from mixar.code_hashes import is_ours
-from mixar.data.manifest import ingest_manifest
-from mixar.layout import Layout
+from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
 from mixar.scoring.features import build_network, load_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
@@ -32,11 +26,8 @@ from mixar.tokens import pretrained, tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.weights import differences, misfit, read_weights
 
-FEW_IMAGES = 5_000  # files of images that are counted at once; more are counted by `ingest`
-FEW_BYTES = 100 * 2**20  # of Parquet files, likewise
 
-
-def problems(study: Study, layout: Layout | None = None, elsewhere: bool = False) -> list[str]:
+def problems(study: Study, elsewhere: bool = False) -> list[str]:
     """What would stop the study later, each in words: a protocol, a network that cannot be built, an unfit file, code
     of its own that fails, data that are too few or of other classes, a GPU that is not there.
 
@@ -49,7 +40,7 @@ def problems(study: Study, layout: Layout | None = None, elsewhere: bool = False
     looks += [partial(try_metric, study, name) for name in study.scoring.own_metrics]
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
-    found += _data_problems(study, layout or Layout(study))
+    found += _data_problems(study)
     return list(dict.fromkeys(found))  # both protocols of a study may have one problem
 
 
@@ -135,41 +126,14 @@ def _gpu_problems(study: Study) -> list[str]:
     return []
 
 
-def _data_problems(study: Study, layout: Layout) -> list[str]:
-    try:
-        counts = _count_images(study, layout)
-    except ValueError as error:
-        return [str(error)]
-    return [] if counts is None else [*_size_problems(study, **counts)]
-
-
-def _count_images(study: Study, layout: Layout) -> dict[str, int] | None:
-    """Images of each split: of small data by looking at them now, of others by their manifest; None where neither is
-    there. Raises ValueError as `ingest` does, and for a manifest with other classes than the study's."""
+def _data_problems(study: Study) -> list[str]:
     data = study.data
-    if all(_is_small(path) for path in (data.path, data.held_out_path) if path):
-        table = ingest_manifest(data)
-    elif layout.manifest.is_file():
-        table = pq.read_table(layout.manifest, columns=["split", "label", "file"])
-        if not table["file"][0].as_py().startswith(str(assets.locate(data.path))):
-            return None  # of other data, which `ingest` will replace
-        if (found := int(np.max(table["label"])) + 1) != data.num_classes:
-            raise ValueError(f"data.num_classes: {data.num_classes}, but {layout.manifest} has {found}; set it to that")
-    else:
-        return None
-    held_out = table["split"].to_pylist().count("held_out")
-    return {"train": len(table) - held_out, "held_out": held_out}
-
-
-def _is_small(value: str) -> bool:
-    """Whether the images at a path are there and can be counted at once."""
-    path = assets.locate(value)
-    if path.is_file():
-        return path.stat().st_size <= FEW_BYTES
-    files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    found = list(itertools.islice(files, FEW_IMAGES + 1))
-    size = sum(file.stat().st_size for file in found if file.suffix == ".parquet")
-    return 0 < len(found) <= FEW_IMAGES and size <= FEW_BYTES
+    if not all(assets.locate(path).exists() for path in (data.path, data.held_out_path) if path):
+        return []
+    try:
+        return list(_size_problems(study, **count_images(data)))
+    except (ValueError, OSError) as error:
+        return [str(error)]
 
 
 def _trainings(study: Study) -> Iterator[tuple[str, Training]]:
