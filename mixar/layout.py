@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mixar.code_hashes import is_ours, source_hash
 from mixar.identity import plain
+from mixar.listing import is_service
 from mixar.spec import Study, digest
 from mixar.study_paths import in_digest
 
@@ -102,7 +103,8 @@ class Layout:
 
     def own_scores(self) -> list[Path]:
         """The result rows of brought images that exist now."""
-        return sorted((self.root / "score" / "own").glob("*/scores.parquet"))
+        found = (self.root / "score" / "own").glob("*/scores.parquet")
+        return sorted(path for path in found if not is_service(path.parent.name))
 
     def scores(self, source: str, name: str, seed=None, sampler: str | None = None) -> Path:
         """source: sample (of a run, with seed and sampler), reconstruct (of a tokenizer) or own (brought images)."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "mixar").rglob("*.py"))
 # The ground floor, from the bottom: each may import only what stands before it.
 FLOORS = ["texts", "strict_yaml", "plugins", "code_hashes", "identity", "presets", "spec_problems", "study_paths",
-          "spec", "layout", "earlier", "files", "finite", "locks", "listing", "asset_table", "assets", "inventory",
+          "spec", "listing", "layout", "earlier", "files", "finite", "locks", "asset_table", "assets", "inventory",
           "download", "weights"]  # fmt: skip
 GROUND = set(FLOORS)
 

@@ -95,6 +95,20 @@ def test_features_beside_the_scores_are_no_rows(tmp_path):
     assert set(read_rows(layout.root)["run"]) == {"mar"}
 
 
+def test_what_a_killed_writer_and_a_notebook_left_are_no_rows(tmp_path):
+    study = reported_study(tmp_path)
+    layout = write_study(study, measure_rows(study, "mar"))
+    path = layout.measures("mar")
+    (path.parent / f".123.{path.name}").write_bytes(path.read_bytes()[:100])
+    (path.parent / ".ipynb_checkpoints").mkdir()
+    (path.parent / ".ipynb_checkpoints" / path.name).write_bytes(path.read_bytes())
+    own = layout.scores("own", "own_mine").parent.parent / ".ipynb_checkpoints" / "scores.parquet"
+    write_table(own, pa.table({"index": [1]}))
+
+    assert len(read_rows(layout.root)) == len(measure_rows(study, "mar"))
+    assert layout.own_scores() == []
+
+
 def test_a_foreign_file_among_the_rows_is_named(tmp_path):
     study = reported_study(tmp_path)
     layout = write_study(study, measure_rows(study, "mar"))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mixar.files import write_table
 from mixar.layout import Digests
+from mixar.listing import PARQUET, list_files
 from mixar.spec import Study
 
 FORMAT = "mixar result rows, version 2"
@@ -225,7 +226,8 @@ def read_rows(root: str | Path) -> pd.DataFrame:
     Raises ValueError if there is none, or if a file among them is truncated or holds something else.
     """
     root = Path(root)
-    files = [f for folder in ROW_FOLDERS for f in sorted((root / folder).rglob("*.parquet"))]
+    folders = [root / folder for folder in ROW_FOLDERS if (root / folder).is_dir()]
+    files = [Path(file.path) for folder in folders for file in list_files(folder, PARQUET).files]
     if not files:
         raise ValueError(f"{root}: no result rows in {', '.join(ROW_FOLDERS)}; run the score and measure stages first")
     tables = [_read_rows_file(f) for f in files]

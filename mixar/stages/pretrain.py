@@ -21,6 +21,7 @@ from mixar.data.shards import TokenStore
 from mixar.files import write_text
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
+from mixar.listing import is_service
 from mixar.reporting.results import provenance
 from mixar.scoring import features
 from mixar.spec import Study, Training, seed_of
@@ -248,6 +249,7 @@ def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
         raise ValueError(f"publish: not trained yet: {', '.join(absent)}; run the study first")
     for path, name in named.items():
         save_weights(folder / name, read_weights(path), read_metadata(path) | {"stored_as": "float16"}, torch.float16)
-    sums = [f"{assets.file_sha256(path)}  {path.name}" for path in sorted(folder.glob("*.safetensors"))]
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not is_service(path.name)]
+    sums = [f"{assets.file_sha256(path)}  {path.name}" for path in files]
     write_text(folder / "SHA256SUMS", "\n".join(sums) + "\n")
     return [folder / name for name in named.values()]
