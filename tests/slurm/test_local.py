@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from cluster import wait_for
 from driver import PACE, PROFILE, Driver
+from snakemake_executor_plugin_submitit.backends import LocalBackend
+from snakemake_executor_plugin_submitit.command import JobCommand
+from snakemake_executor_plugin_submitit.parameters import to_parameters
 
 SNAKEFILE = """
 rule all:
@@ -171,6 +174,17 @@ def test_what_finished_after_its_driver_was_killed_is_made_again_where_that_is_w
     assert (killed / "made.txt").read_text().strip() == text
     finished = (killed / ".snakemake/submitit/finished.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] for line in finished] == ["done"] * len(journal)
+
+
+def test_tasks_do_not_start_a_job_several_times(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backend, parameters = LocalBackend(), to_parameters({"tasks": 3}, 1)
+    command = JobCommand("echo began >> journal; exit 1", "sample 0", "key", "sub", str(tmp_path), [])
+
+    (job,) = backend.submit([command], parameters, tmp_path / "runs")
+
+    wait_for(lambda: job in backend.query([job]).unknown, "the job ends", 60)
+    assert (tmp_path / "journal").read_text() == "began\n"
 
 
 def running_in(folder):

@@ -205,7 +205,9 @@ def submit(cluster: str, commands: Sequence[JobCommand], parameters: dict[str, A
 
         private_folder(folder)
         executor = AutoExecutor(folder=folder, cluster=cluster, **own)
-        executor.update_parameters(**parameters)
+        # Slurm starts the batch process alone, and so do the others: tasks are for the rule's own launcher.
+        here = {} if cluster == "slurm" else {"tasks_per_node": 1}
+        executor.update_parameters(**parameters | here)
         jobs = executor.submit_array(commands)
     except Exception as error:  # submitit raises many kinds
         raise Submission(str(error).strip() or type(error).__name__) from error
