@@ -305,6 +305,17 @@ def test_a_command_line_may_be_long(node, line):
     assert (node.folder / "made").read_text().strip() in ("140001", "5")
 
 
+def test_a_single_argument_of_snakemake_may_be_long(node):
+    (node.folder / "Snakefile").write_text(
+        "rule all:\n    output: 'made'\n    run: open(output[0], 'w').write(str(len(config['text'])))"
+    )
+
+    line = f"{sys.executable} -m snakemake --cores 1 --force-use-threads --config text={'x' * 140_000}"
+
+    assert node.start(line).wait(60) == 0
+    assert (node.folder / "made").read_text() == "140000"
+
+
 def test_a_killed_attempt_leaves_no_process_and_then_no_lease(node):
     first = node.start(STUBBORN)
     node.wait_for_start()

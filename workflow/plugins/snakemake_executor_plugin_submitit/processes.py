@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,11 +23,17 @@ import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 VARIABLE = "SNAKEMAKE_SUBMITIT_ATTEMPT"
 CAUGHT_BY_GUARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 GUARD_SECONDS = 0.05  # between two looks for ended processes
 PR_SET_CHILD_SUBREAPER = 36  # of Linux
+LONG_LINE = 100_000  # characters
+RUN_SNAKEMAKE = (
+    "import json, runpy, sys; sys.argv[1:] = json.load(open(sys.argv[1], encoding='utf-8')); "
+    "runpy.run_module('snakemake', run_name='__main__', alter_sys=True)"
+)
 
 
 def members(mark: str, guard: int | None = None) -> list[int]:
@@ -160,19 +168,32 @@ def _start_guard(line: str, mark: str, environment: Mapping[str, str]) -> tuple[
 
 
 def _start(line: str, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Run a line with bash. It comes in a file, since a single argument is limited to 128 KiB."""
-    with tempfile.TemporaryFile() as script:
+    """Run a line with bash. It comes in a file: Linux limits an argument to 128 KiB, and all of them to a few MiB."""
+    with tempfile.TemporaryFile() as script, tempfile.TemporaryFile() as arguments:
         handle = script.fileno()
+        line = _with_arguments_in_file(line, arguments)
         # The early signal is for the job's first process; what it starts would die of it.
-        script.write(f"exec {handle}<&-; trap '' USR2\n{line}\n".encode())
+        script.write(f"exec {handle}<&-; trap '' USR2\n{line}\n".encode(errors="surrogateescape"))
         script.flush()
         return subprocess.Popen(
             ["/bin/bash", f"/proc/self/fd/{handle}"],
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=[handle],
+            pass_fds=[handle, arguments.fileno()],
         )
+
+
+def _with_arguments_in_file(line: str, file: IO[bytes]) -> str:
+    """A long `python -m snakemake ...` as a short line that takes its arguments from a file; others as they are."""
+    if len(line) < LONG_LINE:
+        return line
+    words = shlex.split(line)
+    if words[1:3] != ["-m", "snakemake"]:
+        return line
+    file.write(json.dumps(words[3:]).encode())
+    file.flush()
+    return shlex.join([words[0], "-c", RUN_SNAKEMAKE, f"/proc/self/fd/{file.fileno()}"])
 
 
 def _guard(process: int, mark: str, waiting: int, telling: int) -> None:
