@@ -56,8 +56,12 @@ def construct(found: type, where: str, key: str, *sizes: Any, **options: Any) ->
         raise ValueError(f"{key}: {where} has no option {unknown[0]!r}; {hint}{choices}")
     try:
         return found(*sizes, **options)
+    except ValueError:
+        raise  # in the words of the class
     except TypeError as error:
         raise ValueError(f"{key}: {where} refuses them: {error}") from error
+    except Exception as error:  # whatever a foreign constructor does
+        raise ValueError(f"{key}: {where} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def options_of(found: type, num_sizes: int) -> list[str] | None:

@@ -78,6 +78,16 @@ def test_the_options_of_a_class_are_its_own_and_those_that_it_hands_on():
         plugins.construct(Last, "x:Last", "a.options", 2, sped=5)
 
 
+class Broken(nn.Module):
+    def __init__(self, size):
+        raise KeyError("colour")
+
+
+def test_a_constructor_that_fails_is_named_with_its_error():
+    with pytest.raises(ValueError, match=r"a\.options: x:Broken cannot be built: KeyError: 'colour'"):
+        plugins.construct(Broken, "x:Broken", "a.options", 2)
+
+
 def test_options_go_to_the_constructor_and_others_are_named():
     assert plugins.construct(Mine, "test_plugins:Mine", "options", 2, speed=5).speed == 5
     with pytest.raises(ValueError, match=r"a\.options: test_plugins:Mine has no option 'colour'; it takes speed"):

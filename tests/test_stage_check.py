@@ -14,6 +14,7 @@ from mixar.__main__ import app
 from mixar.data.manifest import count_images, ingest_manifest
 from mixar.spec import parse_study
 from mixar.stages.check import problems
+from mixar.weights import save_weights
 
 
 @pytest.fixture
@@ -117,6 +118,13 @@ def test_data_that_are_not_there_are_left_to_the_missing_files(small):
     small["data"]["path"] = "nowhere"
 
     assert problems(parse_study(small)) == []
+
+
+def test_statistics_of_other_channels_are_refused(small, tmp_path):
+    save_weights(tmp_path / "statistics.safetensors", {"mean": torch.zeros(3), "std": torch.ones(3)}, {})
+    small["continuous"]["statistics"] = str(tmp_path / "statistics.safetensors")
+
+    assert "statistics.safetensors: expected mean and std of 4 channels" in only(small)
 
 
 # Device

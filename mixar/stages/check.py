@@ -21,6 +21,7 @@ from mixar.model.mar import MAR
 from mixar.scoring.features import build_network, load_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.spec import Study, Training
+from mixar.stages.pretrain import read_statistics
 from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
 from mixar.tokens import pretrained, tokenizers
 from mixar.tokens.generator import BitTransformer
@@ -36,7 +37,7 @@ def problems(study: Study, elsewhere: bool = False) -> list[str]:
     """
     looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
-    looks += [partial(_look_at_extractor, study)]
+    looks += [partial(_look_at_statistics, study), partial(_look_at_extractor, study)]
     looks += [partial(try_metric, study, name) for name in study.scoring.own_metrics]
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
@@ -91,6 +92,8 @@ def _look_at_network(
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     except (RuntimeError, MemoryError) as error:  # what torch raises for a size that no tensor has
         reason = str(error).partition("\n")[0]
+        if kind is None:
+            raise ValueError(f"{where}: the network cannot be built: {type(error).__name__}: {reason}") from None
         raise ValueError(f"{where}: no network can have these sizes ({reason}); use smaller ones") from None
     for path in (assets.resolve(file) for file in files if file and assets.locate(file).exists()):
         if kind:
@@ -102,6 +105,12 @@ def _look_at_network(
             raise ValueError(f"{where}: {path} {misfit(network, found)}")
     if trial:
         trial()
+
+
+def _look_at_statistics(study: Study) -> None:
+    file = study.continuous.statistics
+    if file and assets.locate(file).exists():
+        read_statistics(assets.resolve(file), study.continuous.latent_channels)
 
 
 def _look_at_extractor(study: Study) -> None:

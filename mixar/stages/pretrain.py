@@ -200,7 +200,7 @@ def _write_statistics(study: Study, layout: Layout) -> None:
         save_weights(layout.statistics, known, {"scale": s.scale})
         return
     if s.statistics:
-        found = _read_statistics(assets.resolve(s.statistics), s.latent_channels)
+        found = read_statistics(assets.resolve(s.statistics), s.latent_channels)
         save_weights(layout.statistics, found, {"source": s.statistics})
         return
     manifest = read_manifest(layout, "train")
@@ -219,7 +219,7 @@ def _write_statistics(study: Study, layout: Layout) -> None:
     save_weights(layout.statistics, found, {"images": len(chosen)})
 
 
-def _read_statistics(path: Path, channels: int) -> dict[str, Tensor]:
+def read_statistics(path: Path, channels: int) -> dict[str, Tensor]:
     """Mean and std per channel, float32 [C] each, of a file such as LightningDiT's. Raises ValueError for another."""
     found = {key: value.flatten() for key, value in read_weights(path).items()}
     shapes = {key: list(value.shape) for key, value in found.items()}
