@@ -168,7 +168,7 @@ def test_unreadable_images_are_left_out_where_the_study_says_so(tmp_path):
     assert len(manifest) == 21 and len(load_images(manifest, SIZE)) == 21
     assert said[0].startswith("data.skip_unreadable: 3 of 24 images are left out:\n")
     assert all(problem in said[0] for problem in problems)
-    assert seen[-1] == (24, 24)
+    assert (seen[0], seen[-1]) == ((0, 24), (24, 24))
 
 
 def test_unreadable_rows_of_parquet_are_listed_and_left_out_alike(tmp_path):

@@ -48,7 +48,7 @@ MANIFEST = pa.schema(
 )
 
 
-WINDOW = 32 * THREADS  # encoded images in memory
+WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
 SHOWN = 1000  # unreadable images that are named
 FEW = 5
 
@@ -138,6 +138,7 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
     """The entries of each source. Raises ValueError with every image that cannot be read, unless they are skipped."""
     total, done, unreadable = sum(originals.total for _, originals in sources), 0, []
     entries: list[list[Entry]] = []
+    progress(done, total)
     with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
         for _, originals in sources:
             entries.append([])
@@ -158,7 +159,7 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
 
 def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
     """The entry of an image, or why it cannot be used."""
-    where = original.file if original.row < 0 else f"{original.file} row {original.row}"
+    where = _where(original)
     if encoded is None and original.row >= 0:
         return f"{where}: image.bytes is missing; images must be embedded in the Parquet file"
     try:
