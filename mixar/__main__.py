@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mixar.assets import CONFIG
 from mixar.layout import Layout
+from mixar.memory import MORE, is_shortage
 from mixar.spec import Study, load_study
 from mixar.strict_yaml import load_yaml
 from mixar.texts import print_anything
@@ -374,6 +375,11 @@ def main() -> None:
         if os.environ.get("MIXAR_DEBUG") == "1":
             raise
         sys.stderr.write(f"mixar: {_in_words(error)}\n")
+        sys.exit(2)
+    except (ImportError, MemoryError) as error:
+        if not is_shortage(error) or os.environ.get("MIXAR_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"mixar: out of memory before the work began ({error}); {MORE}\n")
         sys.exit(2)
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixar.files import replaced
+from mixar.memory import is_shortage
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
@@ -48,6 +49,8 @@ def read_file(path: Path, values: bool = True) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as f:
             return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:  # besides its own class, whatever a damaged header leads to
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
 
 
@@ -64,6 +67,8 @@ def _read_pytorch(path: Path, values: bool) -> dict[str, Any]:
     except UnpicklingError as error:
         raise ValueError(f"{path}: {_refusal(str(error))}") from None
     except Exception as error:  # damaged bytes lead torch's reader to errors of every class
+        if is_shortage(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: damaged or no PyTorch file ({reason}); copy or make it again") from None
     if not isinstance(found, Mapping):

@@ -19,6 +19,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 
 from mixar.asset_table import ASSETS
 from mixar.assets import file_sha256
+from mixar.memory import is_shortage
 from mixar.weights import check_finite, load_module, read_metadata, read_weights, tensors_sha256, unwrapped
 
 INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
@@ -98,6 +99,8 @@ def load_inception(path: Path, build: type = FeatureExtractorInceptionV3) -> tup
         weights = _buffer(tensors, path)
         return build(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=weights), sha256
     except (RuntimeError, ValueError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: no Inception weights ({str(error).splitlines()[0]}); expected {wanted}") from None
 
 
@@ -171,6 +174,8 @@ def load_vgg16(path: Path) -> tuple[FeatureExtractorVGG16, str]:
         weights = _buffer(read_weights(path), path)
         return FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=weights), file_sha256(path)
     except RuntimeError as error:
+        if is_shortage(error):
+            raise
         raise ValueError(
             f"{path}: no VGG16 weights ({str(error).splitlines()[0]}); expected vgg16-397923af.pth"
         ) from None

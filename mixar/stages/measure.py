@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixar.layout import Digests, Layout
 from mixar.locks import say
+from mixar.memory import needs_memory
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
@@ -34,6 +35,10 @@ GIB = 2**30
 PAUSES_S = (2.0, 5.0, 10.0, 20.0)  # before times that other work on the machine has spoiled are taken again
 
 
+@needs_memory(lambda study, _, run: (
+    f"measure {run}",
+    f"Lower measure.batch_size, the images that are drawn and trained on (now {study.measure.batch_size})",
+))  # fmt: skip
 def measure(study: Study, layout: Layout, run: str) -> None:
     """Write layout.measures(run): rows of one run, those that depend on a sampler once for each of the run's samplers.
 

@@ -22,6 +22,7 @@ from mixar.files import write_text
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
 from mixar.listing import is_service
+from mixar.memory import micro_batch, needs_memory
 from mixar.reporting.results import provenance
 from mixar.scoring import features
 from mixar.spec import Study, Training, seed_of
@@ -40,6 +41,7 @@ from mixar.weights import read_metadata, read_weights, save_weights, tensors_sha
 STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in LightningDiT's extraction
 
 
+@needs_memory(lambda study, _, kind: (f"tokenizer {kind}", micro_batch(f"{kind}.train", getattr(study, kind).train)))
 def tokenizer(study: Study, layout: Layout, kind: str) -> None:
     """Write the weights of one tokenizer (kind: continuous or discrete); with the continuous one, its statistics."""
     settings, target = getattr(study, kind), layout.tokenizer(kind)
@@ -67,6 +69,7 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
         _write_statistics(study, layout)
 
 
+@needs_memory(lambda study, _: ("generator", micro_batch("generator.train", study.generator.train)))
 def generator(study: Study, layout: Layout) -> None:
     """Write the weights of MaskBit's bit transformer."""
     s = study.generator
@@ -91,6 +94,7 @@ def generator(study: Study, layout: Layout) -> None:
     _train(study, layout, build, step, s.train, len(train_rows), "generator", digest, layout.generator)
 
 
+@needs_memory(lambda study, _: ("extractor", micro_batch("scoring.extractor.train", study.scoring.extractor.train)))
 def extractor(study: Study, layout: Layout) -> None:
     """Write the weights of the feature network behind the scores."""
     s = study.scoring.extractor

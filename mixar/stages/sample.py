@@ -15,6 +15,7 @@ from mixar.data.images import unit_to_uint8, write_images
 from mixar.data.shards import read_generated
 from mixar.finite import finite, naming
 from mixar.layout import Layout
+from mixar.memory import needs_memory
 from mixar.model.decode import sample_latents
 from mixar.model.layers import unpatchify
 from mixar.model.mar import MAR
@@ -28,6 +29,10 @@ from mixar.weights import load_module, read_weights
 MASKBIT = "maskbit"  # the run that decodes the generated tokens as they are
 
 
+@needs_memory(lambda study, _, run, seed, sampler, shard: (
+    f"sample {run} seed {seed} {sampler} shard {shard}",
+    f"Lower evaluation.batch_size, the images of a forward pass (now {study.evaluation.batch_size})",
+))  # fmt: skip
 def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int) -> None:
     """Write layout.samples(run, seed, sampler, shard). A shard is the unit of resumption: rerun what is missing.
 

@@ -24,6 +24,7 @@ from mixar.data.images import iter_images, read_images
 from mixar.data.sources import open_parquet
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
+from mixar.memory import needs_memory
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features
@@ -55,6 +56,10 @@ UNITS = {"psnr": "dB"}
 # Images to features
 
 
+@needs_memory(lambda study, _, images_path: (
+    f"score {images_path}",
+    f"Lower evaluation.shard_size, the images of a file (now {study.evaluation.shard_size})",
+))  # fmt: skip
 def score_features(study: Study, layout: Layout, images_path: str | Path) -> None:
     """Write layout.features(images_path): index, label, features and logits of one Parquet file of images.
 
@@ -79,6 +84,7 @@ def score_features(study: Study, layout: Layout, images_path: str | Path) -> Non
     write_features(layout.features(path), index, labels, outputs, header, psnr, further=others, images=path)
 
 
+@needs_memory(lambda study, _, split: (f"score {split} images", "Leave networks out of scoring.further"))
 def reference_features(study: Study, layout: Layout, split: str) -> None:
     """Write layout.reference_features(split): what scores are measured against.
 
@@ -183,6 +189,10 @@ def header_of(study: Study, extractor: Extractor, source: str = "sample") -> dic
 # Features to scores
 
 
+@needs_memory(lambda _, layout, source, run, seed=None, sampler=None: (
+    f"score {source} {run} {'' if seed is None else f'seed {seed} {sampler}'}".strip(),
+    "Leave out metrics of scoring.metrics, or lower scoring.jackknife_groups",
+))  # fmt: skip
 def score(
     study: Study, layout: Layout, source: str, run: str, seed: int | None = None, sampler: str | None = None
 ) -> None:

@@ -24,6 +24,7 @@ from mixar.files import write_text
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
 from mixar.listing import check_name
+from mixar.memory import needs_memory
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
 from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
@@ -74,6 +75,7 @@ class Reference:
     hashes: dict[str, str]
 
 
+@needs_memory(lambda study, layout, path, *_: (f"score {path}", "Leave out metrics of scoring.metrics"))
 def score_path(study: Study, layout: Layout, path: Path, label: str | None, protocol: str | None, replace: bool) -> str:
     """Score the images at `path` and write layout.scores("own", name); returns the row's name, made of the label.
 

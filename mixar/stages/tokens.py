@@ -29,6 +29,7 @@ from mixar.data.shards import write_shard
 from mixar.files import write_table
 from mixar.finite import finite, naming
 from mixar.layout import Digests, Layout
+from mixar.memory import needs_memory
 from mixar.model.layers import patchify
 from mixar.scoring.protocols import protocol_of
 from mixar.spec import Study, seed_of
@@ -44,6 +45,7 @@ ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers
 MEMORY_LIMIT_GIB = 16  # of images held as one tensor
 
 
+@needs_memory(lambda *_: ("ingest", "Lower data.limit, the images that are taken"))
 def ingest(study: Study, layout: Layout) -> None:
     """Write the manifest of all images, and what they were made of: layout.manifest, layout.inventory."""
     assets.require(*(v for v in (study.data.path, study.data.held_out_path) if v and v.startswith(assets.PREFIX)))
@@ -77,6 +79,7 @@ def training_images(study: Study, layout: Layout) -> Tensor:
     return load_images(rows, size)
 
 
+@needs_memory(lambda study, _, shard: (f"tokenize shard {shard}", _more_shards(study)))
 def tokenize(study: Study, layout: Layout, shard: int) -> None:
     """Write layout.token_shard(shard): latents and tokens of its manifest rows, and of their mirror images.
 
@@ -111,6 +114,10 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
     write_shard(layout.token_shard(shard), arrays, metadata)
 
 
+@needs_memory(lambda study, _, shard: (
+    f"generate shard {shard}",
+    f"Lower evaluation.batch_size, the images of a forward pass (now {study.evaluation.batch_size})",
+))  # fmt: skip
 def generate(study: Study, layout: Layout, shard: int) -> None:
     """Write layout.generated_shard(shard): the discrete tokens of its evaluation labels, drawn once for every run."""
     if not 0 <= shard < study.evaluation.num_shards:
@@ -155,6 +162,7 @@ def proportional_counts(weights: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
+@needs_memory(lambda study, _, kind, shard: (f"reconstruct {kind} shard {shard}", _more_shards(study)))
 def reconstruct(study: Study, layout: Layout, kind: str, shard: int) -> None:
     """Write layout.reconstruction(kind, shard): images after one tokenizer (kind: continuous or discrete).
 
@@ -244,6 +252,10 @@ def _batches(study: Study, rows: pa.Table, task: str, device: torch.device, crop
         count = min(ENCODE_BATCH, len(rows) - start)
         yield images_to_unit(np.stack([next(images) for _ in range(count)])).to(device)
     announce(len(rows), len(rows))
+
+
+def _more_shards(study: Study) -> str:
+    return f"Raise data.num_shards: each job holds its part of the images (now {study.data.num_shards} parts)"
 
 
 def _keys_of(rows: pa.Table) -> dict[str, np.ndarray]:

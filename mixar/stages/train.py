@@ -17,6 +17,7 @@ from mixar.data.manifest import check_tokens
 from mixar.data.shards import TokenStore
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
+from mixar.memory import micro_batch, needs_memory
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS, provenance
 from mixar.spec import Study, digest, seed_of
@@ -31,6 +32,7 @@ from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights
 
 
+@needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("training", study.training_of(run))))
 def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     """Write layout.weights(run, seed) and layout.losses(run, seed); an interrupted training is resumed.
 

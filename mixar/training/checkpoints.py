@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mixar.files import replaced
+from mixar.memory import is_shortage
 
 STATE = "state.pt"
 
@@ -32,6 +33,8 @@ def load_state(folder: Path, device: torch.device) -> dict | None:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged archives
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: damaged checkpoint ({error}); delete it to start this training again") from error
 
 

@@ -1,0 +1,71 @@
+"""Running out of memory, in words: which stage did, how much it asked for, and which setting asks for less.
+
+Libraries say it in many ways, and reading a file is one of the places: a sound file must not be called damaged there.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import re
+from collections.abc import Callable
+
+from mixar.spec import Training
+
+_SHORTAGE = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|"
+    r"Storage size calculation overflowed|can't start new thread|failed to map segment|os error 12\b",
+    re.IGNORECASE,
+)
+_BYTES = re.compile(r"you tried to allocate (\d+) bytes")
+MORE = "give it more memory (a rule's mem_mb, a higher `ulimit -v`, a larger GPU)"
+_SIZE = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w*B)\b(?: for an array (with shape .*? type \w+))?", re.I)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the host or on a GPU."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    is_wordless = isinstance(error, MemoryError)  # of Python, NumPy and Arrow
+    # torch's own are RuntimeErrors, as CUDA's; an ImportError, where a library finds no room; safetensors has a class
+    return is_wordless or (not isinstance(error, ValueError) and bool(_SHORTAGE.search(str(error))))
+
+
+def asked_for(error: BaseException) -> str:
+    """How much an allocation asked for, as the error says it; nothing where it does not."""
+    text = str(error)
+    if found := _BYTES.search(text):
+        return f", asking for {int(found[1]) / 2**30:.2f} GiB at once"
+    found = _SIZE.search(text)
+    return f", asking for {found[1]} at once{f', an array {found[2]}' if found[2] else ''}" if found else ""
+
+
+def needs_memory(describe: Callable[..., tuple[str, str]]) -> Callable[[Callable], Callable]:
+    """Decorate a stage: where memory runs out in it, one OSError says who asked for how much, and what would do.
+
+    describe: from the stage's arguments to its name and to the settings that need less memory.
+    """
+
+    def decorate(stage: Callable) -> Callable:
+        @functools.wraps(stage)
+        def guarded(*arguments, **keywords):
+            try:
+                return stage(*arguments, **keywords)
+            except Exception as error:
+                if not is_shortage(error):
+                    raise
+                name, advice = describe(*arguments, **keywords)
+                where = "GPU" if re.search("CUDA|HIP|CUBLAS|CUDNN", str(error)) else "host"
+                raise OSError(f"{name}: out of memory on the {where}{asked_for(error)}. {advice}; or {MORE}") from error
+
+        return guarded
+
+    return decorate
+
+
+def micro_batch(section: str, training: Training | None) -> str:
+    """What would do in a training; without one, its weights alone need the memory."""
+    if training is None:
+        return "Its weights do not fit"
+    now = training.micro_batch or f"null: all {training.batch_size}"
+    return f"Lower {section}.micro_batch, the images of a forward pass on each device (now {now})"
