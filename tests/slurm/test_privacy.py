@@ -43,6 +43,18 @@ def test_a_folder_that_others_could_only_read_becomes_private(tmp_path):
     assert mode(tmp_path) == 0o700
 
 
+def test_a_folder_with_other_files_does_not_lose_its_readers(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    tmp_path.chmod(0o755)
+
+    with pytest.raises(
+        ValueError, match="others can read it .mode 0755., and it holds other files, such as thesis.tex"
+    ):
+        private_folder(tmp_path)
+
+    assert mode(tmp_path) == 0o755
+
+
 @pytest.mark.parametrize("wrong", [0o775, 0o702, 0o777, 0o1777])
 def test_a_folder_that_others_can_write_to_is_refused(tmp_path, monkeypatch, wrong):
     monkeypatch.chdir(tmp_path)

@@ -57,4 +57,6 @@ def test_requests_are_met_or_explained_and_nothing_old_or_running_is_left(cluste
     assert not Path("/proc", (tmp_path / "daemon").read_text().strip()).exists()
     assert driver.output.count("may wait for ever: PartitionConfig. No node of its partition has what it asks for") == 1
     assert study.finished()["stale"]["outcome"] == "fail"
+    folder = tmp_path / ".snakemake" / "submitit"
+    assert [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077] == []
     assert f"Inputs are missing on the node: {tmp_path / 'source'}." in driver.output

@@ -28,8 +28,15 @@ def private_folder(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     check_private(folder)
-    if folder.stat().st_mode & 0o077:
-        folder.chmod(0o700)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o077:
+        found = {path.name for path in folder.iterdir()}
+        if found and found.isdisjoint({"drivers", "runs"}):
+            raise ValueError(
+                f"{folder}: others can read it (mode {mode:04o}), and it holds other files, such as {min(found)}; give "
+                "another folder with --submitit-folder"
+            )
+        folder.chmod(0o700)  # made by an earlier version
 
 
 def check_path(path: Path) -> None:

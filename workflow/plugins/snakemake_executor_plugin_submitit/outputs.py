@@ -62,13 +62,12 @@ def fault_of_success(before: Before, outputs: list[str], passing: list[str], sec
 
     passing: outputs that may be gone already, since nobody needs them, but may not be old.
     """
-    old = _wait_for_none(lambda: [path for path in outputs if not before.is_new(path)], seconds)
+    missing = missing_inputs(before)
+    old = _wait_for_none(lambda: [path for path in outputs if not before.is_new(path)], 0 if missing else seconds)
     old += [path for path in passing if status(path) and not before.is_new(path)]
     if outputs and not old:
         return ""
-    return missing_inputs(before) or (
-        f"The command ended with exit code 0, but did not make {_named(old)}." if old else ""
-    )
+    return missing or (f"The command ended with exit code 0, but did not make {_named(old)}." if old else "")
 
 
 def missing_inputs(before: Before) -> str:
