@@ -24,6 +24,7 @@ class Cluster:
     """What a backend does, noted."""
 
     name = "slurm"
+    place: str = "Slurm cluster test"
     can_adopt = True
     limits: Limits = field(default_factory=Limits)
     states: dict = field(default_factory=dict)  # id -> Status

@@ -391,3 +391,18 @@ def test_projects_that_share_a_folder_do_not_see_each_others_jobs(study, monkeyp
     assert len(study.cluster.arrays) == 4
     assert study.cluster.cancelled == []
     assert len(Registry(study.folder / "submitit").all()) == 8
+
+
+def test_the_ids_of_another_cluster_are_neither_asked_for_nor_cancelled(study):
+    study.jobs = [Job("train", "mar", params={"epochs": 1})]
+    first = study.driver()
+    first.run_jobs(study.jobs)
+    study.kill(first)
+
+    study.cluster.place = "Slurm cluster of the same home"
+    study.jobs = [Job("train", "mar", params={"epochs": 2})]
+    study.driver().run_jobs(study.jobs)
+
+    assert study.cluster.cancelled == []
+    assert len(study.cluster.arrays) == 2
+    assert study.finished() == []

@@ -121,6 +121,12 @@ def test_limits_are_read_once(fake):
     assert len(fake.calls("scontrol")) == 1
 
 
+def test_a_cluster_goes_by_its_name(fake):
+    fake.answer("scontrol-show", "ClusterName = vision\n")
+
+    assert SlurmBackend().place == "Slurm cluster vision"
+
+
 def test_until_slurm_answers_the_limits_are_its_own(fake):
     fake.fail("scontrol", "Unable to contact slurm controller")
 

@@ -53,8 +53,13 @@ def take_stock(
     earlier = Earlier()
     if not backend.can_adopt:
         return earlier
-    # Its own entry without an id is of a submission that Slurm has not confirmed to be cancelled.
-    found = [(d, e) for d in wanted if (e := registry.get(d.key)) and (e.driver != driver.id or e.job is None)]
+    # Its own entry without an id is of a submission that Slurm has not confirmed to be cancelled. Jobs of another
+    # cluster cannot be asked for here; they and what replaces them do not run at the same time.
+    found = [
+        (d, e)
+        for d in wanted
+        if (e := registry.get(d.key)) and e.place == backend.place and (e.driver != driver.id or e.job is None)
+    ]
     alive = driver.alive() if found else set()
     earlier.refused = {
         d.key: f"Slurm job {entry.job} of another snakemake that is alive makes it; wait for it, or stop it"
@@ -115,7 +120,8 @@ def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, patien
 
 def ended_unseen(registry: Registry, alive: set[str], backend: Backend, folder: Path) -> Ends:
     """Jobs that ended while no driver followed them, and are not accounted for. alive: drivers that follow theirs."""
-    left = [e for e in registry.all() if e.job and e.driver not in alive and not e.is_accounted]
+    unseen = [e for e in registry.all() if e.job and e.driver not in alive and not e.is_accounted]
+    left = [e for e in unseen if e.place == backend.place]
     try:
         answer = backend.query([entry.job for entry in left]) if left else Answer()
     except QueryFailed:  # a later driver asks again

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -59,6 +60,11 @@ class SlurmBackend:
             )
 
     @property
+    def place(self) -> str:
+        """Where ids of jobs mean something: several clusters may share a home."""
+        return f"Slurm cluster {self.limits.cluster_name}"
+
+    @property
     def limits(self) -> Limits:
         """The cluster's limits; Slurm's defaults until it has answered once, and it is asked again after some time."""
         if self._limits is None and time.monotonic() >= self._ask_again:
@@ -109,6 +115,7 @@ class LocalBackend:
     name = "local"
     can_adopt = True
     limits = Limits(max_array_size=1, has_accounting=False, kill_wait_seconds=2, lost_after_seconds=0)
+    place = f"processes of {socket.gethostname()}"
 
     def __init__(self) -> None:
         self.jobs: dict[str, Any] = {}
@@ -160,6 +167,7 @@ class DebugBackend:
     name = "debug"
     can_adopt = False
     limits = LocalBackend.limits
+    place = LocalBackend.place
 
     def check(self) -> None:
         check_submitit()

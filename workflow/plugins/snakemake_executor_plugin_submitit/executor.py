@@ -181,7 +181,7 @@ class Executor(RemoteExecutor):
 
     def _live(self, p: Prepared, earlier: Entry | None = None) -> Live:
         d = p.description
-        entry = Entry(d.key, d.name, d.fingerprint, "", p.command.submission, self.driver.id)
+        entry = Entry(d.key, d.name, d.fingerprint, "", p.command.submission, self.driver.id, place=self.backend.place)
         return Live(earlier or entry, p.command, p.parameters, logs=self.folder / "logs" / d.folder)
 
     def _submit(self, batch: list[Prepared]) -> None:

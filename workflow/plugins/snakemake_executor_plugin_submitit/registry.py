@@ -36,6 +36,7 @@ class Entry:
     resubmissions: int = 0
     late: int = 0  # of these, after a time limit
     is_accounted: bool = False  # what it took is written down already
+    place: str = ""  # where its id means something
 
 
 class Registry:

@@ -52,6 +52,7 @@ class Limits:
     has_accounting: bool = True
     # A new job, or one that is being requeued, may be unknown for a moment.
     lost_after_seconds: int = 60
+    cluster_name: str = ""
 
 
 def client(*words: str, seconds: float = CLIENT_SECONDS) -> str:
@@ -83,6 +84,7 @@ def limits() -> Limits:
         min_job_age_seconds=seconds("MinJobAge", Limits.min_job_age_seconds),
         kill_wait_seconds=seconds("KillWait", Limits.kill_wait_seconds),
         has_accounting=storage not in ("accounting_storage/none", "(null)", "none", ""),
+        cluster_name=config.get("ClusterName", ""),
     )
 
 
