@@ -169,3 +169,16 @@ def test_metadata_without_class_names_do_not_stop_the_ingest(content, tmp_path):
     )
 
     assert set(manifest["class_name"].to_pylist()) == {"0", "1"}
+
+
+@pytest.mark.parametrize("content", ["text", [1, 2], 3, None])
+def test_images_of_a_source_that_are_no_bytes_are_refused(content, tmp_path):
+    pq.write_table(pa.table({"image": [{"bytes": content}] * 2, "label": [0, 1]}), tmp_path / "a.parquet")
+
+    with pytest.raises(ValueError, match="a.parquet: column 'image' is struct<.*>; expected a struct with binary"):
+        ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
+
+
+def test_a_mistyped_number_of_classes_is_refused_without_filling_the_memory(foreign):
+    with pytest.raises(ValueError, match="data.num_classes: 1000000000, but .* holds 2 classes"):
+        ingest_manifest(Data(source="parquet", path=str(foreign), image_size=16, num_classes=10**9))

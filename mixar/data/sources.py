@@ -146,9 +146,10 @@ def _check_found(files: Listing, key: str) -> None:
 
 def _check_image_column(schema: pa.Schema, file: str) -> None:
     image = schema.field("image").type
-    if not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
-        raise ValueError(f"{file}: column 'image' is {image}; expected a struct with `bytes`: images must be embedded "
-                         "in the Parquet file")  # fmt: skip
+    encoded = image.field("bytes").type if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 else None
+    if encoded not in (pa.binary(), pa.large_binary(), pa.binary_view()):
+        raise ValueError(f"{file}: column 'image' is {image}; expected a struct with binary `bytes`: images must be "
+                         "embedded in the Parquet file")  # fmt: skip
 
 
 def _rows(file: Path) -> Iterator[tuple[Original, bytes | None]]:
