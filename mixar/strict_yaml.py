@@ -50,5 +50,8 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file in UTF-8. Raises ValueError as `load_yaml`, and OSError where it cannot be opened."""
-    return load_yaml(read_text(path), str(path))
+    """The content of a YAML or JSON file in UTF-8. Raises ValueError as `load_yaml`, and OSError as `open`."""
+    text = read_text(path)
+    if Path(path).suffix == ".json":  # YAML but for tabs, which stand between its values alone
+        text = text.replace("\t", " ")
+    return load_yaml(text, str(path))

@@ -43,6 +43,16 @@ def test_what_yaml_allows_reads_as_before(text):
     assert load_yaml(text, "text") == yaml.safe_load(text)
 
 
+def test_json_may_be_indented_with_tabs_and_has_no_key_twice_either(tmp_path):
+    file = tmp_path / "study.json"
+    file.write_text('{\n\t"a": {"b":\t"c\\td"},\n\t"e": [1.5, true, null]\n}')
+    assert read_yaml(file) == {"a": {"b": "c\td"}, "e": [1.5, True, None]}
+
+    file.write_text('{\n\t"a": 1,\n\t"a": 2\n}')
+    with pytest.raises(ValueError, match="key 'a' occurs twice, in lines 2 and 3"):
+        read_yaml(file)
+
+
 def test_a_text_in_another_encoding_is_named(tmp_path):
     file = tmp_path / "study.yaml"
     file.write_bytes("title: Größe".encode("latin-1"))
