@@ -101,6 +101,11 @@ class Layout:
         """Which images stand behind that row: their number, hash and path."""
         return self.root / "score" / "own" / name / "images.json"
 
+    def own_without_scores(self) -> list[Path]:
+        """Where brought images were scored, and their result rows are no longer there."""
+        folders = (path.parent for path in (self.root / "score" / "own").glob("*/images.json"))
+        return sorted(path for folder in folders if not (path := folder / "scores.parquet").exists())
+
     def own_scores(self) -> list[Path]:
         """The result rows of brought images that exist now."""
         found = (self.root / "score" / "own").glob("*/scores.parquet")
@@ -113,6 +118,15 @@ class Layout:
 
     def measures(self, run: str) -> Path:
         return self.root / "measure" / f"{run}.parquet"
+
+    def row_files(self) -> list[Path]:
+        """Every file of result rows that the finished study has. Brought images have theirs: own_scores."""
+        samples = [("maskbit", 0, "default")]
+        samples += [(name, seed, sampler) for name, run in self.study.runs.items()
+                    for seed in run.seeds for sampler in run.samplers]  # fmt: skip
+        scores = [self.scores("sample", *names) for names in samples]
+        scores += [self.scores("reconstruct", kind) for kind in ("continuous", "discrete")]
+        return scores + [self.measures(run) for run in self.study.runs]
 
     @property
     def report(self) -> Path:

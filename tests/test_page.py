@@ -141,3 +141,25 @@ def test_figures_that_a_study_cannot_have_are_not_promised():
 
     assert "figure8.png" not in Layout(plain).report_files() and "figure2.png" in Layout(plain).report_files()
     assert "figure2.png" not in Layout(only_mar).report_files()
+
+
+def test_a_result_file_that_is_gone_is_named_where_its_dash_is(reported):
+    gone = [reported.scores("sample", "dc_sa", 0, "default"), reported.measures("mar")]
+    kept = [path.read_bytes() for path in gone]
+    lost_images = reported.own_images("own_mine")
+    lost_images.parent.mkdir(parents=True)
+    lost_images.write_text("{}")
+    for path in gone:
+        path.unlink()
+
+    report(reported.study, reported)
+
+    for name in ("table1.md", "table2.html", "report.html", "summary.txt"):
+        text = " ".join(reported.report_files()[name].read_text(encoding="utf-8").split())
+        assert "score/sample/dc_sa/seed0-default.parquet, measure/mar.parquet; snakemake makes them" in text, name
+        assert "own_mine" in text, name
+    for path, content in zip(gone, kept, strict=True):
+        path.write_bytes(content)
+    lost_images.unlink()
+    report(reported.study, reported)
+    assert "Not there yet" not in reported.report_files()["summary.txt"].read_text(encoding="utf-8")

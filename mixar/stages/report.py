@@ -5,6 +5,9 @@ What a number means and how a figure looks is settled in reporting/; here are th
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,7 @@ from mixar.strict_yaml import read_yaml
 
 LITERATURE = RESOURCES / "literature.yaml"
 PAIRS = 16  # of Figure 2
+SHOWN = 6  # names of missing files in a remark
 HEADINGS = {
     "figure2": "Figure 2. MaskBit's decoder and ours on the same tokens",
     "figure6": "Figure 6. Samples of every run",
@@ -45,7 +49,9 @@ def report(study: Study, layout: Layout) -> None:
     Raises ValueError where rows, curves or images are missing, damaged, or cannot stand in one table.
     """
     files, rows = layout.report_files(), read_rows(layout.root)
+    lost = missing_in_words(layout)
     tables = {"table1": quality_table(study, rows), "table2": efficiency_table(study, rows)}
+    tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
     claims = claims_of(study, rows)
     drawn = {"figure7": figures.figure7(study, rows), "losses": figures.losses_figure(study, _curves(study, layout))}
@@ -64,16 +70,33 @@ def report(study: Study, layout: Layout) -> None:
     write_text(
         files["report.html"], page(study, kept, claims, list(tables.values()), list(literature.values()), sheets)
     )
-    text = summary_text(list(tables.values()), claims, files)
+    text = summary_text(list(tables.values()), claims, files, lost)
     write_text(files["summary.txt"], text)
     print(text)
 
 
-def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path]) -> str:
-    """The tables, one line a claim, and where the figures lie: what a terminal shows at the end."""
+def missing_in_words(layout: Layout) -> tuple[str, ...]:
+    """Which result files are not there, for a table shows only a dash; nothing where all are."""
+    said = []
+    if lost := [str(path.relative_to(layout.root)) for path in layout.row_files() if not path.exists()]:
+        said.append(f"Not there yet, shown as –: {_some(lost)}; snakemake makes them.")
+    if lost := [path.parent.name for path in layout.own_without_scores()]:
+        advice = "run `mixar score PATH` again, or delete their folders in score/own"
+        said.append(f"Brought images whose rows are gone: {_some(lost)}; {advice}.")
+    return tuple(said)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def summary_text(
+    tables: list[Table], claims: list[Claim], files: dict[str, Path], remarks: Iterable[str] = ()
+) -> str:
+    """The tables, one line a claim, what is missing, and where the figures lie: what a terminal shows at the end."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
     said = ["The paper's claims in this study, by Fréchet distance", *(claim.line() for claim in claims)]
-    parts = [*(t.text() for t in tables), "\n".join(said)]
+    parts = [*(t.text() for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]
     return "\n\n".join([*parts, "Report and figures\n" + "\n".join(f"  {path}" for path in paths)]) + "\n"
 
 

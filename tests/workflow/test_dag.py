@@ -3,8 +3,10 @@
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,11 @@ def dry_run(root, configs, *arguments, **environment):
 def jobs(output):
     """Rule -> number of jobs, from Snakemake's table."""
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.M)}
+
+
+def jobs_with_reasons(output):
+    """Rule -> number of jobs, from the table that closes a dry run."""
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)  \S", output, re.M)}
 
 
 def in_folder(folder):
@@ -159,6 +166,56 @@ def test_a_dry_run_says_what_a_copied_study_would_replace_and_yes_can_be_said(ro
     assert agreed.returncode == 0, agreed.stderr
     assert layout.manifest.exists()
     assert '"epochs": 7' in layout.study_file.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def made(smoke, tmp_path, root):
+    """A study of one run all of whose files are there, empty and equally old."""
+    smoke["hardware"]["results"] = str(tmp_path / "results")
+    smoke |= {"runs": {"mar": smoke["runs"]["mar"]}, "report": {}}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(smoke))
+    listed = snakemake(root, "--summary", "--configfile", file)
+    assert listed.returncode == 0, listed.stderr
+    outputs = [Path(line.split("\t")[0]) for line in listed.stdout.splitlines()[1:]]
+    now = time.time()
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (now, now))
+    return file, Layout(parse_study(smoke))
+
+
+def test_a_deleted_row_is_made_again_and_nothing_that_is_there(root, made):
+    file, layout = made
+    assert "Everything is up to date" in snakemake(root, "-n", "--configfile", file).stdout
+
+    for lost, expected in (
+        (layout.scores("sample", "mar", 0, "default"), {"score": 1}),
+        (layout.scores("reconstruct", "discrete"), {"score_reconstruction": 1}),
+        (layout.measures("mar"), {"measure": 1}),
+    ):
+        lost.unlink()
+        planned = jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout)
+        assert planned == {**expected, "report": 1, "all": 1}
+        lost.touch()
+        shutil.copystat(layout.manifest, lost)
+
+
+def test_what_lies_between_is_made_again_where_a_row_needs_it(root, made):
+    file, layout = made
+    features = layout.features(layout.samples("mar", 0, "default", 0))
+    features.unlink()
+    assert "Everything is up to date" in snakemake(root, "-n", "--configfile", file).stdout
+
+    layout.scores("sample", "mar", 0, "default").unlink()
+
+    assert jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout) == {
+        "score_features": 1,
+        "score": 1,
+        "report": 1,
+        "all": 1,
+    }
 
 
 def test_results_below_a_file_end_in_one_message(root, tmp_path, smoke):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,3 +199,14 @@ def test_brought_images_join_the_report_with_the_next_command_which_makes_nothin
 
     assert "Noise" in pd.read_csv(layout.report_files()["table1.csv"])["label"].tolist()
     assert before == [path.stat().st_mtime_ns for path in made]
+
+
+def test_a_deleted_row_of_brought_images_leaves_the_report_with_the_next_command(finished, root):
+    study_file, layout, _ = finished
+    scores = layout.scores("own", "own_noise")
+    assert scores.is_file()  # of the test before
+
+    shutil.rmtree(scores.parent)
+    run(root, study_file)
+
+    assert "Noise" not in pd.read_csv(layout.report_files()["table1.csv"])["label"].tolist()

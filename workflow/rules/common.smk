@@ -121,10 +121,6 @@ def shown_images():
     return samples + [LAYOUT.reconstruction(kind, shard) for kind in KINDS for shard in TOKEN_SHARDS]
 
 
-def all_scores():
-    return [LAYOUT.scores("sample", *names) for names in SAMPLES] + [LAYOUT.scores("reconstruct", k) for k in KINDS]
-
-
 def report_outputs():
     """Every file of the report, each shown by `snakemake --report` under a caption of its own."""
     outputs = []

@@ -4,9 +4,8 @@
 rule report:
     input:
         manifest=LAYOUT.manifest,
-        scores=all_scores(),
+        rows=LAYOUT.row_files(),
         own=LAYOUT.own_scores(),
-        measures=[LAYOUT.measures(run) for run in STUDY.runs],
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
         literature=assets.RESOURCES / "literature.yaml",
@@ -22,6 +21,7 @@ rule report:
         mem_mb=16000,
     params:
         study=STUDY_FILE,
+        own=[path.parent.name for path in LAYOUT.own_scores()],  # so that a row that was deleted leaves the table
         settings=digest(plain(STUDY, exclude={"hardware"})),
     shell:
         "python -m mixar report --study {params.study:q} > {log:q} 2>&1"
