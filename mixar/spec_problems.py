@@ -48,11 +48,12 @@ def _scalars(annotation: Any) -> set[Any]:
 
 def check_label(text: str) -> str:
     """`text` without spaces around it. Raises PydanticCustomError for an empty text or several lines."""
-    if not text.strip():
+    text = text.strip()
+    if not text:
         raise PydanticCustomError("label", "is empty; tables and figures print it")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise PydanticCustomError("label", "a line break or control character; use a text of one line")
-    return text.strip()
+    return text
 
 
 def problems(s: Study) -> Iterator[str]:

@@ -204,6 +204,14 @@ def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
     assert said in refusal(smoke)
 
 
+def test_spaces_and_line_ends_around_a_label_or_title_are_left_out(smoke):
+    smoke["title"], smoke["runs"]["mar"]["label"] = "A title\n", " MAR\n"
+
+    study = parse_study(smoke)
+
+    assert (study.title, study.runs["mar"].label) == ("A title", "MAR")
+
+
 def test_parents_in_a_circle_are_reported_as_one_whatever_their_seeds(smoke):
     smoke["runs"]["dc_mix"] |= {"parent": "dc_mix_long", "seeds": [0, 1]}
     smoke["runs"]["dc_mix_long"]["seeds"] = [0]
