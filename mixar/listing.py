@@ -67,14 +67,20 @@ class Listing:
 
     def skipped_in_words(self) -> str:
         """What was skipped and why; empty where nothing was."""
-        parts = [f"{count} files of the split {split}" for split, count in sorted(self.splits.items())]
-        parts += [f"{_counted(self.other)} (not read)"] if self.other else []
+        parts = [f"{counted(count, 'file')} of the split {split}" for split, count in sorted(self.splits.items())]
+        parts += [f"{_each(self.other)} (not read)"] if self.other else []
         if self.service:
-            parts.append(f"{sum(self.service.values())} hidden or service entries ({_counted(self.service)})")
+            total = counted(sum(self.service.values()), "hidden or service entry", "hidden or service entries")
+            parts.append(f"{total} ({_each(self.service)})")
         return "; ".join(parts)
 
 
-def _counted(found: Counter[str]) -> str:
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: 1 file, 2 files."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def _each(found: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
 
 
@@ -133,6 +139,10 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
             try:
                 state = entry.stat()
             except OSError as error:
+                if suffix not in suffixes and not entry.is_symlink():
+                    if isinstance(error, FileNotFoundError):  # removed in this moment
+                        continue
+                    raise
                 if suffix not in suffixes:
                     raise ValueError(f"{entry.path}: a link that leads nowhere ({error.strerror}); mend or remove "
                                      "it") from None  # fmt: skip
@@ -150,7 +160,7 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
             elif stat.S_ISREG(state.st_mode):
                 found.other[suffix or "without suffix"] += 1
             else:
-                found.other["pipes, sockets or devices"] += 1
+                found.other["pipe, socket or device"] += 1
     return found, folders
 
 

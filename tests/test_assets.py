@@ -272,7 +272,8 @@ def test_a_folder_of_classes_is_damaged_until_all_are_there():
     asset = replace(assets.ASSETS["imagenet-val"], num_folders=2)
     asset.path.mkdir(parents=True)
     (asset.path / "n01440764").mkdir()
-    (asset.path / ".hidden").mkdir()
+    for service in (".hidden", "lost+found", "@eaDir", "__MACOSX"):
+        (asset.path / service).mkdir()
 
     assert assets.state(asset) == ("damaged", "expected 2 class folders, found 1")
     (asset.path / "n01443537").mkdir()

@@ -121,7 +121,7 @@ def test_skipped_files_are_counted_by_suffix(tmp_path):
     found = list_files(tmp_path, (".png",))
 
     assert found.skipped_in_words() == (
-        "2 .bmp, 1 .jfif, 1 .tif, 1 pipes, sockets or devices, 1 without suffix (not read); "
+        "2 .bmp, 1 .jfif, 1 .tif, 1 pipe, socket or device, 1 without suffix (not read); "
         "3 hidden or service entries (1 ._*, 2 .nfs*)"
     )
 
@@ -181,7 +181,7 @@ def test_of_several_splits_the_meant_one_is_taken_and_the_others_are_told(tmp_pa
     found = source_files("parquet", str(tmp_path / pattern), "data.path", "train")
 
     assert names(found) == ["train-0.parquet", "train-1.parquet"]
-    assert found.skipped_in_words() == "1 files of the split validation"
+    assert found.skipped_in_words() == "1 file of the split validation"
     assert parquet_files(tmp_path, "held_out", pattern) == ["validation-0.parquet"]
 
 

@@ -91,7 +91,7 @@ def test_what_is_skipped_is_said_by_suffix(tmp_path):
 
     assert len(manifest) == 24
     assert said == [
-        f"data.path: skipped in {tmp_path}: 1 images outside of the class folders; "
+        f"data.path: skipped in {tmp_path}: 1 image outside of the class folders; "
         "2 .bmp, 1 .jfif, 1 .tif, 1 .txt (not read)"
     ]
 
@@ -166,7 +166,7 @@ def test_unreadable_images_are_left_out_where_the_study_says_so(tmp_path):
     manifest = ingest_manifest(study(tmp_path, skip_unreadable=True), said.append, lambda *done: seen.append(done))
 
     assert len(manifest) == 21 and len(load_images(manifest, SIZE)) == 21
-    assert said[0].startswith("data.skip_unreadable: 3 of 24 images are left out:\n")
+    assert said[0].startswith("data.skip_unreadable: left out 3 of 24 images:\n")
     assert all(problem in said[0] for problem in problems)
     assert (seen[0], seen[-1]) == ((0, 24), (24, 24))
 
@@ -201,11 +201,11 @@ def test_files_that_both_splits_read_are_refused_whatever_leads_to_them(tmp_path
     classes(tmp_path / "data" / "all")
     (tmp_path / "val").symlink_to(tmp_path / "data" / "all")
     for held_out in (tmp_path / "data" / "all", tmp_path / "val"):
-        with pytest.raises(ValueError, match="data.held_out_path: 24 of its files are read by data.path, too"):
+        with pytest.raises(ValueError, match="data.held_out_path: shares 24 files with data.path"):
             ingested(tmp_path / "data" / "all", held_out_path=held_out)
     table(tmp_path / "p" / "a.parquet", pixels(24, 0, SIZE))
     table(tmp_path / "p" / "b.parquet", pixels(24, 1, SIZE))
-    with pytest.raises(ValueError, match="1 of its files are read by data.path, too, such as .*b.parquet"):
+    with pytest.raises(ValueError, match="shares 1 file with data.path, such as .*b.parquet"):
         ingested(tmp_path / "p", source="parquet", held_out_path=tmp_path / "p" / "b.parquet")
 
 
@@ -219,7 +219,7 @@ def test_training_and_validation_files_of_one_folder_stay_apart(tmp_path):
         assert manifest["split"].to_pylist() == ["train"] * 48 + ["held_out"] * 12
     manifest, said = ingested(tmp_path, source="parquet")
     assert len(manifest) == 48
-    assert said == [f"data.path: skipped in {tmp_path}: 1 files of the split validation"]
+    assert said == [f"data.path: skipped in {tmp_path}: 1 file of the split validation"]
 
 
 def test_copies_of_training_images_among_the_held_out_ones_are_refused(tmp_path):
@@ -232,7 +232,7 @@ def test_copies_of_training_images_among_the_held_out_ones_are_refused(tmp_path)
 
     assert "data.max_overlap: 0.04" in str(caught.value)
     manifest, said = ingested(tmp_path / "a", held_out_path=tmp_path / "b", max_overlap=0.04)
-    assert len(manifest) == 49 and said[0].startswith("data.max_overlap: 1 of 25 held-out images")
+    assert len(manifest) == 49 and said[0].startswith("data.max_overlap: found 1 of 25 held-out images")
 
 
 def test_copies_in_parquet_are_refused_as_well(tmp_path):

@@ -6,7 +6,7 @@ from toy_images import folder, pixels, png
 from toy_runs import toy_study, write_networks
 
 from mixar.layout import Layout
-from mixar.stages import pretrain, tokens
+from mixar.stages import pretrain, score, tokens
 from mixar.stages import train as stage
 
 
@@ -60,6 +60,19 @@ def test_images_that_were_moved_are_the_same_images(house, tmp_path):
 
     stage.train(moved, layout, "mar", 0)
     assert layout.weights("mar", 0).is_file()
+
+
+def test_reference_features_of_replaced_images_are_refused(house):
+    study, layout, images = house
+    pretrain.extractor(study, layout)
+    score.reference_features(study, layout, "train")
+    score.read_reference(study, layout, "train")
+    for file in images.glob("*/00003.png"):  # some of them are training images
+        file.write_bytes(png(pixels(1, 50 + ord(file.parent.name), 8)[0]))
+    tokens.ingest(study, layout)
+
+    with pytest.raises(ValueError, match="train.parquet: features of other images than the study's train images are"):
+        score.read_reference(study, layout, "train")
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])

@@ -25,7 +25,7 @@ from mixar.data.images import check_proportions, content_of
 from mixar.data.shards import TokenStore
 from mixar.data.sources import SOURCES, Original, Originals
 from mixar.inventory import place
-from mixar.listing import THREADS, Listing, source_files
+from mixar.listing import THREADS, Listing, counted, source_files
 from mixar.spec import Data
 
 SPLITS = ("train", "held_out")
@@ -153,7 +153,7 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
         if not data.skip_unreadable:
             raise ValueError(f"data: {len(unreadable)} of {total} images cannot be used:\n{listed}\nReplace or remove "
                              "them, or leave them out with data.skip_unreadable: true")  # fmt: skip
-        say(f"data.skip_unreadable: {len(unreadable)} of {total} images are left out:\n{listed}")
+        say(f"data.skip_unreadable: left out {len(unreadable)} of {total} images:\n{listed}")
     return entries
 
 
@@ -194,9 +194,8 @@ def _check_files(data: Data, train: Listing, held_out: Listing | None = None) ->
     known = {file.identity: file.path for file in train.files}
     shared = [file.path for file in (held_out.files if held_out else []) if file.identity in known]
     if shared:
-        raise ValueError(f"data.held_out_path: {len(shared)} of its files are read by data.path, too, such as "
-                         f"{shared[0]}; images that are trained on tell nothing as held-out ones, so keep the two "
-                         "apart")  # fmt: skip
+        raise ValueError(f"data.held_out_path: shares {counted(len(shared), 'file')} with data.path, such as "
+                         f"{shared[0]}; held-out images must not be trained on, so keep the two apart")  # fmt: skip
 
 
 def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: Callable[[str], None]) -> None:
@@ -206,7 +205,7 @@ def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: 
     if not shared:
         return
     some = "\n".join(f"  {_where(a)} and {_where(b)}" for a, b in shared[:FEW])
-    found = f"{len(shared)} of {len(held_out)} held-out images are training images, too:\n{some}"
+    found = f"found {len(shared)} of {len(held_out)} held-out images among the training images:\n{some}"
     found += f"\n  and {len(shared) - FEW} more" if len(shared) > FEW else ""
     if len(shared) > data.max_overlap * len(held_out):
         share = math.ceil(1e4 * len(shared) / len(held_out)) / 1e4

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixar.files import iter_batches
-from mixar.listing import IMAGES, File, Listing, are_parts, named_after_splits
+from mixar.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
 
 
 class Original(NamedTuple):
@@ -76,7 +76,7 @@ def _folder(files: Listing, key: str) -> Originals:
         if len(file.parts) > 1:
             classes[file.parts[0]].append(file)
     if not classes:
-        found = f"{len(files.files)} images and no folder" if files.files else "no folder"
+        found = f"{counted(len(files.files), 'image')} and no folder" if files.files else "no folder"
         raise ValueError(f"{key}: {files.root} has no class folders (found {found}); give a folder with one folder of "
                          "images per class")  # fmt: skip
     for name, images in classes.items():
@@ -93,7 +93,7 @@ def _folder(files: Listing, key: str) -> Originals:
                          "not classes; sort its images into one folder per class")  # fmt: skip
     found = [(label, file) for label, images in enumerate(classes.values()) for file in images]
     outside = len(files.files) - len(found)
-    left_out = f"{outside} images outside of the class folders" if outside else ""
+    left_out = f"{counted(outside, 'image')} outside of the class folders" if outside else ""
     known = {(label, name, label, name) for label, name in enumerate(classes)}
     return Originals(len(found), known, (_in_class(label, file) for label, file in found), left_out)
 

@@ -137,7 +137,7 @@ def _gpu_problems(study: Study) -> list[str]:
 
 def _data_problems(study: Study) -> list[str]:
     data = study.data
-    if not all(assets.locate(path).exists() for path in (data.path, data.held_out_path) if path):
+    if any(key.startswith("data.") for key in assets.missing(study)):
         return []
     try:
         return list(_size_problems(study, **count_images(data)))

@@ -15,7 +15,7 @@ import torch
 from rich import print
 from torch import Tensor, nn
 
-from mixar import assets, inventory
+from mixar import inventory
 from mixar.assets import file_sha256
 from mixar.data.images import (
     images_to_unit,
@@ -48,7 +48,6 @@ MEMORY_LIMIT_GIB = 16  # of images held as one tensor
 @needs_memory(lambda *_: ("ingest", "Lower data.limit, the images that are taken"))
 def ingest(study: Study, layout: Layout) -> None:
     """Write the manifest of all images, and what they were made of: layout.manifest, layout.inventory."""
-    assets.require(*(v for v in (study.data.path, study.data.held_out_path) if v and v.startswith(assets.PREFIX)))
     inventory.record(study.data, layout.inventory)
     manifest = ingest_manifest(study.data, progress=Progress("ingest", "images"))
     held_out = pc.sum(pc.equal(manifest["split"], "held_out")).as_py()
