@@ -127,6 +127,12 @@ def test_a_file_damaged_within_is_refused_by_name(foreign):
             read()
 
 
+def test_texts_of_a_manifest_may_have_more_than_two_gibibytes(foreign):
+    manifest = ingest_manifest(Data(source="parquet", path=str(foreign), image_size=16, num_classes=2))
+
+    assert not [name for name in manifest.schema.names if manifest.schema.field(name).type == pa.string()]
+
+
 # Labels of a source
 
 

@@ -20,6 +20,8 @@ from mixar.stages import tokens as stage
 from mixar.stages.sample import sample
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
+from mixar.training.distributed import Context
+from mixar.training.loop import fit
 from mixar.weights import read_weights, save_weights
 
 EMOJI = {"source": "emoji", "path": "resources/noto-emoji-32.parquet", "num_classes": 9, "limit": 40}
@@ -189,6 +191,18 @@ def test_tokens_that_guide_a_training_are_refused_where_the_logits_are_not_finit
 
     with torch.no_grad(), pytest.raises(FloatingPointError, match="the generator's logits of 2 of 2 images"):
         draw_tokens(generator, q, m, torch.zeros(2, dtype=torch.int64), 1.0, torch.Generator())
+
+
+def test_what_is_not_finite_in_a_training_names_the_run_and_the_step(tmp_path):
+    settings = toy_study("unused").training.model_copy(update={"epochs": 1, "batch_size": 2})
+    context = Context(rank=0, world_size=1, device=torch.device("cpu"))
+
+    def step(model, rows, rng, progress):
+        finite(torch.tensor([[1.0], [float("nan")]]), "logits")
+
+    with pytest.raises(FloatingPointError, match="^ti seed 3 step 1: logits of 1 of 2 images"):
+        fit(torch.nn.Linear(1, 1), step, settings, name="ti seed 3", num_items=4, seed=0, folder=tmp_path,
+            context=context, checkpoint_minutes=1, announce=lambda *_: None)  # fmt: skip
 
 
 def test_features_that_are_not_finite_name_the_network_and_the_batch():

@@ -67,6 +67,12 @@ def test_a_result_that_is_not_finite_is_refused(value):
         score_rows(reported_study(), "mar", 0, value)
 
 
+@pytest.mark.parametrize("bound", ["low", "high"])
+def test_an_interval_that_is_not_finite_is_refused(bound):
+    with pytest.raises(ValueError, match=f"'mar': fd has the {bound} nan"):
+        make_rows(reported_study(), "mar", source="sample", values=[{"metric": "fd", "value": 1.0, bound: math.nan}])
+
+
 def test_unknown_runs_sources_and_keys_are_refused_with_what_would_do():
     study, values = reported_study(), [{"metric": "fd", "value": 1.0}]
 

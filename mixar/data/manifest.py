@@ -30,20 +30,21 @@ from mixar.spec import Data
 
 SPLITS = ("train", "held_out")
 
+TEXT = pa.large_string()  # Arrow takes rows of a `string` column only while it has less than 2 GiB
 MANIFEST = pa.schema(
     [
         ("index", pa.int64()),
-        ("split", pa.string()),
+        ("split", TEXT),
         ("label", pa.int32()),
-        ("class_name", pa.string()),
+        ("class_name", TEXT),
         ("fine_label", pa.int32()),  # emoji: subgroup; elsewhere the class again
-        ("fine_name", pa.string()),
-        ("name", pa.string()),
-        ("file", pa.string()),
+        ("fine_name", TEXT),
+        ("name", TEXT),
+        ("file", TEXT),
         ("row", pa.int64()),  # of the Parquet file; -1: `file` is the image itself
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("content", pa.string()),  # BLAKE2b, 128 bits, of the encoded image
+        ("content", TEXT),  # BLAKE2b, 128 bits, of the encoded image
     ]
 )
 

@@ -120,8 +120,10 @@ def _checked(value: Mapping, run: str) -> dict:
     if set(value) - known or not {"metric", "value"} <= set(value):
         raise ValueError(f"result rows of {run!r}: each value needs metric and value, and may have low, high, "
                          f"replicates, n, unit, protocol; found {sorted(value)}")  # fmt: skip
-    if not math.isfinite(value["value"]):
-        raise ValueError(f"result rows of {run!r}: {value['metric']} is {value['value']}; a result must be finite")
+    for key in ("value", "low", "high"):
+        if value.get(key) is not None and not math.isfinite(value[key]):
+            raise ValueError(f"result rows of {run!r}: {value['metric']} has the {key} {value[key]}; a result must be "
+                             "finite")  # fmt: skip
     return dict(value)
 
 

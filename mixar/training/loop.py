@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar import spec
+from mixar.finite import naming
 from mixar.spec import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
@@ -125,7 +126,9 @@ def fit(
             rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
             lr = learning_rate(s, index / per_epoch)
             start = time.monotonic()
-            scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, (seed, index, context.rank), index / steps)
+            key = (seed, index, context.rank)
+            with naming(f"{name} step {index + 1}"):
+                scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, key, index / steps)
             update_average(average, model, average_decay(s, steps_before + index))
             row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
             curve.add({**row, "seconds": time.monotonic() - start}, name)
