@@ -351,4 +351,4 @@ def test_the_local_profile_knows_every_rule(root):
 def test_the_default_profile_holds_only_what_suits_every_machine(root):
     profile = yaml.safe_load((root / "workflow" / "profiles" / "default" / "profile.yaml").read_text())
 
-    assert set(profile) == {"logger", "rerun-incomplete", "rerun-triggers", "show-failed-logs"}
+    assert set(profile) == {"logger", "nolock", "rerun-incomplete", "rerun-triggers", "show-failed-logs"}
