@@ -379,7 +379,7 @@ def main() -> None:
     except (ImportError, MemoryError) as error:
         if not is_shortage(error) or os.environ.get("MIXAR_DEBUG") == "1":
             raise
-        sys.stderr.write(f"mixar: out of memory before the work began ({error}); {MORE}\n")
+        sys.stderr.write(f"mixar: out of memory ({str(error) or 'an import found no room'}); {MORE}\n")
         sys.exit(2)
 
 

@@ -35,7 +35,8 @@ def asked_for(error: BaseException) -> str:
     """How much an allocation asked for, as the error says it; nothing where it does not."""
     text = str(error)
     if found := _BYTES.search(text):
-        return f", asking for {int(found[1]) / 2**30:.2f} GiB at once"
+        mib = int(found[1]) / 2**20
+        return f", asking for {f'{mib:.1f} MiB' if mib < 1024 else f'{mib / 1024:.1f} GiB'} at once"
     found = _SIZE.search(text)
     return f", asking for {found[1]} at once{f', an array {found[2]}' if found[2] else ''}" if found else ""
 

@@ -20,6 +20,7 @@ from mixar.assets import RESOURCES
 from mixar.data.images import load_images
 from mixar.files import write_table, write_text
 from mixar.layout import Layout
+from mixar.memory import needs_memory
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import Claim, claims_markdown, claims_of
@@ -43,6 +44,7 @@ HEADINGS = {
 }
 
 
+@needs_memory(lambda *_: ("report", "Show fewer images (report.grid)"))
 def report(study: Study, layout: Layout) -> None:
     """Write every file of layout.report_files() and print the summary.
 
