@@ -202,6 +202,21 @@ def test_a_deleted_row_is_made_again_and_nothing_that_is_there(root, made):
         shutil.copystat(layout.manifest, lost)
 
 
+def test_a_deleted_row_of_brought_images_leaves_the_report(root, made):
+    file, layout = made
+    brought = layout.scores("own", "own_mine")
+    brought.parent.mkdir(parents=True)
+    brought.touch()
+    assert snakemake(root, "--touch", "--forceall", "--configfile", file).returncode == 0
+    assert "Everything is up to date" in snakemake(root, "-n", "--configfile", file).stdout
+
+    brought.unlink()
+
+    output = snakemake(root, "-n", "--configfile", file).stdout
+    assert jobs_with_reasons(output) == {"report": 1, "all": 1}
+    assert "settings changed" in output
+
+
 def test_what_lies_between_is_made_again_where_a_row_needs_it(root, made):
     file, layout = made
     features = layout.features(layout.samples("mar", 0, "default", 0))
