@@ -296,24 +296,41 @@ def test_a_killed_guard_costs_the_attempt_but_leaves_no_process(node):
     assert processes.members("sub-1") == []
 
 
-@pytest.mark.parametrize("line", [f"echo {'x' * 140_000} | wc -c > made", "wc -c < in > made; : " + "word " * 300_000])
-def test_a_command_line_may_be_long(node, line):
-    (node.folder / "in").write_text("hello")
-
-    assert node.start(line).wait(20) == 0
-
-    assert (node.folder / "made").read_text().strip() in ("140001", "5")
-
-
-def test_a_single_argument_of_snakemake_may_be_long(node):
+@pytest.mark.parametrize(
+    "config, length", [("text=" + "x" * 140_000, 140_000), ("text=it " + " ".join(f"k{i}=v" for i in range(30_000)), 2)]
+)
+def test_a_command_line_and_each_of_its_arguments_may_be_long(node, config, length):
     (node.folder / "Snakefile").write_text(
         "rule all:\n    output: 'made'\n    run: open(output[0], 'w').write(str(len(config['text'])))"
     )
 
-    line = f"{sys.executable} -m snakemake --cores 1 --force-use-threads --config text={'x' * 140_000}"
+    line = f"{sys.executable} -m snakemake --cores 1 --force-use-threads --config {config}"
 
     assert node.start(line).wait(60) == 0
-    assert (node.folder / "made").read_text() == "140000"
+    assert (node.folder / "made").read_text() == str(length)
+
+
+def test_no_shell_stands_between_a_job_and_its_command_to_die_of_a_signal_first(tmp_path):
+    command = processes.Command(f"{sys.executable} -c 'import time; time.sleep(60)'", "sub-1", os.environ)
+    try:
+        own = Path(f"/proc/{command.process}/cmdline")
+        wait_for(lambda: own.read_bytes().startswith(sys.executable.encode()), "the command runs", 20)
+    finally:
+        command.close()
+
+
+def test_a_command_that_hears_of_a_signal_first_was_told_to_stop(node):
+    attempt = node.start("echo start >> journal; exec sleep 60")
+    node.wait_for_start()
+    attempt.send_signal(signal.SIGSTOP)
+    for process in processes.members("sub-1"):
+        os.kill(process, signal.SIGTERM)
+    wait_for(lambda: not processes.members("sub-1"), "the command ends", 20)
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        attempt.send_signal(number)
+
+    assert attempt.wait(20) == 1
+    assert [a.ended_by for a in node.attempts()] == ["terminated"]
 
 
 def test_a_killed_attempt_leaves_no_process_and_then_no_lease(node):

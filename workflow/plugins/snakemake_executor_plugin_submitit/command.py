@@ -170,7 +170,8 @@ class JobCommand:
     def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt, earlier: list) -> str:
         """Wait for the command's end, or for a signal and then for the state it saves. Returns the signal's reason."""
         while True:
-            if command.wait(lambda: signals.noticed or signals.terminated, HEARTBEAT_SECONDS):
+            ended = command.wait(lambda: signals.noticed or signals.terminated, HEARTBEAT_SECONDS)
+            if ended and not signals.terminated:
                 return ""
             if signals.terminated:
                 return self._save(command, ends.TERMINATED, max(0.8 * self.kill_wait_seconds - 0.5, 1.0))

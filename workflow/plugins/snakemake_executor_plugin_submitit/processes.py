@@ -168,24 +168,23 @@ def _start_guard(line: str, mark: str, environment: Mapping[str, str]) -> tuple[
 
 
 def _start(line: str, environment: Mapping[str, str]) -> subprocess.Popen:
-    """Run a line with bash. It comes in a file: Linux limits an argument to 128 KiB, and all of them to a few MiB."""
-    with tempfile.TemporaryFile() as script, tempfile.TemporaryFile() as arguments:
-        handle = script.fileno()
-        line = _with_arguments_in_file(line, arguments)
+    """Run a line with bash, which gives its place to the line's last command: that one gets the signals."""
+    with tempfile.TemporaryFile() as arguments:
         # The early signal is for the job's first process; what it starts would die of it.
-        script.write(f"exec {handle}<&-; trap '' USR2\n{line}\n".encode(errors="surrogateescape"))
-        script.flush()
         return subprocess.Popen(
-            ["/bin/bash", f"/proc/self/fd/{handle}"],
+            ["/bin/bash", "-c", f"trap '' USR2\n{_with_arguments_in_file(line, arguments)}"],
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=[handle, arguments.fileno()],
+            pass_fds=[arguments.fileno()],
         )
 
 
 def _with_arguments_in_file(line: str, file: IO[bytes]) -> str:
-    """A long `python -m snakemake ...` as a short line that takes its arguments from a file; others as they are."""
+    """A long `python -m snakemake ...` as a short line that takes its arguments from a file; others as they are.
+
+    Linux limits an argument to 128 KiB, and bash would get the whole line as one.
+    """
     if len(line) < LONG_LINE:
         return line
     words = shlex.split(line)
