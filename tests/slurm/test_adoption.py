@@ -150,7 +150,7 @@ def test_what_another_driver_follows_is_its_to_account_for(study):
     assert study.finished() == []
 
 
-def test_a_job_with_old_settings_is_cancelled_and_submitted_with_the_new_ones(study):
+def test_a_job_with_old_settings_is_cancelled_and_submitted_with_the_new_ones(study, caplog):
     first = study.driver()
     study.jobs = [Job("train", "mar", params={"epochs": 1})]
     first.run_jobs(study.jobs)
@@ -159,6 +159,10 @@ def test_a_job_with_old_settings_is_cancelled_and_submitted_with_the_new_ones(st
     study.jobs = [Job("train", "mar", params={"epochs": 2})]
     study.driver().run_jobs(study.jobs)
 
+    assert (
+        "Slurm job 1 of an earlier run is cancelled and submitted again, since these have changed: params."
+        in caplog.text
+    )
     assert study.cluster.cancelled == ["1"]
     assert len(study.cluster.arrays) == 2
     assert study.finished() == [("train mar", "cancelled")]

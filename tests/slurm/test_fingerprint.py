@@ -16,26 +16,26 @@ BEFORE = Fingerprint("/project", ["train"], "p", "i", "c", "s", files={"data": [
 
 
 @pytest.mark.parametrize(
-    "trigger, change",
+    "trigger, change, name",
     [
-        ("PARAMS", {"params": "q"}),
-        ("INPUT", {"inputs": "j"}),
-        ("CODE", {"code": "d"}),
-        ("SOFTWARE_ENV", {"software": "t"}),
-        ("MTIME", {"files": {"data": [2000, ""]}}),
+        ("PARAMS", {"params": "q"}, "params"),
+        ("INPUT", {"inputs": "j"}, "inputs"),
+        ("CODE", {"code": "d"}, "code"),
+        ("SOFTWARE_ENV", {"software": "t"}, "software"),
+        ("MTIME", {"files": {"data": [2000, ""]}}, "data"),
     ],
 )
-def test_a_change_counts_under_its_own_trigger(trigger, change):
+def test_a_change_counts_under_its_own_trigger(trigger, change, name):
     now = replace(BEFORE, **change)
 
-    assert not BEFORE.has_changed(BEFORE, ALL, since=1500)
-    assert BEFORE.has_changed(now, [trigger], since=1500)
-    assert not BEFORE.has_changed(now, set(ALL) - {trigger}, since=1500)
+    assert not BEFORE.changes(BEFORE, ALL, since=1500)
+    assert BEFORE.changes(now, [trigger], since=1500) == [name]
+    assert not BEFORE.changes(now, set(ALL) - {trigger}, since=1500)
 
 
 @pytest.mark.parametrize("change", [{"directory": "/other"}, {"rules": ["train2"]}])
 def test_a_job_of_another_folder_or_rule_is_another_job_whatever_the_triggers(change):
-    assert BEFORE.has_changed(replace(BEFORE, **change), (), since=1500)
+    assert BEFORE.changes(replace(BEFORE, **change), (), since=1500)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_an_ancient_input_counts_by_its_name_alone(described):
     Path("data").write_text("2")
     os.utime("data", (2_000_000_000, 2_000_000_000))
 
-    assert not before.has_changed(described(input=[Ancient("data")]), ALL, since=0)
-    assert before.has_changed(described(input=[Ancient("other")]), ALL, since=0)
+    assert not before.changes(described(input=[Ancient("data")]), ALL, since=0)
+    assert before.changes(described(input=[Ancient("other")]), ALL, since=0)
 
 
 def test_inputs_params_and_code_are_compared_without_their_order(described):
@@ -162,10 +162,10 @@ def test_inputs_params_and_code_are_compared_without_their_order(described):
     before = described(input=["a", "b"], params={"n": 1, "names": {"x", "y"}}, shellcmd="train {params}")
 
     same = described(input=["b", "a"], params={"names": {"y", "x"}, "n": 1}, shellcmd="train {params}")
-    assert not before.has_changed(same, ALL, since=0)
+    assert not before.changes(same, ALL, since=0)
     for change in ({"input": ["a"]}, {"params": {"n": 2, "names": {"x", "y"}}}, {"shellcmd": "train"}):
         now = {"input": ["a", "b"], "params": {"n": 1, "names": {"x", "y"}}, "shellcmd": "train {params}"} | change
-        assert before.has_changed(described(**now), ALL, since=0)
+        assert before.changes(described(**now), ALL, since=0)
 
 
 def test_the_text_of_a_script_is_code(described):
@@ -176,7 +176,7 @@ def test_the_text_of_a_script_is_code(described):
     Path("script.py").write_text("1")
     before = described(script="script.py", _path_to_source_file=Source)
     os.utime("script.py", (2_000_000_000, 2_000_000_000))
-    assert not before.has_changed(described(script="script.py", _path_to_source_file=Source), ALL, since=0)
+    assert not before.changes(described(script="script.py", _path_to_source_file=Source), ALL, since=0)
 
     Path("script.py").write_text("2")
-    assert before.has_changed(described(script="script.py", _path_to_source_file=Source), ALL, since=0)
+    assert before.changes(described(script="script.py", _path_to_source_file=Source), ALL, since=0)

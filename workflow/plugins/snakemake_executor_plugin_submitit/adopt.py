@@ -80,6 +80,11 @@ def take_stock(
             earlier.ended.append((entry, judge(entry.job, status, _records(folder, entry), Budget())))
         else:
             old.append(entry)
+            changed = entry.fingerprint.changes(d.fingerprint, triggers, entry.submitted)
+            patience.say(
+                f"{entry.name}: Slurm job {entry.job} of an earlier run is cancelled and submitted again, since these "
+                f"have changed: {', '.join(changed[:5])}."
+            )
     _cancel_old(old, backend, earlier, patience)
     return earlier
 
@@ -100,9 +105,6 @@ def _cancel_cut_short(
 
 
 def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, patience: Patience) -> None:
-    for entry in entries:
-        patience.say(f"{entry.name}: Slurm job {entry.job} has old inputs or settings; it is cancelled.")
-
     def cancel() -> dict[str, str]:
         left = backend.cancel([entry.job for entry in entries])
         if any(map(is_outage, left.values())):
@@ -146,7 +148,7 @@ def is_good(entry: Entry, d: Description, answer: Answer, folder: Path, triggers
     A job that nobody could be asked about counts as good: submitting it twice would be worse. One that is over is not
     where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.
     """
-    if entry.fingerprint.has_changed(d.fingerprint, triggers, entry.submitted):
+    if entry.fingerprint.changes(d.fingerprint, triggers, entry.submitted):
         return False
     status = answer.found.get(entry.job)
     if status is not None and not status.is_over:

@@ -37,15 +37,13 @@ class Fingerprint:
     software: str = ""
     files: dict[str, FileState] = field(default_factory=dict)
 
-    def has_changed(self, now: Fingerprint, triggers: Collection[str], since: float) -> bool:
-        """True if what was submitted is not what is wanted now. triggers: Snakemake's names. since: its submission."""
-        if (self.directory, self.rules) != (now.directory, now.rules):
-            return True
-        if any(getattr(self, name) != getattr(now, name) for trigger, name in TRIGGERS.items() if trigger in triggers):
-            return True
-        return "MTIME" in triggers and any(
-            is_newer(self.files.get(path), state, since) for path, state in now.files.items()
-        )
+    def changes(self, now: Fingerprint, triggers: Collection[str], since: float) -> list[str]:
+        """What differs from what is wanted now. triggers: Snakemake's names. since: time of the submission."""
+        found = [name for name in ("directory", "rules") if getattr(self, name) != getattr(now, name)]
+        compared = [name for trigger, name in TRIGGERS.items() if trigger in triggers]
+        found += [name for name in compared if getattr(self, name) != getattr(now, name)]
+        files = now.files.items() if "MTIME" in triggers else ()
+        return found + [path for path, state in files if is_newer(self.files.get(path), state, since)]
 
 
 def is_newer(before: FileState | None, now: FileState, since: float) -> bool:
