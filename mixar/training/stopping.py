@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-NOTICE = b"\nmixar: stopping after this step, with its state saved; Ctrl-C again ends at once, without\n"
+NOTICE = b"\nmixar: ending after this step, once the state is saved; Ctrl-C again ends at once, without saving\n"
 
 
 @contextmanager
