@@ -33,17 +33,22 @@ def stamp(data: Data, recorded: Path) -> str:
     return " ".join(_stamp(data, key, before.get(key)) for key in _keys(data))
 
 
-def record(data: Data, path: Path) -> None:
-    """Write what `stamp` compares with: the listing's digest, and the files where all are read in a moment.
+def taken(data: Data, recorded: Path) -> dict:
+    """What `record` writes: the listings' digests, and the files where all are read in a moment.
 
-    To be called before the files are read otherwise: what changes meanwhile must show.
+    To be taken before the files are read otherwise: what changes meanwhile must show.
     """
-    before, found = _recorded(path), {}
+    before, found = _recorded(recorded), {}
     for key in _keys(data):
         files = _files(data, key)
         is_small = sum(file.size for file in files) <= READ_AGAIN
         rows = [[list(f.parts), f.size, f.mtime_ns, _content(f)] for f in files] if is_small else None
         found[key] = {"stamp": _stamp(data, key, before.get(key)), "listing": _digest(files), "files": rows}
+    return found
+
+
+def record(found: dict, path: Path) -> None:
+    """Write what was taken before `ingest` read the files, for `stamp` to compare with."""
     write_text(path, json.dumps(found))
 
 

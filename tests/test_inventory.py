@@ -18,6 +18,10 @@ def data(tmp_path):
     return Data(source="folder", image_size=8, num_classes=2, **paths)
 
 
+def record(data, folder):
+    inventory.record(inventory.taken(data, folder / "inventory.json"), folder / "inventory.json")
+
+
 def touched(path):
     """Give the file another time, as a copy or an editor would."""
     now = os.stat(path).st_mtime_ns
@@ -43,7 +47,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_images_give_another_stamp(data, tmp_path, change, is_recorded):
     if is_recorded:
-        inventory.record(data, tmp_path / "inventory.json")
+        record(data, tmp_path)
     before = inventory.stamp(data, tmp_path / "inventory.json")
     assert before == inventory.stamp(data, tmp_path / "inventory.json")
 
@@ -63,7 +67,7 @@ def test_files_that_no_image_is_read_from_change_nothing(data, tmp_path):
 
 
 def test_touched_and_copied_files_of_a_small_set_are_the_same_data(data, tmp_path):
-    inventory.record(data, tmp_path / "inventory.json")
+    record(data, tmp_path)
     before = inventory.stamp(data, tmp_path / "inventory.json")
 
     touched(tmp_path / "train" / "cat" / "00000.png")
@@ -71,14 +75,23 @@ def test_touched_and_copied_files_of_a_small_set_are_the_same_data(data, tmp_pat
     shutil.copytree(tmp_path / "old", tmp_path / "val" / "cat", copy_function=shutil.copyfile)
 
     assert inventory.stamp(data, tmp_path / "inventory.json") == before
-    inventory.record(data, tmp_path / "inventory.json")  # as another `ingest` does
+    record(data, tmp_path)  # as another `ingest` does
     assert inventory.stamp(data, tmp_path / "inventory.json") == before
+
+
+def test_a_change_while_the_images_are_read_shows_afterwards(data, tmp_path):
+    found = inventory.taken(data, tmp_path / "inventory.json")
+    replaced(tmp_path / "train" / "cat" / "00003.png")
+    inventory.record(found, tmp_path / "inventory.json")
+
+    recorded = " ".join(part["stamp"] for part in found.values())
+    assert inventory.stamp(data, tmp_path / "inventory.json") != recorded
 
 
 def test_large_sets_are_never_read_for_the_stamp(data, tmp_path, monkeypatch):
     monkeypatch.setattr(inventory, "READ_AGAIN", 10)
     monkeypatch.setattr(inventory, "_content", lambda file: pytest.fail(f"{file} was read"))
-    inventory.record(data, tmp_path / "inventory.json")
+    record(data, tmp_path)
     before = inventory.stamp(data, tmp_path / "inventory.json")
 
     touched(tmp_path / "train" / "cat" / "00000.png")
@@ -87,7 +100,7 @@ def test_large_sets_are_never_read_for_the_stamp(data, tmp_path, monkeypatch):
 
 
 def test_images_that_were_deleted_after_use_are_no_change(data, tmp_path):
-    inventory.record(data, tmp_path / "inventory.json")
+    record(data, tmp_path)
     before = inventory.stamp(data, tmp_path / "inventory.json")
 
     for split in ("train", "val"):

@@ -48,13 +48,14 @@ MEMORY_LIMIT_GIB = 16  # of images held as one tensor
 @needs_memory(lambda *_: ("ingest", "Lower data.limit, the images that are taken"))
 def ingest(study: Study, layout: Layout) -> None:
     """Write the manifest of all images, and what they were made of: layout.manifest, layout.inventory."""
-    inventory.record(study.data, layout.inventory)
+    files = inventory.taken(study.data, layout.inventory)
     manifest = ingest_manifest(study.data, progress=Progress("ingest", "images"))
     held_out = pc.sum(pc.equal(manifest["split"], "held_out")).as_py()
     print(f"ingest: {len(manifest) - held_out} training and {held_out} held-out images")
     if smaller := count_smaller(manifest, study.data.image_size):
         size = study.data.image_size
         print(f"ingest: {smaller} images are smaller than {size} pixels; the ADM crop enlarges them to {size}")
+    inventory.record(files, layout.inventory)
     write_table(layout.manifest, manifest)
 
 
