@@ -76,6 +76,12 @@ def test_a_job_without_gpus_goes_to_the_partition_for_cpus():
     assert "gpus_per_node" not in without
 
 
+def test_a_sites_further_options_give_way_to_a_rules_gpus():
+    options = to_parameters({"gpus_per_node": 2}, 1, site={"extra": "--gres=shard:1"})["slurm_additional_parameters"]
+
+    assert options["gres"] == "shard:1"
+
+
 def test_a_rules_own_resource_wins_over_the_sites():
     found = to_parameters(
         {"slurm_partition": "long", "gpus_per_node": "h100:2"}, 1, site={"partition": "gpu", "gpu_type": "a100"}
@@ -127,6 +133,10 @@ ASKED_FOR = ("nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node")
         ({"gres": "gpu:a100:2,shard:1", "gpu": 2}, {"gpus-per-node": "a100:2", "gres": "shard:1"}),
         ({"gpus_per_node": "a100:2", "gpu": 2}, {"gpus-per-node": "a100:2"}),
         ({"gres": "lustre:1"}, {"gres": "lustre:1"}),
+        ({"gpu": "a100:2"}, {"gpus-per-node": "a100:2"}),
+        ({"slurm_extra": "'--gres=gpu:a100:2,shard:1'"}, {"gpus-per-node": "a100:2", "gres": "shard:1"}),
+        ({"slurm_extra": "--gpus=2", "nodes": 2}, {"nodes": 2, "gpus_per_node": 1, "gpus": None}),
+        ({"slurm_extra": "--gpus-per-node=a100:2"}, {"gpus-per-node": "a100:2"}),
         ({"cpus_per_task": 8}, {"cpus_per_task": 8}),
         ({"cpus_per_task": -1}, {}),
         ({"tasks": 4, "nodes": 2, "mpi": "srun"}, {"nodes": 2, "tasks_per_node": 2}),
@@ -156,6 +166,7 @@ def test_names_of_the_standard_executor_mean_the_same_here(resources, expected):
         ),
         ({"slurm_cluster": "a"}, "resource cluster has no meaning here"),
         ({"requeue": True}, "requeue .* `max_preemptions` says how often"),
+        ({"extra": "--gpus=2", "gpu": 1}, "extra: --gpus: means gpu=2, but gpu is 1; give one of the two"),
         ({"gpu": 3, "nodes": 2}, r"gpu: found 3, which nodes \(2\) do not divide; give a multiple"),
         ({"tasks": 3, "nodes": 2}, "tasks: found 3, which nodes"),
         ({"gpu": 2, "gpus_per_node": 4}, "gpu: means gpus_per_node=2, but gpus_per_node is 4; give one of the two"),
@@ -165,7 +176,7 @@ def test_names_of_the_standard_executor_mean_the_same_here(resources, expected):
         ({"gpu_model": "a100", "gpu_type": "h100"}, "gpu_model: means gpu_type=a100, but gpu_type is h100"),
         ({"cpus_per_gpu": 4}, "cpus_per_gpu: the job asks for no GPU"),
         ({"gpu": 2, "cpus_per_gpu": 1, "tasks_per_node": 3}, "cpus_per_gpu x GPUs of a node: found 2"),
-        ({"gpu": -1}, "gpu: expected a whole number from 0, found -1"),
+        ({"gpu": -1}, "gpu: expected a whole number from 0, found '-1'"),
         ({"gpu": "a100"}, "gpu: expected a whole number from 0, found 'a100'"),
     ],
 )

@@ -46,6 +46,8 @@ INSTEAD = {
 }
 # Below 1 these mean the same as not given, as in the standard executor.
 OPTIONAL_NUMBERS = ("tasks_per_gpu", "cpus_per_gpu", "cpus_per_task")
+# sbatch options for GPUs -> the same as a resource.
+GPU_OPTIONS = {"gres": "gres", "gpus": "gpu", "gpus-per-node": "gpus_per_node"}
 # Resources that are single lines of text for sbatch.
 TEXTS = ("partition", "account", "qos", "constraint", "exclude", "reservation", "gpu_type", "gpu_model", "gres")
 # Resources that Snakemake adds to every job.
@@ -139,13 +141,17 @@ def to_parameters(
     check_names(resources, also)
     asked = {plain(k): v for k, v in resources.items() if plain(k) in RESOURCES and v is not None and v != ""}
     check_texts(asked)
+    extra = extra_options(asked.get("extra", (site or {}).get("extra")))
+    for option, name in GPU_OPTIONS.items() if "extra" in asked else ():  # GPUs are counted, wherever a rule names them
+        if option in extra:
+            _give(asked, name, extra.pop(option), f"extra: --{option}")
     asked = translated(asked)
     count, gpu_type = gpus_of(asked)
     asked = {**defaults(site or {}, count), **asked}
     gpu_type = gpu_type or asked.get("gpu_type")
     minutes = runtime_of(asked)
     notice = min(notice_seconds, 15 * minutes)  # a quarter of a short limit
-    options: dict[str, Any] = {"signal": f"B:USR2@{notice}", **extra_options(asked.get("extra"))}
+    options: dict[str, Any] = {"signal": f"B:USR2@{notice}", **extra}
     options["requeue" if number(asked, "max_preemptions", max_preemptions) else "no-requeue"] = True
     options |= {name: asked[name] for name in ("reservation", "gres") if name in asked}
     result = {
@@ -183,8 +189,10 @@ def translated(asked: Mapping[str, Any]) -> dict[str, Any]:
         if others:
             result["gres"] = others
     if "gpu" in result:
-        _give(result, "gpus_per_node", _share(number(result, "gpu", 0), nodes, "gpu", "nodes"), "gpu")
-        del result["gpu"]
+        gpu_type, _, count = str(result.pop("gpu")).rpartition(":")
+        if gpu_type:
+            _give(result, "gpu_type", gpu_type, "gpu")
+        _give(result, "gpus_per_node", _share(number({"gpu": count}, "gpu", 0), nodes, "gpu", "nodes"), "gpu")
     if "tasks" in result:
         _give(result, "tasks_per_node", _share(number(result, "tasks", 1, least=1), nodes, "tasks", "nodes"), "tasks")
         del result["tasks"]
