@@ -208,6 +208,9 @@ def _refuse_twice(what: str, *paths: str) -> None:
 
 # The files of a data source
 
+SUFFIXES = {"emoji": PARQUET, "folder": IMAGES, "parquet": PARQUET}  # by source
+
+
 def source_files(source: str, path: str, key: str, role: str) -> Listing:
     """The files that `path` stands for: a file, a folder, or (Parquet) a pattern with *.
 
@@ -215,10 +218,11 @@ def source_files(source: str, path: str, key: str, role: str) -> Listing:
     of one split are taken: train, or the one that is not. No files where there are none. Raises ValueError where it is
     not clear which split is meant, and as `list_files`.
     """
-    if source == "folder":
-        return list_files(path, IMAGES) if os.path.isdir(path) else Listing(path)
-    found = _parquet_files(path)
-    if found.files:
+    if os.path.isdir(path):
+        found = list_files(path, SUFFIXES[source])
+    else:
+        found = _named_files(path) if SUFFIXES[source] == PARQUET else Listing(path)
+    if found.files and SUFFIXES[source] == PARQUET:
         splits = _by_split(found.files)
         meant = _meant(splits, path, key, role)
         found.splits.update({split: len(files) for split, files in splits.items() if split != meant})
@@ -226,9 +230,8 @@ def source_files(source: str, path: str, key: str, role: str) -> Listing:
     return found
 
 
-def _parquet_files(path: str) -> Listing:
-    if os.path.isdir(path):
-        return list_files(path, PARQUET)
+def _named_files(path: str) -> Listing:
+    """The file at a path, or those that a pattern matches."""
     if os.path.isfile(path):
         root, name = os.path.split(path)
         return Listing(path, [_file(root, (name,), os.stat(path))])
