@@ -66,3 +66,14 @@ def test_an_asset_folder_that_snakemake_would_read_as_a_wildcard_is_refused(root
 
     assert code != 0
     assert "MIXAR_ASSETS" in output and "Traceback" not in output
+
+
+def test_a_quote_that_snakemake_would_let_the_shell_read_is_refused(root, tmp_path):
+    results = f'hardware={{results: "{tmp_path}/it\'s $(touch {tmp_path}/made)"}}'
+    remote = ["--executor", "submitit", "--submitit-cluster", "local", "--jobs", 1, "--until", "ingest"]
+
+    code, output = snakemake(root, *remote, "--configfile", "config/smoke.yaml", "--config", results)
+
+    assert code != 0 and "Traceback" not in output
+    assert """--config: Snakemake cannot hand "'" to its jobs""" in output
+    assert not (tmp_path / "made").exists()

@@ -18,6 +18,14 @@ from mixar.texts import print_anything
 
 print_anything()
 
+# Snakemake writes --config into the shell text of its remote jobs, quoted as Python quotes and not as a shell does.
+UNSAFE = {"'", "\\", "\n"} & set("".join(workflow.config_settings.config_args or []))
+if workflow.resource_settings.nodes is not None and UNSAFE:
+    raise WorkflowError(
+        f"--config: Snakemake cannot hand {', '.join(map(ascii, sorted(UNSAFE)))} to its jobs; "
+        "write the value into a study file"
+    )
+
 # `--config replace=true`: networks in the results folder that a study of other settings made may be replaced.
 REPLACE = str(config.get("replace", False)).lower() in ("true", "yes", "1")
 
