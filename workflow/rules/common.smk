@@ -44,6 +44,7 @@ if not (FOUND := next(path for path in (LAYOUT.root, *LAYOUT.root.parents) if pa
     raise WorkflowError(f"hardware.results: {FOUND} is a file; give a folder, there or new")
 DIGESTS = Digests(STUDY)
 STUDY_FILE = str(LAYOUT.study_file)
+GET_ASSETS = " ".join(["python -m mixar assets get", *(f"--study {shlex.quote(str(f))}" for f in workflow.configfiles)])
 ENVIRONMENT = "../../environment.yml"
 IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
@@ -172,7 +173,7 @@ def refuse_missing():
 
     if needed := {key: value for key, value in MISSING.items() if is_needed(key)}:
         lines = [f"  {line}" for line in assets.missing_in_words(needed)]
-        advice = f"Nothing was started. Get them first; for assets: python -m mixar assets get --study {STUDY_FILE}"
+        advice = f"Nothing was started. Get them first; for assets: {GET_ASSETS}"
         said = [f"{STUDY.study} cannot run without these files or folders:", *lines, advice]
         raise WorkflowError("\n".join(said))
 
@@ -203,10 +204,9 @@ def announce_held():
 
 def announce_missing():
     """Say which files outside the study are not there yet. A dry run closes with it."""
-    files = " ".join(f"--study {shlex.quote(str(file))}" for file in workflow.configfiles)
     lines = [f"{STUDY.study} needs {len(MISSING)} files or folders that are not there:"]
     lines += [f"  {place}" for place in assets.places(MISSING)]
-    lines += [f"Fetch what can be fetched: python -m mixar assets get {files}"]
+    lines += [f"Fetch what can be fetched: {GET_ASSETS}"]
     logger.warning("\n".join(lines), extra={"mixar_closing": True})
 
 
