@@ -83,6 +83,19 @@ def test_16_bit_pictures_become_the_upper_half_of_their_range(kind):
     assert np.array_equal(found, np.stack([RAMP >> 8] * 3, axis=2))
 
 
+@pytest.mark.parametrize("largest", [257, 1023, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_netpbm_pictures_are_read_by_the_largest_value_that_they_state(kind, largest):
+    values = np.uint16([[0, largest // 2, largest]])
+    samples = values if kind in ("P2", "P5") else np.repeat(values, 3)
+    plain = " ".join(map(str, samples.flat)).encode()
+    content = b"%s 3 1 %d\n" % (kind.encode(), largest)
+    content += plain if kind in ("P2", "P3") else samples.astype(">u2").tobytes()
+
+    assert read(content)[0].tolist() == [[0] * 3, [127] * 3, [255] * 3]
+    assert load_picture(io.BytesIO(content), "a.pgm").bits == 16
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32, np.int16])
 def test_pictures_without_a_fixed_range_are_refused(dtype):
     pixels = RAMP.astype(dtype)
@@ -166,6 +179,17 @@ def test_a_transparent_colour_is_white(kind):
     content, other = transparent_key()[kind]
 
     assert read(content)[0].tolist() == [[255] * 3, list(other)]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("grey", [0, 1])
+def test_a_transparent_grey_is_told_in_the_bits_of_its_file(bits, grey):
+    samples = bytes([int(f"{grey:0{bits}b}{1 - grey:0{bits}b}".ljust(8, "0"), 2)] if bits < 8 else [grey, 1 - grey])
+    content = raw_png([samples], bits, 0, (2, 1), chunk(b"tRNS", struct.pack(">H", grey)))
+
+    found = read(content)[0].tolist()
+
+    assert found == [[255] * 3, [(1 - grey) * (255 // (2**bits - 1))] * 3]
 
 
 def test_a_transparent_palette_entry_is_white():

@@ -32,6 +32,7 @@ UPRIGHT = {  # value of the tag: what turns the stored pixels upright (EXIF 2.3,
 # Formats that keep every pixel. TIFF and WebP have both kinds; whatever is not known to keep them counts as lossy.
 LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "PPM", "TGA", "QOI", "SGI"}
 LOSSY_TIFF = {"jpeg", "tiff_jpeg", "webp"}  # compressions, as Pillow names them
+GREY_BITS = {"L;2": 2, "L;4": 4}  # of a sample in the file, by layout; Pillow scales pixels to 8
 
 
 class Picture(NamedTuple):
@@ -52,9 +53,9 @@ class Picture(NamedTuple):
 def read_picture(source: str | Path | BinaryIO, where: str) -> Image.Image:
     """The picture in a file as 8-bit RGB: upright by its EXIF orientation, transparent parts over white.
 
-    Of 16 bits a channel the upper 8 are taken, in grey and in colour. `where` names the file, or file and row.
-    Raises ValueError naming `where` for what is not a complete image, has too many pixels, or is in a mode without a
-    fixed range (I: 32-bit integers, F: floats).
+    Of 16 bits a channel the upper 8 are taken, in grey and in colour; PGM and PPM count by the maximum that they state.
+    `where` names the file, or file and row. Raises ValueError naming `where` for what is not a complete image, has too
+    many pixels, or is in a mode without a fixed range (I: 32-bit integers, F: floats).
     """
     picture = load_picture(source, where)
     try:
@@ -123,12 +124,16 @@ def _upright(image: Image.Image) -> Image.Image:
 def _layout(image: Image.Image) -> str:
     """How the file stores its samples, such as RGB;16B in PNG, or I;12 in TIFF."""
     arguments = image.tile[0].args if getattr(image, "tile", None) else ""
+    if image.format == "PPM" and isinstance(arguments, tuple) and arguments[1] > 255:  # its largest value
+        return f"{arguments[0]};16"
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
 def _rgb(picture: Picture) -> Image.Image:
     image = picture.image
+    if image.mode == "I" and picture.format == "PPM":  # Pillow scales its stated maximum to 65535
+        return _upper_bits(image, 16).convert("RGB")
     if image.mode in ("I", "F"):
         what = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise ValueError(f"mode {image.mode}, {what} without a fixed range; save the image with 8 or 16 bits a channel")
@@ -138,6 +143,9 @@ def _rgb(picture: Picture) -> Image.Image:
         return _upper_bits(image, picture.bits).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
+    if picture.layout in GREY_BITS:
+        largest = 2 ** GREY_BITS[picture.layout] - 1  # Pillow leaves the transparent grey in the bits of the file
+        image.info["transparency"] = (image.info["transparency"] & largest) * (255 // largest)
     image = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
