@@ -166,15 +166,13 @@ def transparent_key():
     red.putpixel((1, 0), (0, 0, 255))
     grey = Image.fromarray(np.uint8([[7, 9]]))
     return {
-        "palette": (encoded(red.quantize(2), transparency=bytes([0, 255])), None),
-        "palette and alpha": (encoded(red.quantize(2).convert("PA"), "TIFF"), red),
         "rgb": (encoded(red, transparency=(255, 0, 0)), (0, 0, 255)),
         "grey": (encoded(grey, transparency=7), (9, 9, 9)),
         "bits": (raw_png([b"\x40"], 1, 0, (2, 1), chunk(b"tRNS", struct.pack(">H", 0))), (255, 255, 255)),
     }
 
 
-@pytest.mark.parametrize("kind", ["rgb", "grey", "bits"])
+@pytest.mark.parametrize("kind", transparent_key())
 def test_a_transparent_colour_is_white(kind):
     content, other = transparent_key()[kind]
 
@@ -193,9 +191,21 @@ def test_a_transparent_grey_is_told_in_the_bits_of_its_file(bits, grey):
 
 
 def test_a_transparent_palette_entry_is_white():
-    found = {tuple(pixel) for pixel in read(transparent_key()["palette"][0])[0].tolist()}
+    indexed = Image.fromarray(np.uint8([[0, 1]])).convert("P")
+    indexed.putpalette([255, 0, 0, 0, 0, 255])
 
-    assert len(found) == 2 and (255, 255, 255) in found
+    found = read(encoded(indexed, transparency=bytes([0, 255])))
+
+    assert found[0].tolist() == [[255] * 3, [0, 0, 255]]
+
+
+def test_a_palette_beside_alpha_is_composited():
+    indexed = Image.fromarray(np.uint8([[0, 1]])).convert("P")
+    indexed.putpalette([255, 0, 0, 0, 0, 255])
+    indexed = indexed.convert("PA")
+    indexed.putalpha(Image.fromarray(np.uint8([[0, 255]])))
+
+    assert read(encoded(indexed, "TIFF"))[0].tolist() == [[255] * 3, [0, 0, 255]]
 
 
 # Orientation
