@@ -77,8 +77,8 @@ class Executor(RemoteExecutor):
         """Refuse what cannot work, and a second driver on the same jobs. Raises WorkflowError."""
         if workflow.remote_execution_settings.immediate_submit:
             raise WorkflowError(
-                "--immediate-submit: this executor submits a job when its inputs are there, since Slurm's dependencies "
-                "say nothing about them; leave the option out, and snakemake itself running"
+                "--immediate-submit: this executor submits a job once its inputs are there, and sets no dependencies "
+                "in Slurm; leave the option out and keep snakemake running"
             )
         jobs = remote_jobs(workflow)
         try:
