@@ -269,7 +269,7 @@ def _meant(splits: dict[str | None, list[File]], path: str, key: str, role: str)
     meant = list(splits) if len(splits) == 1 else [s for s in splits if (s == "train") == (role == "train")]
     if len(meant) != 1 or (None in splits and len(splits) > 1):
         raise ValueError(f"{key}: {path} holds files of several splits ({_examples(splits)}); name those of one split, "
-                         f"with a pattern such as {_pattern(splits)}")  # fmt: skip
+                         f"with a pattern such as {_pattern(splits, meant)}")  # fmt: skip
     return meant[0]
 
 
@@ -279,9 +279,10 @@ def _examples(splits: dict[str | None, list[File]]) -> str:
     )
 
 
-def _pattern(splits: dict[str | None, list[File]]) -> str:
-    path = next(files for split, files in splits.items() if split)[0].path
-    return re.sub(r"\d.*(?=\.parquet$)", "*", path) if re.search(r"\d", os.path.basename(path)) else path
+def _pattern(splits: dict[str | None, list[File]], meant: list[str | None]) -> str:
+    """A pattern for the files of one split: of one that may be meant, where there is any."""
+    folder, name = os.path.split(splits[next(filter(None, [*meant, *splits]))][0].path)
+    return os.path.join(folder, re.sub(r"\d.*(?=\.parquet$)", "*", name))
 
 
 # Folders that look like classes

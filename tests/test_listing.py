@@ -193,18 +193,18 @@ def test_folders_tell_splits_apart_as_well(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("role", "files"),
+    ("role", "files", "advice"),
     [
-        ("held_out", ("train-0", "validation-0", "test-0")),
-        ("train", ("validation-0", "test-0")),
-        ("train", ("train-0", "extra")),
-        ("train", ("validation-0", "extra")),
+        ("held_out", ("train-0", "validation-0", "test-0"), "test"),
+        ("train", ("validation-0", "test-0"), "test"),
+        ("train", ("a", "test-0", "train-0"), "train"),
+        ("train", ("validation-0", "extra"), "validation"),
     ],
 )
-def test_where_it_is_not_clear_which_split_is_meant_the_user_is_asked(tmp_path, role, files):
+def test_where_it_is_not_clear_which_split_is_meant_the_user_is_asked(tmp_path, role, files, advice):
     touch(tmp_path, *(f"{file}.parquet" for file in files))
 
-    with pytest.raises(ValueError, match=r"data.path: .* several splits .*such as .*-\*.parquet"):
+    with pytest.raises(ValueError, match=rf"data.path: .* several splits .*such as .*{advice}-\*.parquet"):
         parquet_files(tmp_path, role)
 
 
