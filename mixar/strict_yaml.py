@@ -1,11 +1,13 @@
-"""YAML in which no key occurs twice.
+"""YAML and JSON in which no key occurs twice.
 
-PyYAML keeps the last of two equal keys without a word: a second `training:` at the end of a file would replace the
-first. Every YAML text of the project is read here.
+PyYAML and json keep the last of two equal keys without a word: a second `training:` at the end of a file would replace
+the first. Every YAML text of the project is read here.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,29 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML or JSON file in UTF-8. Raises ValueError as `load_yaml`, and OSError as `open`."""
-    text = read_text(path)
-    if Path(path).suffix == ".json":  # YAML but for tabs, which stand between its values alone
-        text = text.replace("\t", " ")
+    """The content of a YAML or JSON file in UTF-8. What is JSON is read as JSON, whatever its name, as Snakemake does:
+    the two differ in numbers such as 1e-7, in escapes and in tabs.
+
+    Raises ValueError as `load_yaml`, and OSError as `open`.
+    """
+    text, is_json = read_text(path), Path(path).suffix.lower() == ".json"
+    try:
+        return json.loads(text, object_pairs_hook=_mapping, parse_constant=_refuse_constant)
+    except _Duplicate as error:
+        load_yaml(text.replace("\t", " "), str(path))  # names the lines
+        raise ValueError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        if is_json:
+            raise ValueError(f"{path}: not readable as JSON: {error}") from None
     return load_yaml(text, str(path))
+
+
+def _mapping(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, count in Counter(key for key, _ in items).items():
+        if count > 1:
+            raise _Duplicate(f"key {key!r} occurs twice in one object; keep one")
+    return dict(items)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; give a finite number")

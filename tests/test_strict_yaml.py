@@ -1,5 +1,6 @@
 """YAML texts: a key that occurs twice is refused with both lines, and what YAML allows stays allowed."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,35 @@ def test_json_may_be_indented_with_tabs_and_has_no_key_twice_either(tmp_path):
 
     file.write_text('{\n\t"a": 1,\n\t"a": 2\n}')
     with pytest.raises(ValueError, match="key 'a' occurs twice, in lines 2 and 3"):
+        read_yaml(file)
+
+
+@pytest.mark.parametrize("name", ["study.json", "study.JSON", "study.yaml"])
+def test_what_is_json_reads_as_json_whatever_its_name(tmp_path, name):
+    file = tmp_path / name
+    text = r'{"smile": "\ud83d\ude00", "path": "a\/b", "rate": 1e-7, "octal": "017", "list": [1E3, -0.0, "yes"]}'
+    file.write_text(text.replace(" ", "\t"))
+
+    assert read_yaml(file) == json.loads(text) and type(read_yaml(file)["rate"]) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1,}', "study.json: not readable as JSON: "),
+        ('{"a": 01}', "study.json: not readable as JSON: Expecting .* line 1 column 8"),
+        ('{"a": NaN}', "study.json: not readable as JSON: NaN is no JSON; give a finite number"),
+        ('{"a": -Infinity}', "-Infinity is no JSON"),
+        ("[" * 100_000, "study.json: not readable as JSON: "),
+        ('{"b": [{"a": 1,\n"\\u0061": 2}]}', "study.json: key 'a' occurs twice, in lines 1 and 2"),
+        ('{"b\x7f": {"a": 1, "a": 2}}', "study.json: "),
+    ],
+)
+def test_broken_json_is_refused_with_its_file(tmp_path, text, said):
+    file = tmp_path / "study.json"
+    file.write_text(text)
+
+    with pytest.raises(ValueError, match=said):
         read_yaml(file)
 
 
