@@ -8,6 +8,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+CAUGHT = (Exception, SystemExit)  # whatever foreign code does, also sys.exit or argparse where it is imported
+
+
+def in_words(error: BaseException) -> str:
+    """The class of an error of foreign code, and its message where it has one."""
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"it ends Python ({what})" if isinstance(error, SystemExit) else what
+
 
 def load(where: str, role: str, form: str = "module:Class") -> Any:
     """What stands at "module:name".
@@ -20,8 +28,10 @@ def load(where: str, role: str, form: str = "module:Class") -> Any:
         raise ValueError(f"{role} {where!r}: expected {form!r}")
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever a foreign module does when it is imported
+    except ImportError as error:
         raise ValueError(f"{role} {where!r}: {error}; it must be importable from where mixar runs") from error
+    except CAUGHT as error:
+        raise ValueError(f"{role} {where!r}: importing {module} fails: {in_words(error)}") from error
     if not hasattr(found, name):
         raise ValueError(f"{role} {where!r}: {module} has no {name}")
     return getattr(found, name)
@@ -56,12 +66,11 @@ def construct(found: type, where: str, key: str, *sizes: Any, **options: Any) ->
         raise ValueError(f"{key}: {where} has no option {unknown[0]!r}; {hint}{choices}")
     try:
         return found(*sizes, **options)
-    except ValueError:
-        raise  # in the words of the class
-    except TypeError as error:
-        raise ValueError(f"{key}: {where} refuses them: {error}") from error
-    except Exception as error:  # whatever a foreign constructor does
-        raise ValueError(f"{key}: {where} cannot be built: {type(error).__name__}: {error}") from error
+    except CAUGHT as error:
+        if isinstance(error, ValueError) and str(error):  # in the words of the class
+            raise
+        failed = "refuses them" if isinstance(error, TypeError) else "cannot be built"
+        raise ValueError(f"{key}: {where} {failed}: {in_words(error)}") from error
 
 
 def options_of(found: type, num_sizes: int) -> list[str] | None:

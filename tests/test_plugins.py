@@ -29,7 +29,9 @@ def test_a_class_and_a_function_are_loaded_by_name():
         ("test_plugins", "network 'test_plugins': expected 'module:Class'"),
         (":Mine", "expected 'module:Class'"),
         ("no_such_module:Mine", "No module named 'no_such_module'; it must be importable from where mixar runs"),
-        ("damaged_module:Mine", "division by zero"),
+        ("damaged_module:Mine", "importing damaged_module fails: ZeroDivisionError: division by zero"),
+        ("wordless_module:Mine", "importing wordless_module fails: RuntimeError$"),
+        ("ending_module:Mine", r"importing ending_module fails: it ends Python \(SystemExit: 0\)"),
         ("test_plugins:Yours", "test_plugins has no Yours"),
         ("test_plugins:pytest", "a subclass of torch.nn.modules.module.Module"),
         ("builtins:dict", "a subclass of torch.nn.modules.module.Module"),
@@ -38,6 +40,8 @@ def test_a_class_and_a_function_are_loaded_by_name():
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(where, message, tmp_path, monkeypatch):
     (tmp_path / "damaged_module.py").write_text("1 / 0\n")
+    (tmp_path / "wordless_module.py").write_text("raise RuntimeError\n")
+    (tmp_path / "ending_module.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ValueError, match=message):
@@ -79,13 +83,23 @@ def test_the_options_of_a_class_are_its_own_and_those_that_it_hands_on():
 
 
 class Broken(nn.Module):
-    def __init__(self, size):
-        raise KeyError("colour")
+    def __init__(self, error):
+        raise error
 
 
-def test_a_constructor_that_fails_is_named_with_its_error():
-    with pytest.raises(ValueError, match=r"a\.options: x:Broken cannot be built: KeyError: 'colour'"):
-        plugins.construct(Broken, "x:Broken", "a.options", 2)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("colour"), "cannot be built: KeyError: 'colour'"),
+        (AssertionError(), "cannot be built: AssertionError$"),
+        (ValueError(), "cannot be built: ValueError$"),
+        (TypeError("no"), "refuses them: TypeError: no"),
+        (SystemExit(0), r"cannot be built: it ends Python \(SystemExit: 0\)"),
+    ],
+)
+def test_a_constructor_that_fails_is_named_with_its_error(error, said):
+    with pytest.raises(ValueError, match=f"a.options: x:Broken {said}"):
+        plugins.construct(Broken, "x:Broken", "a.options", error)
 
 
 def test_options_go_to_the_constructor_and_others_are_named():
