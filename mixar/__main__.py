@@ -289,15 +289,15 @@ def check(
     loaded, layout = load(study)
     from mixar.stages import check as stage
 
-    missing = files.missing_in_words(files.missing(loaded))
-    if found := stage.problems(loaded, elsewhere) + ([] if files_later else missing):
+    missing, warnings = files.missing_in_words(files.missing(loaded)), []
+    if found := stage.problems(loaded, elsewhere, warnings.append) + ([] if files_later else missing):
         raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())
     print(f"{loaded.study}: valid. {loaded.title}")
     size = f"{loaded.grid} x {loaded.grid} tokens, {len(loaded.runs)} runs, {trained} trainings"
     print(f"  {size}, results in {layout.root}")
     print(f"  relative paths begin at {Path.cwd()}")
-    for line in missing:
+    for line in [*(f"warning: {warning}" for warning in warnings), *missing]:
         print(f"  {line}")
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mixar.__main__ import app
 from mixar.data.manifest import count_images, ingest_manifest
 from mixar.spec import parse_study
+from mixar.stages import trial
 from mixar.stages.check import problems
 from mixar.weights import save_weights
 
@@ -165,10 +166,10 @@ def test_an_error_of_both_protocols_is_said_once(small):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("return sample.features.mean(0) - reference.features.mean(0)", "RuntimeError: .*one element|scalar"),
+        ("return sample.features.mean(0) - reference.features.mean(0)", "TypeError: gave a Tensor, not a number"),
         ("return sample.pixels.mean()", "AttributeError: .*'pixels'"),
         ("return float('nan')", "gave nan; a result must be finite"),
-        ("return 'good'", "could not convert string to float"),
+        ("return 'good'", "gave a str, not a number"),
         ("return (sample.features - reference.features).norm()", "RuntimeError"),  # only for equally many images
     ],
 )
@@ -181,6 +182,104 @@ def test_a_metric_that_fails_on_random_features_is_refused(small, code, body, sa
     assert found.startswith("scoring.own_metrics.mine 'own_metric_a:f', tried on random features [36, 32]: ")
     with pytest.raises(ValueError, match=said):
         raise ValueError(found)
+
+
+METRICS_OF_ONES_OWN = """
+import sys
+import torch
+from mixar.scoring.metrics import METRICS
+
+def kernel(sample, reference, scoring):
+    return METRICS["kid"](sample, reference, scoring)
+
+def mahalanobis(sample, reference, scoring):
+    root = torch.linalg.cholesky(torch.cov(sample.features.double().T))
+    apart = (sample.features.mean(0) - reference.features.mean(0)).double()[:, None]
+    return torch.linalg.solve_triangular(root, apart, upper=False).norm()
+
+def roots(sample, reference, scoring):
+    return sample.features.sqrt().mean()
+
+def many(sample, reference, scoring):
+    if len(sample) < 30_000:
+        raise ValueError("too few images")
+    return 1.0
+
+def slip(sample, reference, scoring):
+    return sample.fetures.mean()
+
+def centred(sample, reference, scoring):
+    sample.features.sub_(sample.features.mean(0))
+    return 1.0
+
+def shrunk(sample, reference, scoring):
+    reference.moments["mu"] *= 0.5
+    return 1.0
+
+def marked(sample, reference, scoring):
+    sample.labels[:] = 0
+    return 1.0
+
+def ending(sample, reference, scoring):
+    sys.exit(0)
+"""
+
+
+@pytest.fixture
+def large(small, code):
+    """A study that draws 40,000 images of narrow features."""
+    code("own_metric_b", METRICS_OF_ONES_OWN)
+    small["scoring"] |= {"metrics": ["fd"], "kid_subset_size": 500, "kid_subsets": 2}
+    small["evaluation"] = {"num_images": 40_000, "shard_size": 1000}
+    return small
+
+
+def tried(content, name, warnings):
+    content["scoring"]["own_metrics"] = {"mine": f"own_metric_b:{name}"}
+    return [line for line in problems(parse_study(content), warn=warnings.append) if "own_metrics" in line]
+
+
+@pytest.mark.parametrize("name", ["kernel", "mahalanobis", "roots"])
+def test_a_sound_metric_passes_its_trial(large, name):
+    warnings = []
+
+    assert tried(large, name, warnings) == warnings == []
+
+
+def test_a_sound_metric_passes_its_trial_on_features_of_inceptions_width(large, monkeypatch):
+    study = parse_study(large | {"scoring": large["scoring"] | {"own_metrics": {"mine": "own_metric_b:kernel"}}})
+
+    count = trial._enough_images(study.scoring, trial.INCEPTION_WIDTH)
+
+    assert count * (1 - 1 / study.scoring.jackknife_groups) >= 2 * trial.INCEPTION_WIDTH
+    assert count <= trial.MOST_IMAGES
+
+
+def test_a_metric_that_may_want_more_images_than_are_tried_is_a_warning(large):
+    warnings = []
+
+    assert tried(large, "many", warnings) == []
+    assert len(warnings) == 1 and "too few images (the study draws 40,000 images: it may succeed" in warnings[0]
+    large["evaluation"] = {"num_images": 36, "shard_size": 36}
+    large["scoring"]["kid_subset_size"] = 16
+    assert "too few images" in tried(large, "many", [])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("slip", "AttributeError"),
+        ("centred", "own_metric_b:centred changes the features that it is given"),
+        ("shrunk", "own_metric_b:shrunk changes the features that it is given"),
+        ("marked", "own_metric_b:marked changes the features that it is given"),
+        ("ending", "it ends Python (SystemExit: 0)"),
+    ],
+)
+def test_a_metric_that_fails_for_any_number_of_images_is_refused(large, name, said):
+    warnings = []
+
+    assert [said in line for line in tried(large, name, warnings)] == [True]
+    assert warnings == []
 
 
 STRATEGY = """
@@ -210,6 +309,9 @@ class Empty(Guidance):
         ("return q.missing", "AttributeError: .*'missing'"),
         ("return super().fill(q) * float('nan')", "the loss is nan"),
         ("return super().fill(q) + self.more", None),
+        ("q.zero_(); return super().fill(q) + self.more", "changes its input q in place"),
+        ("raise SystemExit(0)", r"it ends Python \(SystemExit: 0\)"),
+        ("assert False", "tokens: AssertionError$"),
     ],
 )
 def test_a_strategy_is_tried_on_random_tokens(small, code, fill, said):
@@ -272,6 +374,7 @@ GOOD = {"encode": "return mean, spread", "tokens": "return q",
         ({"tokens": "return q + 99"}, "bits 4 go from 0 to 15"),
         ({"tokens": "return q.float()"}, "expected integers"),
         ({"tokens": "return q[:, :-1]"}, "expected integers"),
+        ({"tokens": "images.zero_(); return q"}, "changes its input images in place"),
     ],
 )
 def test_a_tokenizer_is_tried_on_random_images(small, code, changes, said):

@@ -1,6 +1,13 @@
-"""A metric of one's own, which a study names as toy_metrics:mean_shift."""
+"""Metrics of one's own, which a study names as toy_metrics:mean_shift."""
 
 
 def mean_shift(sample, reference, scoring):
     """Distance between the mean features, as a tensor: whoever calls it makes it a number."""
+    return (sample.features.mean(0) - reference.features.mean(0)).norm()
+
+
+def in_place(sample, reference, scoring):
+    """A mistake that is easily made: the features are normalised for all metrics that follow."""
+    for features in (sample.features, reference.features):
+        features /= features.norm(dim=1, keepdim=True)
     return (sample.features.mean(0) - reference.features.mean(0)).norm()

@@ -3,7 +3,7 @@
 A metric of one's own is a function (sample, reference, scoring) -> float, the first two a FeatureSet each, and either a
 row of METRICS with its name in `Metric` of mixar/spec.py, or a line of a study: `scoring: {own_metrics: {mine:
 "my_module:my_function"}}`. Nothing else is needed; a row in BOUNDS cuts its interval, and one in REPLICATES
-(replicates.py) saves computing it anew for every group of the jackknife.
+(replicates.py) saves computing it anew for every group of the jackknife. It must leave the features as they are.
 
 Symbols: n images, F features, V classes of the feature network. Which images a score needs, and how its row is named,
 lies in protocols.py; its interval in intervals.py.
@@ -11,7 +11,9 @@ lies in protocols.py; its interval in intervals.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -97,6 +99,29 @@ class FeatureSet:
         """Matrix root [F, F] of the covariance; kept between calls where there is a folder for it."""
         folder = self.root_folder
         return kept_factor(self.moments["sigma"], folder) if folder else factor(self.moments["sigma"])
+
+
+class InputChangedError(ValueError):
+    """A metric changed the features that it was given."""
+
+
+@contextmanager
+def inputs_kept(where: str, *sets: FeatureSet) -> Iterator[None]:
+    """Raise InputChangedError naming the metric at `where` if the body changes a set: all metrics share them."""
+    before = [_checksums(one) for one in sets]
+    yield
+    if any(found.items() - _checksums(one).items() for one, found in zip(sets, before, strict=True)):
+        raise InputChangedError(f"{where} changes the features that it is given, and other metrics use them; "
+                                "let it work on copies, such as sample.features.clone()")  # fmt: skip
+
+
+def _checksums(features: FeatureSet) -> dict[str, int]:
+    """Of all numbers in a set, the moments and the root among them where they are known; a second a gigabyte."""
+    arrays = {}
+    for name, value in vars(features).items():
+        parts = {f"{name} {key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        arrays |= {key: part for key, part in parts.items() if isinstance(part, (np.ndarray, Tensor))}
+    return {key: zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for key, part in arrays.items()}
 
 
 def merge(parts: Sequence[tuple]) -> FeatureSet:

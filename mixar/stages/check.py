@@ -28,17 +28,17 @@ from mixar.tokens.generator import BitTransformer
 from mixar.weights import differences, misfit, read_weights
 
 
-def problems(study: Study, elsewhere: bool = False) -> list[str]:
+def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] = print) -> list[str]:
     """What would stop the study later, each in words: a protocol, a network that cannot be built, an unfit file, code
     of its own that fails, data that are too few or of other classes, a GPU that is not there.
 
-    elsewhere: the jobs run on other machines, so that this one needs no GPU.
+    elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: told what may be a problem.
     Files that are not there are left to `assets.missing`.
     """
     looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
     looks += [partial(_look_at_statistics, study), partial(_look_at_extractor, study)]
-    looks += [partial(try_metric, study, name) for name in study.scoring.own_metrics]
+    looks += [partial(try_metric, study, name, warn) for name in study.scoring.own_metrics]
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
     found += _data_problems(study)

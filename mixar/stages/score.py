@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features
 from mixar.scoring.intervals import interval, jackknife_groups
-from mixar.scoring.metrics import BOUNDS, FURTHER, METRICS, UNBOUNDED, FeatureSet, check_sizes, metric_of
+from mixar.scoring.metrics import BOUNDS, FURTHER, METRICS, UNBOUNDED, FeatureSet, check_sizes, inputs_kept, metric_of
 from mixar.scoring.protocols import (
     Protocol,
     distance_name,
@@ -281,16 +282,14 @@ def sample_values(scoring: Scoring, sample: FeatureSet, train: FeatureSet, held_
 def _measured(scoring: Scoring, sample: FeatureSet, against: list[tuple[str, str, FeatureSet]]) -> list[dict]:
     """Values with intervals for (name of the row, metric, reference)."""
     groups = jackknife_groups(sample.index, scoring.jackknife_groups, sample.labels)
-    return [
-        _value(
-            row,
-            float(metric_of(metric, scoring)(sample, reference, scoring)),
-            replicates_of(metric, sample, reference, scoring, groups),
-            len(sample),
-            BOUNDS.get(metric, UNBOUNDED),
-        )
-        for row, metric, reference in against
-    ]
+    values = []
+    for row, metric, reference in against:
+        where = scoring.own_metrics.get(metric)
+        with inputs_kept(f"scoring.own_metrics.{metric}: {where}", sample, reference) if where else nullcontext():
+            value = float(metric_of(metric, scoring)(sample, reference, scoring))
+            replicates = replicates_of(metric, sample, reference, scoring, groups)
+        values.append(_value(row, value, replicates, len(sample), BOUNDS.get(metric, UNBOUNDED)))
+    return values
 
 
 def further_values(scoring: Scoring, scored: Scored, reference: Scored | None) -> list[dict]:

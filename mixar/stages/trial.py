@@ -1,27 +1,32 @@
 """Code that a study brings, run once on random tensors: what would fail after hours of training fails in `check`.
 
 A strategy is tried in a network of the study's widths with one block a half, a metric on features of the study's width.
+Code that changes its inputs is refused: others use them afterwards.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixar import plugins
 from mixar.model.decode import sample_latents
 from mixar.model.layers import patchify
 from mixar.model.mar import MAR
-from mixar.scoring.metrics import FeatureSet, metric_of
-from mixar.spec import Sampler, Study
+from mixar.scoring.metrics import FeatureSet, InputChangedError, inputs_kept, metric_of
+from mixar.spec import Sampler, Scoring, Study
 from mixar.tokens import tokenizers
 
 IMAGES = 2  # of a random batch
-FEATURES = 400  # at most: random images of a side, where the study draws as many
+IMAGES_A_FEATURE = 2  # of a side, so that a covariance has an inverse
+MOST_IMAGES = 20_000  # of a side; 160 MB of Inception features
+# Errors of code that would fail for any number of images.
+SLIPS = (AttributeError, ImportError, KeyError, NameError, NotImplementedError, OSError, TypeError, SystemExit)
 INCEPTION_WIDTH, INCEPTION_CLASSES = 2048, 1008
 FEW_STEPS = Sampler(num_iterations=2, head_steps=2, cfg=2.0)
 
@@ -33,31 +38,69 @@ def _tried(what: str) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
-    except Exception as error:  # whatever a foreign function does
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"{what}: {kind}{error}") from error
+    except plugins.CAUGHT as error:
+        said = isinstance(error, ValueError) and str(error) or plugins.in_words(error)
+        raise ValueError(f"{what}: {said}") from error
 
 
-def try_metric(study: Study, name: str) -> None:
-    """Call a metric of the study's own on random features. Raises ValueError where it fails or is not finite."""
+@contextmanager
+def _left_alone(**tensors: Tensor) -> Iterator[None]:
+    """Raise ValueError naming a tensor that the body changes in place."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    yield
+    for name, tensor in tensors.items():
+        if not torch.equal(tensor, before[name]):
+            raise ValueError(f"changes its input {name} in place, which is used afterwards; use {name}.clone()")
+
+
+def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
+    """Call a metric of the study's own on random features. Raises ValueError where it fails, is not finite, or changes
+    the features.
+
+    Where the study draws more images than are tried here, a failure that may come from their number goes to `warn`.
+    """
     scoring, where = study.scoring, study.scoring.own_metrics[name]
     metric = metric_of(name, scoring)
     small = scoring.extractor.network == "subgroup-cnn"
     width = 4 * scoring.extractor.channels if small else INCEPTION_WIDTH
     classes = max(2, study.data.num_classes) if small else INCEPTION_CLASSES
-    count = min(FEATURES, study.evaluation.num_images)
-    with _tried(f"scoring.own_metrics.{name} {where!r}, tried on random features [{count}, {width}]"):
-        sample, reference = (_random_features(count, width, classes, study.data.num_classes) for _ in range(2))
-        left = np.arange(count) % scoring.jackknife_groups != 0  # as the interval leaves images out
-        for part in (sample, sample.take(left)):
-            value = float(metric(part, reference, scoring))
-            if not math.isfinite(value):
-                raise ValueError(f"gave {value}; a result must be finite")
+    enough = _enough_images(scoring, width)
+    count = min(enough, study.evaluation.num_images)
+    what = f"scoring.own_metrics.{name} {where!r}, tried on random features [{count}, {width}]"
+    try:
+        with _tried(what):
+            sample, reference = (_random_features(n, width, classes, study.data.num_classes) for n in (count, enough))
+            left = np.arange(count) % scoring.jackknife_groups != 0  # as the interval leaves images out
+            with inputs_kept(where, sample, reference):
+                for part in (sample, sample.take(left)):
+                    value = _number(metric(part, reference, scoring))
+                    if not math.isfinite(value):
+                        raise ValueError(f"gave {value}; a result must be finite")
+    except ValueError as error:
+        if count == study.evaluation.num_images or isinstance(error.__cause__, (*SLIPS, InputChangedError)):
+            raise
+        warn(f"{error} (the study draws {study.evaluation.num_images:,} images: it may succeed there)")
+
+
+def _enough_images(scoring: Scoring, width: int) -> int:
+    """Images that suffice for a metric with the study's own settings, also with one group of the jackknife left out."""
+    needed = max(scoring.kid_subset_size, scoring.neighbours + 1, scoring.is_splits, IMAGES_A_FEATURE * width)
+    return min(MOST_IMAGES, math.ceil(needed * scoring.jackknife_groups / (scoring.jackknife_groups - 1)))
+
+
+def _number(result: object) -> float:
+    try:
+        return float(result)
+    except Exception as error:
+        raise TypeError(f"gave a {type(result).__name__}, not a number ({error})") from None
 
 
 def _random_features(count: int, width: int, classes: int, labels: int) -> FeatureSet:
+    """Features are not negative, as those of the feature networks: averages of what ReLU lets through."""
     index = np.arange(count)
-    return FeatureSet(index, index % labels, torch.randn(count, width), torch.randn(count, classes))
+    features = FeatureSet(index, index % labels, torch.randn(count, width).abs(), torch.randn(count, classes))
+    _ = features.moments  # other metrics share these, too, once they are known
+    return features
 
 
 def try_strategy(study: Study, run: str) -> None:
@@ -77,13 +120,15 @@ def try_strategy(study: Study, run: str) -> None:
         q = torch.randint(2**study.discrete.bits, (IMAGES, study.num_tokens))
         missing = torch.arange(study.num_tokens) < math.ceil(0.75 * study.num_tokens)
         c, drop = torch.zeros(IMAGES, dtype=torch.long), torch.arange(IMAGES) == 0
-        loss = model(x, q, missing.expand(IMAGES, -1), c, drop, rng)
-        _check_loss(loss)
-        loss.backward()
+        with _left_alone(x=x, q=q, c=c):
+            loss = model(x, q, missing.expand(IMAGES, -1), c, drop, rng)
+            _check_loss(loss)
+            loss.backward()
         unused = [name for name, p in model.guidance.named_parameters() if p.requires_grad and p.grad is None]
         if unused and study.hardware.gpus > 1:
             raise ValueError(f"no gradient for {', '.join(unused)}; distributed training needs one for each parameter")
-        drawn = sample_latents(model.eval(), q, c, FEW_STEPS, rng)
+        with _left_alone(q=q, c=c):
+            drawn = sample_latents(model.eval(), q, c, FEW_STEPS, rng)
         if drawn.shape != x.shape:
             raise ValueError(f"drew latents {list(drawn.shape)}, expected {list(x.shape)}")
 
@@ -97,12 +142,13 @@ def try_tokenizer(study: Study, kind: str) -> None:
     network = tokenizers.build(kind, settings)
     with _tried(f"{kind}.network {settings.network!r}, tried on random images of {side} pixels"):
         images = torch.rand(IMAGES, 3, side, side)
-        with torch.no_grad():
+        with torch.no_grad(), _left_alone(images=images):
             decoded = TRIALS[kind](network.eval(), images, study)
         if decoded.shape != images.shape:
             raise ValueError(f"decoded images are {list(decoded.shape)}, expected {list(images.shape)}")
         if settings.train:
-            found = network.train().training_loss(images, settings.train, torch.Generator().manual_seed(0))
+            with _left_alone(images=images):
+                found = network.train().training_loss(images, settings.train, torch.Generator().manual_seed(0))
             if not isinstance(found, dict) or "loss" not in found:
                 raise ValueError("training_loss must give a dict that has 'loss'")
             _check_loss(found["loss"])

@@ -294,6 +294,20 @@ def test_what_would_stop_a_run_later_stops_it_before_any_job(root, tmp_path, smo
     assert not {p.name for p in (tmp_path / "results").rglob("*") if p.is_file()} - {"study.json"}
 
 
+def test_own_code_that_ends_python_stops_a_run(root, tmp_path, smoke):
+    (tmp_path / "ending_metric.py").write_text("import os\nos._exit(0)\n")
+    smoke["scoring"]["own_metrics"] = {"mine": "ending_metric:f"}
+    smoke["hardware"]["results"] = str(tmp_path / "results")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(smoke))
+
+    result = snakemake(root, "--cores", 1, "--configfile", file, "--until", "ingest", PYTHONPATH=str(tmp_path))
+
+    assert result.returncode != 0
+    assert "check --study" in result.stderr and "ended without a word; try it by hand" in result.stderr
+    assert not (tmp_path / "results" / "smoke" / "ingest").exists()
+
+
 def test_a_missing_asset_stops_a_run_with_its_whole_row(root, tmp_path, smoke):
     smoke["hardware"]["results"] = str(tmp_path / "results")
     file = write_changed(smoke, ("scoring", "further", {"vgg16": "asset:vgg16"}), tmp_path)

@@ -184,8 +184,10 @@ def refuse_unfit():
     command += [] if workflow.local_exec else ["--elsewhere"]
     said_in = os.environ | {"PYTHONIOENCODING": "utf-8"}
     found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=said_in)
-    if found.returncode:
-        raise WorkflowError(found.stderr.strip())
+    if found.returncode or f"{STUDY.study}: valid." not in found.stdout:  # code of a study's own may end Python with 0
+        raise WorkflowError(found.stderr.strip() or f"{shlex.join(command)}: ended without a word; try it by hand")
+    for line in filter(lambda line: line.startswith("  warning: "), found.stdout.splitlines()):
+        logger.warning(line.strip())
 
 
 def announce_jobs():
