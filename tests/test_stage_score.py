@@ -190,9 +190,10 @@ def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monk
 def test_a_metric_that_changes_the_features_falsifies_no_other(house):
     study, layout = house
     added = {"own_metrics": {"mine": "toy_metrics:in_place"}}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
 
     with pytest.raises(ValueError, match="mine: toy_metrics:in_place changes the features that it is given"):
-        scored(study.model_copy(update={"scoring": study.scoring.model_copy(update=added)}), layout, drawings(NUM_IMAGES, 1))
+        scored(study, layout, drawings(NUM_IMAGES, 1))
 
 
 def test_scoring_again_writes_the_same_numbers(house):
