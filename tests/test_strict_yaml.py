@@ -28,7 +28,17 @@ BIN = Path(sys.executable).parent
         ("1: a\n0x1: b\n", "key '0x1' occurs twice"),
         ("x: &x {a: 1}\ny:\n  <<: *x\n  <<: *x\n", "key '<<' occurs twice"),
         ("a: [1", "text: not readable as YAML"),
-        ("a: 2024-02-31", "text: not readable as YAML: day is out of range"),
+        ("a: 1\nb: 2024-02-31", "text: line 2: a date, which the jobs' JSON cannot hold; put it in quotes"),
+        ("a: !!set {x, y}", "line 1: !!set, which the jobs' JSON cannot hold; use lists"),
+        ("a: !!binary aGk=", "line 1: !!binary, which"),
+        ("a: !!omap [x: 1]", "line 1: !!omap, which"),
+        ("a: &a [1, *a]", "line 1: a list or section that contains itself"),
+        ("a: &a\n  b: {c: *a}", "line 2: a list or section that contains itself"),
+        ("a: 1\nepochs: 017", "line 2: YAML reads 017 as the number 15; write it without leading zeros"),
+        ("a: -00", "reads -00 as the number 0"),
+        ("a: 1:30", "line 1: YAML reads 1:30 as the number 90"),
+        ("a: 1:30.5", "line 1: YAML reads 1:30.5 as the number 90.5"),
+        ("a: {017: 1}", "line 1: YAML reads 017 as the number 15"),
     ],
 )
 def test_a_key_that_occurs_twice_and_a_broken_text_are_refused(text, said):
@@ -38,7 +48,9 @@ def test_a_key_that_occurs_twice_and_a_broken_text_are_refused(text, said):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: {c: 1}\nb: {c: 2}\n", "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: [*x, *y], a: 3}\n", "1: a\n'1': b\n", ""],
+    ["a: {c: 1}\nb: {c: 2}\n", "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: [*x, *y], a: 3}\n", "1: a\n'1': b\n", "",
+     "a: [0, -1, 1_000, 0x10, 0b11, 0.5, 00.5, 1.0e-4, .inf]\nb: ['017', '1:30', '2024-02-01', 08]",
+     "a: &a [1]\nb: [*a, *a]\n"],
 )
 def test_what_yaml_allows_reads_as_before(text):
     assert load_yaml(text, "text") == yaml.safe_load(text)
