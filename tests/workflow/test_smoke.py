@@ -124,8 +124,9 @@ def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished, root,
     changed = tmp_path / "study.yaml"
     changed.write_text(yaml.safe_dump(content, sort_keys=False))
 
+    environment = os.environ | {"PYTHONPATH": str(study_file.parent)}  # the toy strategy's code counts, too
     result = subprocess.run(
-        [*command(changed), "-n"], cwd=root, capture_output=True, text=True, check=True
+        [*command(changed), "-n"], cwd=root, capture_output=True, text=True, check=True, env=environment
     )
 
     planned = dict(re.findall(r"^(\w+) +(\d+)  .", result.stdout, re.M))
