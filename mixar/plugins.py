@@ -26,6 +26,9 @@ def load(where: str, role: str, form: str = "module:Class") -> Any:
     module, _, name = where.partition(":")
     if not (module and name):
         raise ValueError(f"{role} {where!r}: expected {form!r}")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{role} {where!r}: expected {form!r}, a module's name and not a path: a folder of PYTHONPATH "
+                         "holds module.py")  # fmt: skip
     try:
         found = importlib.import_module(module)
     except ImportError as error:

@@ -28,6 +28,8 @@ def test_a_class_and_a_function_are_loaded_by_name():
     [
         ("test_plugins", "network 'test_plugins': expected 'module:Class'"),
         (":Mine", "expected 'module:Class'"),
+        ("./mine:Mine", "expected 'module:Class', a module's name and not a path"),
+        ("/tmp/mine.py:Mine", "expected 'module:Class', a module's name and not a path"),
         ("no_such_module:Mine", "No module named 'no_such_module'; it must be importable from where mixar runs"),
         ("damaged_module:Mine", "importing damaged_module fails: ZeroDivisionError: division by zero"),
         ("wordless_module:Mine", "importing wordless_module fails: RuntimeError$"),
