@@ -26,7 +26,7 @@ from pydantic import (
 from mixar import presets, study_paths
 from mixar.identity import digest as digest  # these two are offered here
 from mixar.identity import seed_of as seed_of
-from mixar.spec_problems import MAX_SHARDS, check_label, check_number, explain, problems
+from mixar.spec_problems import MAX_SHARDS, check_label, check_number, explain, not_json, problems
 from mixar.spec_problems import SpecError as SpecError  # offered here
 from mixar.strict_yaml import read_yaml
 
@@ -40,6 +40,7 @@ GUIDANCE = {
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, and no tensor has its square
+Side = Annotated[int, Field(ge=1, le=100)]  # images beside each other on a sheet; more show nothing
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64
@@ -97,7 +98,7 @@ class Training(Section):
     learning_rate: Positive  # per 256 images: the step uses learning_rate * batch_size / 256
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = 0.0
     optimizer: Annotated[Literal["adamw", "muon"], Field(exclude_if=lambda v: v == "adamw")] = "adamw"
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
@@ -199,7 +200,7 @@ class Model(Section):
     heads: Count
     decoder_width: Count | None = None  # null: as the encoder
     decoder_heads: Count | None = None  # null: as the encoder
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: Annotated[Positive, Field(le=1000)] = 4.0
     buffer_size: Count = 64  # class tokens
     dropout: Rate = 0.1  # attention and projection
     head_depth: Count
@@ -245,7 +246,7 @@ class Run(Section):
     parent: Name | None = None  # continue this run's final weights, seed by seed
     start: FilePattern | None = None  # continue weights from a file; {seed} is filled in
     weights: FilePattern | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
-    start_epochs: Annotated[int, Field(ge=0)] = 0  # epochs behind `start` or `weights`, for the record
+    start_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0  # epochs behind `start` or `weights`, for the record
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
     training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run
@@ -305,7 +306,7 @@ class Scoring(Section):
     kid_subset_size: Count = 1000
     is_splits: Count = 10
     neighbours: Count = 3  # k of precision and recall
-    jackknife_groups: Annotated[int, Field(ge=2)] = 10
+    jackknife_groups: Annotated[Count, Field(ge=2)] = 10
 
 
 class Measure(Section):
@@ -340,7 +341,7 @@ class Report(Section):
     figure7: tuple[Name, ...] | None = None  # likewise
     figure8: TiMixFigure | None = None
     claims: Claims | None = None
-    grid: tuple[Count, Count] = (4, 8)  # rows and columns of the sample grids
+    grid: tuple[Side, Side] = (4, 8)  # rows and columns of the sample grids
     sampler: Name = "default"  # the sampler behind the headline tables
 
 
@@ -351,8 +352,8 @@ class Hardware(Section):
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_minutes: Positive = 10.0
-    gpus: Annotated[int, Field(ge=0)] = 0  # per training job, over all nodes; 0: CPU
+    checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = 10.0
+    gpus: Annotated[int, Field(ge=0, le=10**6)] = 0  # per training job, over all nodes; 0: CPU
     nodes: Count = 1
     results: FilePath = "results"
 
@@ -410,6 +411,8 @@ def parse_study(content: dict, source: str = "study") -> Study:
     """A validated study from a mapping, or SpecError listing every problem found."""
     if not isinstance(content, dict):
         raise SpecError(f"{source}: expected a mapping of settings, found {type(content).__name__}")
+    if lines := list(not_json(content)):
+        raise SpecError("\n".join([f"{source}:", *lines]))
     try:
         return Study.model_validate(content)
     except ValidationError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -21,6 +23,7 @@ RESERVED_METRICS = ("fd", "fd_infinity", "fd_held_out", "rfd", "is", "kid", "pre
                     "precision_vgg", "recall_vgg", "psnr", "parameters")  # fmt: skip
 STORED_BITS = 16  # of a token in a shard
 MAX_SHARDS = 100_000  # the number of a shard has five digits
+MAX_DEPTH = 50  # of sections in each other: JSON's readers have a limit, too
 
 
 class SpecError(ValueError):
@@ -47,13 +50,42 @@ def _scalars(annotation: Any) -> set[Any]:
 
 
 def check_label(text: str) -> str:
-    """`text` without spaces around it. Raises PydanticCustomError for an empty text or several lines."""
+    """`text` without spaces around it. Raises PydanticCustomError for a text that shows nothing, or several lines."""
     text = text.strip()
-    if not text:
-        raise PydanticCustomError("label", "is empty; tables and figures print it")
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+    kinds = {unicodedata.category(letter) for letter in text}
+    if kinds & {"Cc", "Zl", "Zp"}:
         raise PydanticCustomError("label", "a line break or control character; use a text of one line")
+    if kinds <= {"Cf", "Zs"}:  # spaces, and marks without width
+        raise PydanticCustomError("label", "is empty; tables and figures print it")
     return text
+
+
+def not_json(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield what the jobs would read differently, for they get the study as JSON. key: where `value` stands."""
+    where = f"{key}: " if key else ""
+    if depth > MAX_DEPTH:
+        yield f"{where}nested more than {MAX_DEPTH} deep; use fewer levels"
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if isinstance(name, str) and not _is_surrogate(name):
+                yield from not_json(part, f"{key}.{name}" if key else name, depth + 1)
+            else:
+                yield f"{where}{name!r} is no text, and keys must be; put it in quotes or choose another"
+    elif isinstance(value, (list, tuple)):
+        for place, part in enumerate(value):
+            yield from not_json(part, f"{key}[{place}]", depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{where}expected a finite number; found {value}"
+    elif isinstance(value, str):
+        if _is_surrogate(value):
+            yield f"{where}{value!r} holds half of a character (a lone surrogate); write it in UTF-8"
+    elif not isinstance(value, (bool, int, type(None))):
+        yield f"{where}a {type(value).__name__}, which the jobs' JSON cannot hold; use numbers, text, lists or sections"
+
+
+def _is_surrogate(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def problems(s: Study) -> Iterator[str]:
@@ -281,7 +313,11 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Every problem that pydantic found, a line each: the key, what was found, and the nearest valid name."""
     lines = []
-    for e in error.errors():
+    found = error.errors()
+    inside = {e["loc"][:end] for e in found for end in range(len(e["loc"]))}
+    for e in found:
+        if e["type"] == "too_short" and e["loc"] in inside:  # pydantic does not count entries that are wrong themselves
+            continue
         key = ".".join(str(p) for p in e["loc"]) or "study"
         if e["type"] == "extra_forbidden":
             valid = _fields_at(model, e["loc"][:-1])

@@ -124,6 +124,8 @@ def test_wrong_names_protocols_and_missing_networks_are_refused(house, tmp_path)
     study, layout = house
     path = folder(tmp_path / "a", pixels())
 
+    with pytest.raises(ValueError, match="--label: .*: a line break"):
+        scored(house, path, "a\nb")
     with pytest.raises(ValueError, match="no letter or digit"):
         scored(house, path, "†")
     for label in ("MAR", " mar ", "MaskBit's own images"):

@@ -1,6 +1,8 @@
 """The study: what is accepted, what is refused and in which words, and what its digests depend on."""
 
 import copy
+import datetime
+import json
 import os
 import re
 import subprocess
@@ -186,7 +188,17 @@ def put(*path_and_value):
         (put("training", "betas", [0.9, 1]), "training.betas.1: Input should be less than 1"),
         (put("models", "tiny", "mlp_ratio", 0), "models.tiny.mlp_ratio: Input should be greater than 0"),
         (put("generator", "sampler", {"softmax_temperature": 0}), "softmax_temperature: Input should be greater"),
-        (put("continuous", "train", "kl_weight", float("nan")), "continuous.train.kl_weight: Input should be a finite"),
+        (put("continuous", "train", "kl_weight", float("nan")), "continuous.train.kl_weight: expected a finite number"),
+        (put("runs", "mar", "label", "\u200b "), "runs.mar.label: is empty"),
+        (put("title", "one\u2028two"), "title: a line break"),
+        (put("runs", "mar", "label", "MAR \ud800"), "runs.mar.label: 'MAR \\ud800' holds half of a character"),
+        (put("runs", {"m\ud800": {}}), "runs: 'm\\ud800' is no text"),
+        (put("runs", {1: {}}), "runs: 1 is no text, and keys must be"),
+        (put("report", {"grid": [4, 10**9]}), "report.grid.1: Input should be less than or equal to 100"),
+        (put("training", "warmup_epochs", 1.0e308), "training.warmup_epochs: Input should be less than or equal to"),
+        (put("models", "tiny", "mlp_ratio", 1.0e308), "models.tiny.mlp_ratio: Input should be less than or equal to"),
+        (put("runs", "mar", "start_epochs", 2**70), "runs.mar.start_epochs: Input should be less than or equal to"),
+        (put("scoring", "jackknife_groups", 2**70), "scoring.jackknife_groups: Input should be less than or equal to"),
         (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
         (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
         (put("hardware", {"device": "cuda", "gpus": 3}), "training.batch_size: 16 images do not divide over 3"),
@@ -202,6 +214,52 @@ def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
     change(smoke)
 
     assert said in refusal(smoke)
+
+
+def itself():
+    found = [1]
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), ".x: expected a finite number; found nan"),
+        ([1, float("-inf")], ".x[1]: expected a finite number; found -inf"),
+        ({1: 2}, ".x: 1 is no text, and keys must be"),
+        ({"a": {None: 2}}, ".x.a: None is no text"),
+        (datetime.date(2024, 2, 1), ".x: a date, which the jobs' JSON cannot hold"),
+        ({1, 2}, ".x: a set, which the jobs' JSON cannot hold"),
+        ([b"\xff"], ".x[0]: a bytes, which the jobs' JSON cannot hold"),
+        (itself(), "nested more than 50 deep"),
+    ],
+)
+def test_options_that_jobs_would_read_differently_are_refused(smoke, value, said):
+    sections = {
+        "runs.mar.guidance.options": smoke["runs"]["mar"].setdefault("guidance", {}),
+        "continuous.options": smoke["continuous"],
+        "discrete.options": smoke["discrete"],
+    }
+    for where, section in sections.items():
+        section["options"] = {"x": value}
+        assert f"{where}.x" in refusal(smoke) and said in refusal(smoke)
+        del section["options"]
+
+
+def test_options_reach_the_jobs_as_they_are_written(smoke):
+    value = [1, 10**30, -0.5, 1.0e300, True, None, "é😀", {"a": [], "b": {}}]
+    smoke["runs"]["mar"]["guidance"] = {"options": {"x": value}}
+
+    read = json.loads(parse_study(smoke).model_dump_json())
+
+    assert read["runs"]["mar"]["guidance"]["options"]["x"] == value
+
+
+def test_a_wrong_entry_of_a_list_is_said_alone(smoke):
+    smoke["runs"]["mar"]["seeds"] = [2**63]
+
+    assert len(refusal(smoke).splitlines()) == 2  # the study, and the entry
 
 
 def test_spaces_and_line_ends_around_a_label_or_title_are_left_out(smoke):

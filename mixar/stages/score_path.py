@@ -32,6 +32,7 @@ from mixar.scoring.files import Scored, read_features, write_features
 from mixar.scoring.metrics import FURTHER, FeatureSet, check_sizes
 from mixar.scoring.protocols import Protocol, load_statistics, protocol_of, row_id, with_ids
 from mixar.spec import Scoring, Study
+from mixar.spec_problems import check_label
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.score import (
@@ -117,6 +118,10 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
 
 
 def _name(study: Study, label: str) -> str:
+    try:
+        check_label(label)
+    except ValueError as error:
+        raise ValueError(f"--label: {label!r}: {error}") from None
     slug = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
     if not slug:
         raise ValueError(f"--label: {label!r} has no letter or digit; give one that has")
