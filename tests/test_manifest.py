@@ -11,7 +11,7 @@ import pytest
 from toy_images import folder, pixels, png
 
 from mixar.data.images import load_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import ingest_manifest, read_manifest
 from mixar.spec import Data
 
 SIZE = 8
@@ -311,3 +311,24 @@ def test_pictures_are_measured_as_people_see_them(tmp_path):
 
     row = manifest["name"].to_pylist().index("a.jpg")
     assert (manifest["width"][row].as_py(), manifest["height"][row].as_py()) == (10, 20)
+
+
+# The file
+
+
+def test_the_manifest_of_an_earlier_version_is_named_with_what_would_do(tmp_path):
+    manifest, _ = ingested(classes(tmp_path / "data"))
+    file = tmp_path / "manifest.parquet"
+    pq.write_table(manifest, file)
+    assert read_manifest(file) == manifest
+
+    pq.write_table(manifest.drop_columns(["content"]), file)
+    with pytest.raises(ValueError, match="manifest.parquet: the manifest of an earlier version, without content; run "):
+        read_manifest(file, "train")
+
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"manifest.parquet: not a complete Parquet file .*; run `ingest` again"):
+        read_manifest(file, "train")
+    file.unlink()
+    with pytest.raises(ValueError, match="manifest.parquet: no manifest yet; run `ingest` first"):
+        read_manifest(file)

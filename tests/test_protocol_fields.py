@@ -12,6 +12,7 @@ from test_stage_score import house as house
 from toy_images import folder, pixels
 
 from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
+from mixar.data.manifest import read_manifest
 from mixar.scoring.features import extract, load_extractor
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages import score as stage
@@ -43,7 +44,7 @@ def state(monkeypatch, name, **fields):
 
 def cropped(layout, split, crop) -> np.ndarray:
     """All images of a split after a crop, straight from their files."""
-    files = stage._manifest(layout, split)["file"].to_pylist()
+    files = read_manifest(layout.manifest, split)["file"].to_pylist()
     return np.stack([CROPS[crop](Image.open(file), SIZE) for file in files])
 
 

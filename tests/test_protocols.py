@@ -18,7 +18,7 @@ from mixar.asset_table import ASSETS
 from mixar.assets import file_sha256
 from mixar.data import images
 from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, write_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import ingest_manifest, read_manifest
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
 from mixar.reporting.results import read_rows
@@ -183,7 +183,7 @@ def test_reconstructions_of_training_images_are_scored_against_references_of_the
     stage.score(study, layout, "reconstruct", "continuous")
 
     row = rows_of(layout.scores("reconstruct", "continuous"))["rfd"]
-    train = stage._manifest(layout, "train")["index"].to_pylist()
+    train = read_manifest(layout.manifest, "train")["index"].to_pylist()
     scored = pq.read_table(layout.reference_features("reconstructed"))["index"].to_pylist()
     assert (row["protocol"], row["n"]) == ("emoji-train-rfd", 40)
     assert len(scored) == 40 and set(scored) <= set(train)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from toy_metrics import mean_shift
 
 from mixar.data.images import load_images, write_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import ingest_manifest, read_manifest
 from mixar.files import write_table
 from mixar.layout import Layout
 from mixar.reporting.results import read_rows
@@ -140,7 +140,7 @@ def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(hou
         stage.score_features(study, layout, layout.samples("mar", 0, "default", shard))
     stage.score(study, layout, "sample", "mar", 0, "default")
 
-    train = load_images(stage._manifest(layout, "train"), SIZE)
+    train = load_images(read_manifest(layout.manifest, "train"), SIZE)
     direct = torch_fidelity.calculate_metrics(
         input1=Images(images), input2=Images(train), isc=True, fid=True, kid=True, prc=True,
         feature_extractor=load_extractor(s.extractor, layout.extractor()).name, batch_size=BATCH,
@@ -222,7 +222,7 @@ def test_more_noise_means_a_larger_distance(house):
 
 def test_repeating_training_images_shows_in_the_held_out_distance(house):
     study, layout = house
-    train, held_out = (load_images(stage._manifest(layout, split), SIZE).numpy() for split in stage.SPLITS)
+    train, held_out = (load_images(read_manifest(layout.manifest, split), SIZE).numpy() for split in stage.SPLITS)
 
     copied = scored(study, layout, np.resize(train, (NUM_IMAGES, SIZE, SIZE, 3)))
     fresh = scored(study, layout, np.resize(held_out, (NUM_IMAGES, SIZE, SIZE, 3)), run="maskbit")
@@ -233,7 +233,7 @@ def test_repeating_training_images_shows_in_the_held_out_distance(house):
 
 
 def reconstruct(study, layout, level, shards=(0, 1)):
-    rows = stage._manifest(layout, "held_out")
+    rows = read_manifest(layout.manifest, "held_out")
     images, index = load_images(rows, SIZE).numpy().astype(int), rows["index"].to_numpy()
     for shard in shards:
         part = slice(shard * len(index) // 2, (shard + 1) * len(index) // 2)
@@ -361,7 +361,7 @@ def test_a_protocol_may_take_part_of_the_training_images_always_the_same(house, 
     chosen = [stage.reference_rows(study, layout, "train")["index"].to_pylist() for _ in range(2)]
 
     assert chosen[0] == chosen[1] == sorted(set(chosen[0])) and len(chosen[0]) == 10
-    assert set(chosen[0]) <= set(stage._manifest(layout, "train")["index"].to_pylist())
+    assert set(chosen[0]) <= set(read_manifest(layout.manifest, "train")["index"].to_pylist())
 
 
 def test_statistics_files_are_checked(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from toy_runs import toy_study
 
 from mixar.data.images import images_to_unit, load_images, read_images
+from mixar.data.manifest import read_manifest
 from mixar.data.shards import TokenStore, open_shard, read_generated
 from mixar.layout import Layout
 from mixar.stages import tokens as stage
@@ -41,12 +42,12 @@ def tokenized(tmp_path_factory):
 
 
 def images_of(study, layout, split=None):
-    return images_to_unit(load_images(stage.read_manifest(layout, split), study.data.image_size))
+    return images_to_unit(load_images(read_manifest(layout.manifest, split), study.data.image_size))
 
 
 def test_shards_cover_every_row_of_the_manifest_once_and_in_order(tokenized):
     _, layout, store = tokenized
-    manifest = stage.read_manifest(layout)
+    manifest = read_manifest(layout.manifest)
 
     assert store.index.tolist() == list(range(30))
     assert store.labels.tolist() == manifest["label"].to_pylist()
@@ -120,7 +121,7 @@ def test_evaluation_labels_follow_the_training_proportions_where_asked(tmp_path)
 
     labels = stage.evaluation_labels(study, layout)
 
-    assert labels.tolist() == sorted(stage.read_manifest(layout, "train")["label"].to_pylist())
+    assert labels.tolist() == sorted(read_manifest(layout.manifest, "train")["label"].to_pylist())
 
 
 def test_proportional_counts_add_up_and_stay_within_one_of_the_exact_share():
@@ -140,7 +141,7 @@ def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, ki
         stage.reconstruct(study, layout, kind, shard)
     paths = [layout.reconstruction(kind, shard) for shard in range(2)]
     parts = [read_images(p) for p in paths]
-    manifest = stage.read_manifest(layout, "held_out")
+    manifest = read_manifest(layout.manifest, "held_out")
 
     assert np.concatenate([p[0] for p in parts]).tolist() == manifest["index"].to_pylist()
     assert np.concatenate([p[1] for p in parts]).tolist() == manifest["label"].to_pylist()
@@ -166,7 +167,7 @@ def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
     images = stage.training_images(study, layout)
 
     assert images.dtype == torch.uint8
-    assert torch.equal(images, load_images(stage.read_manifest(layout, "train"), 8))
+    assert torch.equal(images, load_images(read_manifest(layout.manifest, "train"), 8))
 
 
 def test_images_that_do_not_fit_in_memory_are_refused(tokenized, monkeypatch):

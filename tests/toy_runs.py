@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from mixar.data.manifest import MANIFEST
 from mixar.data.shards import write_shard
 from mixar.layout import Layout
 from mixar.spec import Study, parse_study
@@ -79,9 +80,9 @@ def write_inputs(study: Study, channels: int = 8, num_tokens: int = 16) -> Layou
             },
             {},
         )
-    splits = ["held_out" if i < NUM_HELD_OUT else "train" for i in range(NUM_IMAGES)]
+    rows = [{"split": "held_out" if i < NUM_HELD_OUT else "train", "index": i} for i in range(NUM_IMAGES)]
     layout.manifest.parent.mkdir(parents=True)
-    pq.write_table(pa.table({"split": splits, "index": list(range(NUM_IMAGES))}), layout.manifest)
+    pq.write_table(pa.Table.from_pylist(rows, MANIFEST), layout.manifest)
     write_networks(study, layout)
     return layout
 

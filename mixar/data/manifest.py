@@ -100,6 +100,23 @@ def ingest_manifest(
     return table
 
 
+def read_manifest(path: Path, split: str | None = None) -> pa.Table:
+    """The rows of a manifest file, of one split or of both.
+
+    Raises ValueError for a file that is missing or damaged, or that an earlier version wrote.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no manifest yet; run `ingest` first")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a complete Parquet file ({error}); run `ingest` again") from None
+    if missing := [name for name in MANIFEST.names if name not in table.column_names]:
+        raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "
+                         "again, and all that follows (snakemake does both)")  # fmt: skip
+    return table if split is None else table.filter(pc.equal(table["split"], split))
+
+
 def count_images(data: Data) -> dict[str, int]:
     """Images of each split as `ingest_manifest` will find them, without decoding one; where their contents decide the
     split, at most so many.
@@ -250,7 +267,7 @@ def check_tokens(manifest: Path, store: TokenStore, where: Path) -> None:
     The manifest may be gone; shards that were made without one are let be.
     """
     made_of = store.metadata.get("images")
-    if made_of and manifest.is_file() and made_of != images_sha256(pq.read_table(manifest)):
+    if made_of and manifest.is_file() and made_of != images_sha256(read_manifest(manifest)):
         raise ValueError(f"{where}: the shards hold other images than {manifest} does now; run `tokenize` again")
 
 

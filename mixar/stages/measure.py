@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mixar.data.manifest import read_manifest
 from mixar.layout import Digests, Layout
 from mixar.locks import say
 from mixar.memory import needs_memory
@@ -24,7 +25,6 @@ from mixar.reporting.results import STEADY, make_rows, spread, write_rows
 from mixar.spec import Sampler, Study
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
-from mixar.stages.tokens import read_manifest
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.training import loop
@@ -48,7 +48,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     """
     if run not in study.runs:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
-    num_images = len(read_manifest(layout, "train"))
+    num_images = len(read_manifest(layout.manifest, "train"))
     device, samplers = device_of(study), study.runs[run].samplers
     announce = Progress(f"measure {run}", "parts")
     torch.manual_seed(0)  # weights and inputs; no number of a row depends on them

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
-from mixar.data.manifest import check_tokens, images_sha256
+from mixar.data.manifest import check_tokens, images_sha256, read_manifest
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
 from mixar.finite import naming
@@ -30,7 +30,7 @@ from mixar.spec import digest as digest_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import check_statistics
-from mixar.stages.tokens import draw_latents, read_manifest, training_images
+from mixar.stages.tokens import draw_latents, training_images
 from mixar.tokens import generator as bits
 from mixar.tokens import pretrained, tokenizers
 from mixar.training import checkpoints
@@ -102,7 +102,7 @@ def extractor(study: Study, layout: Layout) -> None:
         _import(lambda path: features.load_network(s, path), s.weights, layout.extractor())
         return
     images = training_images(study, layout)
-    labels = torch.tensor(read_manifest(layout, "train")["fine_label"].to_pylist())
+    labels = torch.tensor(read_manifest(layout.manifest, "train")["fine_label"].to_pylist())
     device = device_of(study)
 
     def step(model, rows, rng, progress):
@@ -146,7 +146,7 @@ def _train(
     """Train what `build` makes, under a lease, and publish its averaged weights at `target`."""
     context = Context(rank=0, world_size=1, device=device_of(study))  # these networks are small: one process each
     # with other images, a training in flight begins anew
-    folder = layout.checkpoints(name, study.study, digest_of(digest, images_sha256(read_manifest(layout))))
+    folder = layout.checkpoints(name, study.study, digest_of(digest, images_sha256(read_manifest(layout.manifest))))
     torch.manual_seed(seed_of(digest, "init"))
     model = build()
     with locks.lease(folder, target) as is_finished:
@@ -207,7 +207,7 @@ def _write_statistics(study: Study, layout: Layout) -> None:
         found = read_statistics(assets.resolve(s.statistics), s.latent_channels)
         save_weights(layout.statistics, found, {"source": s.statistics})
         return
-    manifest = read_manifest(layout, "train")
+    manifest = read_manifest(layout.manifest, "train")
     rng = torch.Generator().manual_seed(seed_of("statistics"))
     chosen = torch.randperm(len(manifest), generator=rng)[:STATISTICS_IMAGES].sort().values
     device = device_of(study)

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mixar.assets import RESOURCES
 from mixar.data.images import load_images
+from mixar.data.manifest import read_manifest
 from mixar.files import write_table, write_text
 from mixar.layout import Layout
 from mixar.memory import needs_memory
@@ -112,7 +112,7 @@ def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]
 
 def image_sheets(study: Study, layout: Layout, rows: pd.DataFrame) -> dict:
     """Figure 6, the reconstructions, and Figure 2 where the study has a guided run."""
-    manifest = pq.read_table(layout.manifest)
+    manifest = read_manifest(layout.manifest)
     names = dict(zip(manifest["label"].to_pylist(), manifest["class_name"].to_pylist(), strict=True))
     sheets = {"figure6": _grids(study, layout, names)}
     sheets["reconstructions"] = _reconstructions(study, layout, manifest, rows)

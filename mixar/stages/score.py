@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from rich import print
@@ -22,6 +21,7 @@ from torch import Tensor
 from mixar import assets
 from mixar.assets import file_sha256
 from mixar.data.images import iter_images, read_images
+from mixar.data.manifest import read_manifest
 from mixar.data.sources import open_parquet
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
@@ -130,7 +130,8 @@ def _rows_sha256(study: Study, split: str, rows: pa.Table) -> str:
 
 def other_data_of(study: Study, layout: Layout, protocol: Protocol, data: str | None) -> str | None:
     """`data`, the hash of the reference's images, where the protocol is defined for others; null: no images at all."""
-    counts = {split: len(_manifest(layout, split)) for split in SPLITS} if layout.manifest.is_file() else None
+    file = layout.manifest
+    counts = {split: len(read_manifest(file, split)) for split in SPLITS} if file.is_file() else None
     return None if data is None or is_of_its_data(protocol, study, counts) else data
 
 
@@ -139,19 +140,12 @@ def reference_rows(study: Study, layout: Layout, split: str) -> pa.Table:
     takes, at random."""
     protocol = protocol_of(study, "reconstruct" if split == RECONSTRUCTED else "sample")
     split = protocol.reference if split == RECONSTRUCTED else split
-    rows = _manifest(layout, split)
+    rows = read_manifest(layout.manifest, split)
     limit = protocol.reference_images if split == "train" else None
     if limit is None or limit >= len(rows):
         return rows
     rng = torch.Generator().manual_seed(seed_of("reference", split))
     return rows.take(torch.randperm(len(rows), generator=rng)[:limit].sort().values.numpy())
-
-
-def _manifest(layout: Layout, split: str) -> pa.Table:
-    if not layout.manifest.is_file():
-        raise ValueError(f"{layout.manifest}: no manifest yet; run `ingest` first")
-    rows = pq.read_table(layout.manifest)
-    return rows.filter(pc.equal(rows["split"], split))
 
 
 def require_assets(study: Study, source: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from rich import print
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from mixar.data.images import (
     unit_to_uint8,
     write_images,
 )
-from mixar.data.manifest import count_smaller, images_sha256, ingest_manifest
+from mixar.data.manifest import count_smaller, images_sha256, ingest_manifest, read_manifest
 from mixar.data.shards import write_shard
 from mixar.files import write_table
 from mixar.finite import finite, naming
@@ -59,20 +58,12 @@ def ingest(study: Study, layout: Layout) -> None:
     write_table(layout.manifest, manifest)
 
 
-def read_manifest(layout: Layout, split: str | None = None) -> pa.Table:
-    """The manifest's rows, of one split ('train' or 'held_out') or of both. Raises ValueError where it is missing."""
-    if not layout.manifest.is_file():
-        raise ValueError(f"{layout.manifest}: no manifest yet; run `ingest` first")
-    table = pq.read_table(layout.manifest)
-    return table if split is None else table.filter(pc.equal(table["split"], split))
-
-
 def training_images(study: Study, layout: Layout) -> Tensor:
     """All training images as one uint8 tensor [n, H, W, 3], in manifest order, for training small networks.
 
     Raises ValueError where they would not fit in memory.
     """
-    rows, size = read_manifest(layout, "train"), study.data.image_size
+    rows, size = read_manifest(layout.manifest, "train"), study.data.image_size
     gib = len(rows) * size**2 * 3 / 2**30
     if gib > MEMORY_LIMIT_GIB:
         raise ValueError(f"data.image_size: {len(rows)} images of {size} pixels need {gib:.0f} GiB; give `weights`")
@@ -85,7 +76,7 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
 
     Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
     """
-    manifest = read_manifest(layout)
+    manifest = read_manifest(layout.manifest)
     rows = _part(manifest, shard, study.data.num_shards, "images")
     device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
     continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
@@ -148,7 +139,7 @@ def evaluation_labels(study: Study, layout: Layout) -> np.ndarray:
     if study.evaluation.labels == "balanced":
         weights = np.ones(study.data.num_classes)
     else:
-        labels = read_manifest(layout, "train")["label"].to_numpy()
+        labels = read_manifest(layout.manifest, "train")["label"].to_numpy()
         weights = np.bincount(labels, minlength=study.data.num_classes).astype(float)
     return np.repeat(np.arange(len(weights)), proportional_counts(weights, study.evaluation.num_images))
 
