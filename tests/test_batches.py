@@ -17,7 +17,9 @@ from mixar import files
 from mixar.data import images as image_files
 from mixar.data.collection import iter_pixels, open_collection
 from mixar.data.images import RowReader, iter_images, read_images, write_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import count_images, ingest_manifest
+from mixar.data.sources import SOURCES
+from mixar.listing import source_files
 from mixar.reporting.pictures import read_selected
 from mixar.scoring.files import read_features, write_features
 from mixar.spec import Data
@@ -183,6 +185,77 @@ def test_images_of_a_source_that_are_no_bytes_are_refused(content, tmp_path):
 
     with pytest.raises(ValueError, match="a.parquet: column 'image' is struct<.*>; expected a struct with binary"):
         ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
+
+
+def struct_table(file, path_type, paths, **columns):
+    """Two images with these paths, which Arrow takes as they are, UTF-8 or not."""
+    paths = pa.array(paths, pa.binary()).view(pa.string()) if path_type == "bad text" else pa.array(paths, path_type)
+    image = pa.StructArray.from_arrays([pa.array(map(png, pixels(2))), paths], ["bytes", "path"])
+    table = pa.table({"image": image, "label": [0, 1], **columns})
+    pq.write_table(table, file)
+    return Data(source="parquet", path=str(file), image_size=16, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("path_type", "paths", "said"),
+    [
+        (pa.int64(), [1, 2], "a.parquet: image.path is int64; expected text, or leave it out"),
+        (pa.struct([("a", pa.int8())]), [{"a": 1}] * 2, "a.parquet: image.path is struct<a: int8>; expected text"),
+        (pa.binary(), [b"a", b"b"], "a.parquet: image.path is binary; expected text"),
+    ],
+)
+def test_paths_that_are_no_text_are_refused_before_any_image_is_read(tmp_path, path_type, paths, said):
+    data = struct_table(tmp_path / "a.parquet", path_type, paths)
+
+    for read in (ingest_manifest, count_images):
+        with pytest.raises(ValueError, match=said):
+            read(data)
+
+
+def test_a_path_that_is_not_utf_8_is_named_with_its_row(tmp_path):
+    data = struct_table(tmp_path / "a.parquet", "bad text", [b"a.png", b"\xff.png"])
+
+    with pytest.raises(ValueError, match=r"a.parquet row 1: image.path is not UTF-8 \(b'\\xff.png'\); write it as"):
+        ingest_manifest(data)
+
+    collection = open_collection(tmp_path / "a.parquet")
+    assert np.array_equal([image for _, image, _ in iter_pixels(collection, 0, 2)], pixels(2))  # needs no paths
+
+
+@pytest.mark.parametrize("path_type", [pa.null(), pa.dictionary(pa.int8(), pa.string()), pa.large_string()])
+def test_paths_may_be_missing_or_any_text(tmp_path, path_type):
+    data = struct_table(tmp_path / "a.parquet", path_type, [None, None if path_type == pa.null() else "b.png"])
+
+    listing = source_files("parquet", data.path, "data.path", "train")
+    names = [original.name for original, _ in SOURCES["parquet"](listing, "data.path").items]
+
+    assert names == ["a.parquet:0", "a.parquet:1" if path_type == pa.null() else "b.png"]
+
+
+def test_a_text_that_is_not_utf_8_is_no_label_and_no_image(tmp_path):
+    text = pa.array([b"\xff", b"\xfe"], pa.binary()).view(pa.string())
+    image = pa.array([{"bytes": png(image)} for image in pixels(2)])
+    pq.write_table(pa.table({"image": image, "label": text}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet: column 'label' is string .*; expected the numbers of classes"):
+        ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
+
+    pq.write_table(pa.table({"image": text}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet row 0: image.bytes is missing"):
+        list(iter_pixels(open_collection(tmp_path), 0, 2))
+
+
+@pytest.mark.parametrize("column", ["image", "label", "index"])
+def test_two_columns_of_one_name_are_refused(tmp_path, column):
+    columns = {"image": pa.array([{"bytes": png(i)} for i in pixels(2)]), "label": pa.array([0, 1])}
+    columns["index"] = columns["label"]
+    names = [*columns, column]
+    pq.write_table(pa.Table.from_arrays([columns[name] for name in names], names), tmp_path / "a.parquet")
+
+    with pytest.raises(ValueError, match=f"a.parquet: 2 columns are named '{column}'; keep one of them"):
+        open_collection(tmp_path)
+    if column != "index":
+        with pytest.raises(ValueError, match=f"a.parquet: 2 columns are named '{column}'; keep one of them"):
+            count_images(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
 
 
 def test_a_mistyped_number_of_classes_is_refused_without_filling_the_memory(foreign):

@@ -243,9 +243,9 @@ def _keys(files: list[Path], column: str, dtype: type) -> np.ndarray | None:
     """A column of whole numbers from all files; None unless every file has it."""
     parts = []
     for file in files:  # one open file at a time: there may be more than a process may open
-        parquet = open_parquet(file, ["image"])
-        if column not in parquet.schema_arrow.names:
+        if column not in open_parquet(file, ["image"]).schema_arrow.names:
             return None
+        parquet = open_parquet(file, ["image", column])
         parts.append(whole_numbers(parquet, file, column, dtype))
     return np.concatenate(parts)
 

@@ -79,7 +79,7 @@ class RowReader:
         while row >= self.first + len(self.images):
             self.first += len(self.images)
             self.images = next(self.batches)["image"]
-        return io.BytesIO(embedded(self.images[row - self.first].as_py(), f"{file} row {row}"))
+        return io.BytesIO(embedded(self.images[row - self.first], f"{file} row {row}"))
 
     def _open(self, file: str) -> None:
         parquet = open_parquet(Path(file), ["image"])
@@ -189,7 +189,7 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     parquet, images = open_parquet(Path(path), ["index", "label", "image"]), None
     for row, value in enumerate(v for batch in iter_batches(parquet, path, ["image"]) for v in batch["image"]):
-        image = _rgb(embedded(value.as_py(), f"{path} row {row}"), f"{path} row {row}")
+        image = _rgb(embedded(value, f"{path} row {row}"), f"{path} row {row}")
         images = np.empty((parquet.metadata.num_rows, *image.shape), np.uint8) if images is None else images
         if image.shape != images.shape[1:]:
             sizes = " and ".join(f"{shape[1]} x {shape[0]}" for shape in (images.shape[1:], image.shape))
@@ -220,9 +220,17 @@ def fitting(numbers: np.ndarray, dtype: type, what: str) -> np.ndarray:
     return numbers.astype(dtype)
 
 
-def embedded(value, where: str) -> bytes:
-    """The encoded image in one value of a column `image`: bytes, or a struct with them. Raises ValueError."""
-    content = value.get("bytes") if isinstance(value, dict) else value
+def embedded(value: pa.Scalar, where: str) -> bytes:
+    """The encoded image in one value of a column `image`: bytes, or a struct with them. Raises ValueError.
+
+    The path in a struct is not looked at: it need not be text.
+    """
+    if pa.types.is_struct(value.type) and value.is_valid and value.type.get_field_index("bytes") >= 0:
+        value = value["bytes"]
+    try:
+        content = value.as_py()
+    except UnicodeDecodeError:  # text
+        content = None
     if not isinstance(content, bytes) or not content:
         raise ValueError(f"{where}: image.bytes is missing; images must be embedded in the Parquet file")
     return content

@@ -179,7 +179,7 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
 def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
     """The entry of an image, or why it cannot be used."""
     where = _where(original)
-    if encoded is None and original.row >= 0:
+    if original.row >= 0 and not isinstance(encoded, bytes):
         return f"{where}: image.bytes is missing; images must be embedded in the Parquet file"
     try:
         encoded = Path(original.file).read_bytes() if encoded is None else encoded

@@ -53,7 +53,7 @@ def _emoji(files: Listing, key: str) -> Originals:
         raise ValueError(f"{key}: {len(files.files)} Parquet files, such as {files.files[0].path}; the emoji are one")
     file = Path(files.files[0].path)
     columns = ["image", "label", "group", "subgroup", "name", "skin_tone", "duplicate_of"]
-    table = open_parquet(file, columns).read(columns=columns)
+    table = _read(open_parquet(file, columns), file, columns)
     subgroups: dict[str, int] = {}
     found = []
     for row, e in enumerate(table.to_pylist()):
@@ -126,11 +126,12 @@ def _class_of(label: int, names: list[str] | None) -> tuple[int, str, int, str]:
 
 def _labels(parquet: pq.ParquetFile, file: str) -> list[int]:
     """The column of labels. Raises ValueError naming the first row whose label is no class."""
-    names = _label_names(parquet.schema_arrow)
+    names, column = _label_names(parquet.schema_arrow), _read(parquet, file, ["label"])["label"]
     try:
-        labels = parquet.read(columns=["label"])["label"].to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file}: damaged ({error}); copy or download it again") from None
+        labels = column.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, or a time that Python has no number for
+        raise ValueError(f"{file}: column 'label' is {column.type} ({error}); expected the numbers of classes, 0 or "
+                         "more") from None  # fmt: skip
     for row, label in enumerate(labels):
         if label is not None and type(label) is not int:  # True is an int, too
             raise ValueError(f"{file} row {row}: label {label!r}; expected the number of a class, 0 or more")
@@ -150,19 +151,31 @@ def _check_image_column(schema: pa.Schema, file: str) -> None:
     if encoded not in (pa.binary(), pa.large_binary(), pa.binary_view()):
         raise ValueError(f"{file}: column 'image' is {image}; expected a struct with binary `bytes`: images must be "
                          "embedded in the Parquet file")  # fmt: skip
+    path = image.field("path").type if image.get_field_index("path") >= 0 else pa.null()
+    text = path.value_type if pa.types.is_dictionary(path) else path
+    if text not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+        raise ValueError(f"{file}: image.path is {path}; expected text, or leave it out: only the bytes are needed")
 
 
 def _rows(file: Path) -> Iterator[tuple[Original, bytes | None]]:
     with open_parquet(file, ["image", "label"]) as parquet:
         names, batches = _label_names(parquet.schema_arrow), iter_batches(parquet, file, ["image", "label"])
-        for row, e in enumerate(e for batch in batches for e in batch.to_pylist()):
-            yield _parquet_row(e, names, file, row)
+        pairs = (pair for batch in batches for pair in zip(batch["image"], batch["label"].to_pylist(), strict=True))
+        for row, (image, label) in enumerate(pairs):
+            name = _path(image, f"{file} row {row}") or f"{file.name}:{row}"
+            content = image["bytes"].as_py() if image.is_valid else None
+            yield Original(*_class_of(label, names), name, str(file), row, None), content
 
 
-def _parquet_row(e: dict, names: list[str] | None, file: Path, row: int) -> tuple[Original, bytes | None]:
-    image = e["image"] or {}
-    name = image.get("path") or f"{file.name}:{row}"
-    return Original(*_class_of(e["label"], names), name, str(file), row, None), image.get("bytes")
+def _path(image: pa.StructScalar, where: str) -> str | None:
+    index = image.type.get_field_index("path")
+    if not image.is_valid or index < 0:
+        return None
+    try:
+        return image[index].as_py()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: image.path is not UTF-8 ({error.object!r}); write it as UTF-8, or leave the paths "
+                         "out") from None  # fmt: skip
 
 
 def _label_names(schema: pa.Schema) -> list[str] | None:
@@ -175,6 +188,7 @@ def _label_names(schema: pa.Schema) -> list[str] | None:
 
 
 def open_parquet(file: Path, columns: list[str]) -> pq.ParquetFile:
+    """A Parquet file that has each of these columns once. Raises ValueError naming the file and what is wrong."""
     try:
         parquet = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
@@ -182,7 +196,17 @@ def open_parquet(file: Path, columns: list[str]) -> pq.ParquetFile:
     missing = [c for c in columns if c not in parquet.schema_arrow.names]
     if missing:
         raise ValueError(f"{file}: columns {missing} are missing; found {parquet.schema_arrow.names}")
+    for column in columns:
+        if (count := parquet.schema_arrow.names.count(column)) > 1:
+            raise ValueError(f"{file}: {count} columns are named {column!r}; keep one of them")
     return parquet
+
+
+def _read(parquet: pq.ParquetFile, file: str | Path, columns: list[str]) -> pa.Table:
+    try:
+        return parquet.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: damaged ({error}); copy or download it again") from None
 
 
 SOURCES: dict[str, Callable[[Listing, str], Originals]] = {"emoji": _emoji, "folder": _folder, "parquet": _parquet}
