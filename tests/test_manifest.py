@@ -257,6 +257,23 @@ def test_copies_within_one_source_share_a_split(tmp_path):
     assert all(held_out) and not held_out[0] & held_out[1]
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_one_image_with_several_labels_is_told_in_a_line(tmp_path, held_out):
+    data = classes(tmp_path / "data", each=30)
+    other = classes(tmp_path / "other", each=30, seed=5)
+    for number in range(3):
+        shutil.copy(data / "cat" / f"{number:05}.png", (other if held_out else data) / "dog" / f"copy{number}.png")
+    changes = {"held_out_path": other, "max_overlap": 0.5} if held_out else {}
+
+    _, said = ingested(data, **changes)
+
+    line = next(line for line in said if "several labels" in line)
+    copy = (other if held_out else data) / "dog" / "copy0.png"
+    examples = f"{data}/cat/00000.png (cat) and {copy} (dog)"
+    assert line.startswith(f"data: found 3 images with copies under several labels, such as {examples}; all copies")
+    assert "\n" not in line
+
+
 def test_a_split_that_leaves_a_class_without_training_images_is_refused(tmp_path):
     classes(tmp_path, each=40)
     shutil.rmtree(tmp_path / "dog")

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +88,7 @@ def ingest_manifest(
         _check_contents(data, *entries, say)
     else:
         held_out = _split(entries[0], data.held_out_rate)
+    _tell_labels(entries, say)
     table = _table([entry for part in entries for entry in part], held_out)
     _check_training_classes(data, table)
     table = _limited(table, data)
@@ -194,8 +195,12 @@ def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
 
 def _check_classes(data: Data, classes: set[tuple], held_out: set[tuple] = frozenset()) -> None:
     labels = {label for label, *_ in classes}
-    # The set of a mistyped number of classes would fill the memory.
-    if len(labels) != data.num_classes or labels != set(range(len(labels))):
+    if gaps := set(range(len(labels))) - labels:
+        raise ValueError(
+            f"data.path: {data.path} holds {len(labels)} classes with labels {min(labels)} to {max(labels)}, but none "
+            f"with {min(gaps)}; number them 0 to {len(labels) - 1} without gaps, or give the images of all classes"
+        )
+    if len(labels) != data.num_classes:
         names = sorted({name for _, name, *_ in classes})
         some = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
         raise ValueError(
@@ -231,6 +236,20 @@ def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: 
         advice = f", or allow their share with data.max_overlap: {share:g}" if share <= TOLERABLE else ""
         raise ValueError(f"data.held_out_path: {found}\nRemove one of each{advice}")
     say(f"data.max_overlap: {found}")
+
+
+def _tell_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> None:
+    """Tell of images whose copies, byte for byte, have several labels."""
+    first: dict[str, Original] = {}
+    pairs: dict[str, tuple[Original, Original]] = {}
+    for entry in chain.from_iterable(entries):
+        other = first.setdefault(entry.content, entry.original)
+        if other.label != entry.original.label:
+            pairs.setdefault(entry.content, (other, entry.original))
+    if pairs:
+        example = " and ".join(f"{_where(original)} ({original.class_name})" for original in next(iter(pairs.values())))
+        found = f"{counted(len(pairs), 'image')} with copies under several labels, such as {example}"
+        say(f"data: found {found}; all copies are kept, so remove the wrong ones")
 
 
 def _where(original: Original) -> str:
