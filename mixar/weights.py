@@ -73,7 +73,18 @@ def _read_pytorch(path: Path, values: bool) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged or no PyTorch file ({reason}); copy or make it again") from None
     if not isinstance(found, Mapping):
         raise ValueError(f"{path}: holds a {type(found).__name__}, expected a mapping of names to tensors")
+    _check_plain(found, path)
     return dict(found)
+
+
+def _check_plain(found: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError naming a tensor that has no array of values, also inside further mappings."""
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            _check_plain(value, path)
+        elif isinstance(value, Tensor) and (value.is_meta or value.is_quantized or value.layout != torch.strided):
+            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else "sparse"
+            raise ValueError(f"{path}: {key} is a {kind} tensor; save it with all its values, dense and as floats")
 
 
 def _compare_checksums(path: Path) -> None:

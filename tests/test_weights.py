@@ -307,3 +307,21 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
         raise RuntimeError
 
     assert [path.name for path in tmp_path.iterdir()] == ["w"] and (tmp_path / "w").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("sparse", torch.eye(3).to_sparse()),
+        ("sparse", torch.eye(3).to_sparse_csr()),
+        ("meta", torch.ones(3, device="meta")),
+        ("quantized", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)),
+    ],
+)
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}], ids=["bare", "within"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_tensor_without_an_array_of_values_is_refused_by_name(tmp_path, kind, value, wrap):
+    torch.save(wrap({"a": torch.ones(2), "b": value}), tmp_path / "w.pth")
+
+    with pytest.raises(ValueError, match=rf"w\.pth: .*b is a {kind} tensor; save it"):
+        read_file(tmp_path / "w.pth")
