@@ -11,13 +11,25 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixar import study_paths
 from mixar.presets import MASKBIT_BITS
 
 
 def folder() -> Path:
-    """The folder of all assets: MIXAR_ASSETS, or mixar/assets in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MIXAR_ASSETS") or cache / "mixar" / "assets").expanduser()
+    """The folder of all assets: MIXAR_ASSETS, in which `~` and variables are filled in as in a study's paths, or
+    mixar/assets in the user's cache.
+
+    Raises ValueError for an unknown user or variable, and where no home folder is known.
+    """
+    if given := os.environ.get("MIXAR_ASSETS"):
+        try:
+            return Path(study_paths.parse(given))
+        except ValueError as error:
+            raise ValueError(f"MIXAR_ASSETS: {error}; found {given!r}") from None
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixar" / "assets"
+    except RuntimeError:
+        raise ValueError("MIXAR_ASSETS: is not set, and no home folder is known; set it to a folder") from None
 
 
 @dataclass(frozen=True)

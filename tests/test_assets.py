@@ -81,6 +81,25 @@ def test_assets_are_looked_for_in_the_users_cache_unless_told_otherwise(monkeypa
 
     assert assets.folder() == tmp_path / "x"
 
+    monkeypatch.setenv("MIXAR_ASSETS", "$HOME/y")
+
+    assert assets.folder() == tmp_path / "y"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("~nobody-of-this-name/y", "no home folder of ~nobody-of-this-name is known"),
+        ("$NOT_SET_ANYWHERE/y", r"\$NOT_SET_ANYWHERE is not set here"),
+        (" ", "is empty"),
+    ],
+)
+def test_a_folder_of_assets_that_nobody_can_find_is_refused(monkeypatch, value, said):
+    monkeypatch.setenv("MIXAR_ASSETS", value)
+
+    with pytest.raises(ValueError, match=f"MIXAR_ASSETS: {said}.*; found"):
+        assets.folder()
+
 
 def test_a_missing_asset_is_refused_with_its_path_source_licence_size_and_hash(tmp_path):
     with pytest.raises(ValueError) as caught:
