@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,24 @@ def load_yaml(text: str, source: str) -> Any:
         raise ValueError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not readable as YAML: {error}") from None
+
+
+def check_config(entries: Iterable[str]) -> None:
+    """Raise ValueError for a key that Snakemake's `--config KEY=VALUE …` has twice, also inside a value."""
+    given: set[str] = set()
+    for key, _, value in (entry.partition("=") for entry in entries):
+        if key in given:
+            raise ValueError(f"--config {key}: given twice; keep one")
+        given.add(key)
+        if _is_collection(value.strip("'\"")):  # Snakemake strips these, and takes all else as a text or number
+            load_yaml(value.strip("'\""), f"--config {key}")
+
+
+def _is_collection(text: str) -> bool:
+    try:
+        return isinstance(yaml.compose(text, yaml.SafeLoader), yaml.CollectionNode)
+    except yaml.YAMLError:
+        return False
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -12,7 +12,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from mixar.spec import SpecError, load_study
 from mixar.stages.parameters import count_all
-from mixar.strict_yaml import load_yaml, read_yaml
+from mixar.strict_yaml import check_config, load_yaml, read_yaml
 
 BIN = Path(sys.executable).parent
 
@@ -139,6 +139,33 @@ def test_a_set_text_with_a_key_twice_is_refused(tmp_path):
     command = [BIN / "mixar", "convert", "mar", "a.pth", "b.safetensors", "--set", "width=1", "--set", "width=2"]
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 2 and "--set width: given twice; keep one" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (["title=a", "title=b"], "--config title: given twice; keep one"),
+        (["training={epochs: 1, epochs: 5}"], "--config training: key 'epochs' occurs twice, in line 1"),
+        (["training='{a: {b: 1, b: 2}}'"], "--config training: key 'b' occurs twice"),
+        (["title=a: b: c", "hardware={results: /x}", "replace=true", "study=017", "empty="], None),
+    ],
+)
+def test_config_entries_have_no_key_twice(entries, said):
+    if said is None:
+        check_config(entries)
+        return
+    with pytest.raises(ValueError, match=said):
+        check_config(entries)
+
+
+def test_snakemake_refuses_a_key_twice_in_config(root):
+    command = [BIN / "snakemake", "-n", "--configfile", "config/smoke.yaml", "--config",
+               "training={epochs: 1, epochs: 5}"]  # fmt: skip
+
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+    assert found.returncode != 0 and "Traceback" not in found.stdout + found.stderr
+    assert "--config training: key 'epochs' occurs twice" in found.stdout + found.stderr
 
 
 @pytest.mark.parametrize("place", ["study", "overlay"])

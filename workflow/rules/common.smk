@@ -14,6 +14,7 @@ from mixar import assets, earlier, inventory, locks
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
+from mixar.strict_yaml import check_config
 from mixar.texts import print_anything
 
 print_anything()
@@ -30,6 +31,7 @@ if workflow.resource_settings.nodes is not None and UNSAFE:
 REPLACE = str(config.get("replace", False)).lower() in ("true", "yes", "1")
 
 try:
+    check_config(workflow.config_settings.config_args or [])
     for file in workflow.configfiles:  # Snakemake keeps the last of two equal keys without a word
         read_layer(file)
     STUDY = parse_study({key: value for key, value in config.items() if key != "replace"}, source="study")
