@@ -6,6 +6,7 @@ Stages are imported where they are called, after what can be checked without the
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="MixAR: masked autoregressive image generation guided by discrete tokens, stage by stage.",
 )
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of a disk, a quota, a file, or a device
 LAYERS = "Study file, YAML or JSON; give --study again to lay another file over it."
 StudyFiles = Annotated[list[Path], typer.Option("--study", help=LAYERS, show_default=False)]
 MaybeStudyFiles = Annotated[list[Path] | None, typer.Option("--study", help=LAYERS, show_default=False)]
@@ -370,17 +372,42 @@ def main() -> None:
     """Run a verb. What a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback."""
     print_anything()
     try:
-        app()
+        try:
+            app()
+        except SystemExit:  # how every verb ends
+            sys.stdout.flush()  # now, while a full disk can still be told in words
+            raise
+    except BrokenPipeError:  # such as `mixar assets | head`
+        _drop_output()
+        sys.exit(1)
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("MIXAR_DEBUG") == "1":
             raise
-        sys.stderr.write(f"mixar: {_in_words(error)}\n")
+        where = "" if _can_print(error) else "standard output: "
+        sys.stderr.write(f"mixar: {where}{_in_words(error)}\n")
         sys.exit(2)
     except (ImportError, MemoryError) as error:
         if not is_shortage(error) or os.environ.get("MIXAR_DEBUG") == "1":
             raise
         sys.stderr.write(f"mixar: out of memory ({str(error) or 'an import found no room'}); {MORE}\n")
         sys.exit(2)
+
+
+def _can_print(error: Exception) -> bool:
+    """Whether standard output is not what an error is about. If it is, the rest of the output is dropped: Python would
+    try again."""
+    if not (isinstance(error, OSError) and error.errno in FULL and error.filename is None):
+        return True
+    try:
+        print(flush=True)  # the error does not tell, but another try does
+    except OSError:
+        _drop_output()
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_words(error: Exception) -> str:

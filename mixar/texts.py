@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def read_text(path: str | Path) -> str:
 def print_anything() -> None:
     """Let standard output replace what its encoding lacks, such as an arrow in Latin-1, where it would fail.
 
-    Standard error does so by itself.
+    Standard error does so by itself. What is written to a stream that is closed (`>&-`) is dropped.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until Python ends
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

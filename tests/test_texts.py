@@ -1,11 +1,14 @@
 """Text is UTF-8 whatever the locale says, and printing never fails."""
 
 import os
+import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake_logger_plugin_mixar import LogHandler
 
 from mixar.spec import SpecError, load_study
 from mixar.texts import read_text
@@ -84,3 +87,32 @@ def test_a_folder_that_the_locale_cannot_name_is_refused_with_what_would_do(stud
 
     assert code == 2
     assert "Ergebnis" in printed and "set PYTHONUTF8=1" in printed
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("2>&- >/dev/null", 0, ""),
+        (">/dev/full", 2, "mixar: standard output: [Errno 28] No space left on device\n"),
+        (">/dev/full --help", 2, "mixar: standard output: [Errno 28] No space left on device\n"),
+    ],
+)
+def test_an_output_that_takes_nothing_is_named(redirection, code, said):
+    command = f"{shlex.quote(sys.executable)} -m mixar assets {redirection}"
+
+    result = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+
+    assert (result.returncode, result.stderr) == (code, said)
+
+
+def test_the_progress_line_needs_no_output(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    settings = SimpleNamespace(stdout=False, dryrun=False)
+
+    handler = LogHandler.__new__(LogHandler)
+    handler.common_settings = settings
+    handler.__post_init__()
+
+    assert not handler.is_terminal
+    handler.stream.close()

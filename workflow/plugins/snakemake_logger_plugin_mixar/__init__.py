@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -105,7 +106,8 @@ class LogHandler(LogHandlerBase):
     """Turns Snakemake's events into the progress line."""
 
     def __post_init__(self) -> None:
-        self.stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        stream = sys.stdout if self.common_settings.stdout else sys.stderr
+        self.stream = stream or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until Snakemake ends
         if isinstance(self.stream, io.TextIOWrapper):
             self.stream.reconfigure(errors="replace")  # what its encoding lacks, such as an accent of a path
         self.is_terminal = self.stream.isatty()
