@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixar.memory import is_shortage
+
 BATCH_ROWS = 32
 BATCH_BYTES = 2**26
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
@@ -75,4 +77,6 @@ def iter_batches(
     try:
         yield from parquet.iter_batches(min(BATCH_ROWS, max(1, int(BATCH_BYTES / max(1, largest)))), chosen, columns)
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); copy or make it again") from None

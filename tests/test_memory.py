@@ -15,7 +15,11 @@ from toy_runs import toy_study, write_inputs
 
 from mixar import __main__ as command
 from mixar import memory, weights
+from mixar.data.images import whole_numbers, write_images
+from mixar.data.sources import open_parquet
+from mixar.files import iter_batches
 from mixar.memory import is_shortage, needs_memory
+from mixar.scoring.files import read_features
 from mixar.stages import measure, pretrain, sample, score, tokens
 from mixar.stages.train import train
 from mixar.training import checkpoints
@@ -176,3 +180,23 @@ def test_a_missing_library_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(ImportError):
         command.main()
+
+
+@pytest.mark.parametrize("error", [pa.lib.ArrowMemoryError("malloc failed"), OSError(errno.ENOMEM, "no memory")])
+def test_a_sound_parquet_file_is_not_called_damaged_where_memory_is_short(tmp_path, monkeypatch, error):
+    def short(*_, **__):
+        raise error
+
+    path = tmp_path / "images.parquet"
+    write_images(path, [0], [0], np.zeros((1, 8, 8, 3), np.uint8))
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.iter_batches", short)
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.read", short)
+    parquet = open_parquet(path, ["image"])
+
+    for read in (lambda: [*iter_batches(parquet, path, ["image"])], lambda: whole_numbers(parquet, path, "index", int)):
+        with pytest.raises(type(error)):
+            read()
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile.__init__", short)
+    for read in (lambda: open_parquet(path, ["image"]), lambda: read_features([path])):
+        with pytest.raises(type(error)):
+            read()

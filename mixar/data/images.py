@@ -22,6 +22,7 @@ from mixar.data.decoding import load_picture, lossy_format, read_picture
 from mixar.data.sources import open_parquet
 from mixar.files import iter_batches, replaced
 from mixar.finite import finite
+from mixar.memory import is_shortage
 
 # Pixels
 
@@ -205,6 +206,8 @@ def whole_numbers(parquet: pq.ParquetFile, path: str | Path, column: str, dtype:
     try:
         found = parquet.read(columns=[column])[column]
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: column {column!r} cannot be read ({error}); copy or make the file again") from None
     if not pa.types.is_integer(found.type) or found.null_count:
         gaps = f" with {found.null_count} gaps" if found.null_count else ""

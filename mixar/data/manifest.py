@@ -26,6 +26,7 @@ from mixar.data.shards import TokenStore
 from mixar.data.sources import SOURCES, Original, Originals
 from mixar.inventory import place
 from mixar.listing import THREADS, Listing, counted, source_files
+from mixar.memory import is_shortage
 from mixar.spec import Data
 
 SPLITS = ("train", "held_out")
@@ -111,6 +112,8 @@ def read_manifest(path: Path, split: str | None = None) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); run `ingest` again") from None
     if missing := [name for name in MANIFEST.names if name not in table.column_names]:
         raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "

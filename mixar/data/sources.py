@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mixar.files import iter_batches
 from mixar.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
+from mixar.memory import is_shortage
 
 
 class Original(NamedTuple):
@@ -192,6 +193,8 @@ def open_parquet(file: Path, columns: list[str]) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{file}: not a complete Parquet file ({error}); copy or download it again") from None
     missing = [c for c in columns if c not in parquet.schema_arrow.names]
     if missing:
@@ -206,6 +209,8 @@ def _read(parquet: pq.ParquetFile, file: str | Path, columns: list[str]) -> pa.T
     try:
         return parquet.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{file}: damaged ({error}); copy or download it again") from None
 
 

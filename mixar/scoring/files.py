@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mixar.assets import file_sha256
 from mixar.files import iter_batches, write_table
+from mixar.memory import is_shortage
 from mixar.scoring.metrics import FeatureSet, merge
 
 FORMAT = "mixar features, version 1"
@@ -131,6 +132,8 @@ def _read_table(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such features; run `score` for these images first") from None
     except (pa.ArrowException, OSError) as error:
+        if is_shortage(error):
+            raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); delete it and run `score` again") from None
     schema = parquet.schema_arrow
     content = json.loads((schema.metadata or {}).get(b"mixar", b"{}"))
