@@ -30,7 +30,7 @@ def stamp(data: Data, recorded: Path) -> str:
     changes the text, too: `ingest` tells the reason.
     """
     before = _recorded(recorded)
-    return " ".join(_stamp(data, key, before.get(key)) for key in _keys(data))
+    return " ".join(_listed_stamp(data, key, before.get(key)) for key in _keys(data))
 
 
 def taken(data: Data, recorded: Path) -> dict:
@@ -43,7 +43,7 @@ def taken(data: Data, recorded: Path) -> dict:
         files = _files(data, key)
         is_small = sum(file.size for file in files) <= READ_AGAIN
         rows = [[list(f.parts), f.size, f.mtime_ns, _content(f)] for f in files] if is_small else None
-        found[key] = {"stamp": _stamp(data, key, before.get(key)), "listing": _digest(files), "files": rows}
+        found[key] = {"stamp": _stamp(files, before.get(key)), "listing": _digest(files), "files": rows}
     return found
 
 
@@ -62,11 +62,14 @@ def _files(data: Data, key: str) -> list[File]:
     return source_files(data.source, place(getattr(data, key)), f"data.{key}", role).files
 
 
-def _stamp(data: Data, key: str, before: dict | None) -> str:
+def _listed_stamp(data: Data, key: str, before: dict | None) -> str:
     try:
-        files = _files(data, key)
+        return _stamp(_files(data, key), before)
     except (ValueError, OSError) as error:
         return hashlib.sha256(repr(error).encode()).hexdigest()
+
+
+def _stamp(files: list[File], before: dict | None) -> str:
     now = _digest(files)
     if before and (not files or before["listing"] == now or _hold_the_same(files, before["files"])):
         return before["stamp"]

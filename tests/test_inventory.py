@@ -133,3 +133,12 @@ def test_parquet_files_patterns_and_folders_are_known_alike(tmp_path, path):
     (tmp_path / "p" / "a.parquet").write_text("changed")
 
     assert inventory.stamp(data, tmp_path / "none") != before
+
+
+def test_recording_lists_every_source_once(data, tmp_path, monkeypatch):
+    listed, source_files = [], inventory.source_files
+    monkeypatch.setattr(inventory, "source_files", lambda *where: listed.append(where) or source_files(*where))
+
+    inventory.taken(data, tmp_path / "none")
+
+    assert [where[1] for where in listed] == [data.path, data.held_out_path]
