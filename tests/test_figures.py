@@ -213,3 +213,13 @@ def test_figures_are_drawn_whatever_backend_and_settings_the_environment_asks_fo
 
     assert result.stdout.strip().lower() == "agg", result.stderr
     assert (tmp_path / "drawn.png").is_file() and (tmp_path / "drawn.pdf").is_file()
+
+
+def test_reading_rows_leaves_a_notebook_its_backend():
+    code = "import os, mixar.reporting.results; print(os.environ['MPLBACKEND'])"
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "module://mine"}
+    )
+
+    assert result.stdout.strip() == "module://mine", result.stderr

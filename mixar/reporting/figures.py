@@ -6,9 +6,12 @@ live in pictures.
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"  # jobs inherit a notebook's, which may not be installed here
 
 import matplotlib.pyplot as plt
 import numpy as np

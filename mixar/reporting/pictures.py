@@ -6,9 +6,12 @@ Images come in as uint8 arrays or from Parquet files with the columns index, lab
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"  # jobs inherit a notebook's, which may not be installed here
 
 import matplotlib.pyplot as plt
 import numpy as np
