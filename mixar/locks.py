@@ -91,11 +91,11 @@ def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds the lease of `folder` now, in words; None where nobody does."""
+    """Who holds the lease of `folder` now, in words; None where nobody does, or where this user cannot ask."""
     try:
         with open(folder / LEASE, "r+", encoding="utf-8") as handle:
             return _signature(handle) if try_lock(handle) is False else None
-    except FileNotFoundError:
+    except OSError:  # no lease, or another user's in shared results
         return None
 
 

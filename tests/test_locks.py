@@ -115,3 +115,9 @@ def test_notices_reach_a_log_file_at_once(tmp_path, monkeypatch):
         locks.say("waiting")
 
         assert (tmp_path / "log").read_text() == "waiting\n"
+
+
+def test_a_lease_that_cannot_be_opened_stops_nobody_who_only_asks(tmp_path):
+    (tmp_path / locks.LEASE).mkdir()  # another user's lease in shared results fails alike
+
+    assert holder(tmp_path) is None
