@@ -99,7 +99,8 @@ def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.nda
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes outside the interpreter lock
         for start in range(0, len(rows), 8 * threads):
             chunk = rows.slice(start, 8 * threads).select(["file", "row", "content"]).to_pylist()
-            sources = [(reader.source(r["file"], r["row"]), _where(r), r["content"]) for r in chunk]
+            places = [(r["file"], r["row"]) for r in chunk]
+            sources = [(reader.source(*p), where_of(*p), r["content"]) for p, r in zip(places, chunk, strict=True)]
             yield from pool.map(lambda source: _decode(*source, size, CROPS[crop]), sources)
 
 
@@ -128,8 +129,9 @@ def check_proportions(image: Image.Image, size: int, where: str) -> None:
                          "remove the image")  # fmt: skip
 
 
-def _where(row: dict) -> str:
-    return row["file"] if row["row"] < 0 else f"{row['file']} row {row['row']}"
+def where_of(file: str, row: int) -> str:
+    """An image in messages; row -1: the file is the image."""
+    return file if row < 0 else f"{file} row {row}"
 
 
 def load_images(rows: pa.Table, size: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from mixar import assets
 from mixar.data.decoding import read_picture
-from mixar.data.images import check_proportions, content_of
+from mixar.data.images import check_proportions, content_of, where_of
 from mixar.data.shards import TokenStore
 from mixar.data.sources import SOURCES, Original, Originals
 from mixar.inventory import place
@@ -48,7 +48,7 @@ MANIFEST = pa.schema(
         ("content", TEXT),  # BLAKE2b, 128 bits, of the encoded image
     ]
 )
-
+IDENTITY = ["split", "label", "fine_label", "content"]  # which images there are, wherever they lie
 
 WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
 SHOWN = 1000  # unreadable images that are named
@@ -102,20 +102,21 @@ def ingest_manifest(
     return table
 
 
-def read_manifest(path: Path, split: str | None = None) -> pa.Table:
-    """The rows of a manifest file, of one split or of both.
+def read_manifest(path: Path, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a manifest file, of one split or of both; columns: only these, without `split`.
 
     Raises ValueError for a file that is missing or damaged, or that an earlier version wrote.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no manifest yet; run `ingest` first")
     try:
-        table = pq.ParquetFile(path).read()
+        parquet = pq.ParquetFile(path)
+        table = parquet.read(columns)
     except (pa.ArrowException, OSError) as error:
         if is_shortage(error):
             raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); run `ingest` again") from None
-    if missing := [name for name in MANIFEST.names if name not in table.column_names]:
+    if missing := [name for name in MANIFEST.names if name not in parquet.schema_arrow.names]:
         raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "
                          "again, and all that follows (snakemake does both)")  # fmt: skip
     return table if split is None else table.filter(pc.equal(table["split"], split))
@@ -182,7 +183,7 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
 
 def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
     """The entry of an image, or why it cannot be used."""
-    where = _where(original)
+    where = where_of(original.file, original.row)
     if original.row >= 0 and not isinstance(encoded, bytes):
         return f"{where}: image.bytes is missing; images must be embedded in the Parquet file"
     try:
@@ -231,7 +232,7 @@ def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: 
     shared = [(entry.original, known[entry.content]) for entry in held_out if entry.content in known]
     if not shared:
         return
-    some = "\n".join(f"  {_where(a)} and {_where(b)}" for a, b in shared[:FEW])
+    some = "\n".join(f"  {where_of(a.file, a.row)} and {where_of(b.file, b.row)}" for a, b in shared[:FEW])
     found = f"found {len(shared)} of {len(held_out)} held-out images among the training images:\n{some}"
     found += f"\n  and {len(shared) - FEW} more" if len(shared) > FEW else ""
     if len(shared) > data.max_overlap * len(held_out):
@@ -250,13 +251,9 @@ def _tell_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> None
         if other.label != entry.original.label:
             pairs.setdefault(entry.content, (other, entry.original))
     if pairs:
-        example = " and ".join(f"{_where(original)} ({original.class_name})" for original in next(iter(pairs.values())))
+        example = " and ".join(f"{where_of(o.file, o.row)} ({o.class_name})" for o in next(iter(pairs.values())))
         found = f"{counted(len(pairs), 'image')} with copies under several labels, such as {example}"
         say(f"data: found {found}; all copies are kept, so remove the wrong ones")
-
-
-def _where(original: Original) -> str:
-    return original.file if original.row < 0 else f"{original.file} row {original.row}"
 
 
 def _split(entries: list[Entry], rate: float) -> list[bool]:
@@ -278,18 +275,18 @@ def _check_training_classes(data: Data, table: pa.Table) -> None:
 def images_sha256(manifest: pa.Table) -> str:
     """Which images a manifest holds, with their order, splits and classes, wherever they lie: hex."""
     content = hashlib.sha256()
-    for column in ("split", "label", "fine_label", "content"):
+    for column in IDENTITY:
         content.update("\n".join(map(str, manifest[column].to_pylist())).encode())
     return content.hexdigest()
 
 
-def check_tokens(manifest: Path, store: TokenStore, where: Path) -> None:
+def check_same_images(manifest: Path, store: TokenStore, where: Path) -> None:
     """Raise ValueError where the token shards in the folder `where` hold other images than the manifest does now.
 
     The manifest may be gone; shards that were made without one are let be.
     """
     made_of = store.metadata.get("images")
-    if made_of and manifest.is_file() and made_of != images_sha256(read_manifest(manifest)):
+    if made_of and manifest.is_file() and made_of != images_sha256(read_manifest(manifest, columns=IDENTITY)):
         raise ValueError(f"{where}: the shards hold other images than {manifest} does now; run `tokenize` again")
 
 

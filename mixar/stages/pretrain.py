@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
-from mixar.data.manifest import check_tokens, images_sha256, read_manifest
+from mixar.data.manifest import check_same_images, images_sha256, read_manifest
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
 from mixar.finite import naming
@@ -81,7 +81,7 @@ def generator(study: Study, layout: Layout) -> None:
         _import(lambda path: _released("maskbit-generator", build, path), s.weights, layout.generator)
         return
     store = TokenStore(layout.token_shards())
-    check_tokens(layout.manifest, store, layout.token_shard(0).parent)
+    check_same_images(layout.manifest, store, layout.token_shard(0).parent)
     train_rows = store.rows("train")
 
     def step(model, rows, rng, progress):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from rich import print
@@ -21,7 +22,7 @@ from torch import Tensor
 from mixar import assets
 from mixar.assets import file_sha256
 from mixar.data.images import iter_images, read_images
-from mixar.data.manifest import read_manifest
+from mixar.data.manifest import SPLITS, read_manifest
 from mixar.data.sources import open_parquet
 from mixar.finite import naming
 from mixar.layout import Digests, Layout
@@ -46,7 +47,6 @@ from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 
 BATCH = 64  # images per forward pass
-SPLITS = ("train", "held_out")
 RECONSTRUCTED = "reconstructed"  # the images that scoring.reconstructions names, where it names a protocol
 SPATIAL = {"keys": ("mu_s", "sigma_s"), "width": 2023}  # ADM's own names in its statistics of sFID
 MASKBIT = "maskbit"
@@ -129,9 +129,14 @@ def _rows_sha256(study: Study, split: str, rows: pa.Table) -> str:
 
 
 def other_data_of(study: Study, layout: Layout, protocol: Protocol, data: str | None) -> str | None:
-    """`data`, the hash of the reference's images, where the protocol is defined for others; null: no images at all."""
-    file = layout.manifest
-    counts = {split: len(read_manifest(file, split)) for split in SPLITS} if file.is_file() else None
+    """`data`, the hash of the reference images, where the protocol is defined for other images, else None.
+
+    data: None where a statistics file stands for the images.
+    """
+    counts = None
+    if layout.manifest.is_file():
+        found = read_manifest(layout.manifest, columns=["split"])["split"]
+        counts = {split: pc.sum(pc.equal(found, split)).as_py() or 0 for split in SPLITS}
     return None if data is None or is_of_its_data(protocol, study, counts) else data
 
 

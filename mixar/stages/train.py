@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar import assets, locks
-from mixar.data.manifest import check_tokens
+from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
 from mixar.files import write_table
 from mixar.layout import Digests, Layout
@@ -114,7 +114,7 @@ def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
     ):
         if found != wanted:
             raise ValueError(f"{where}: the shards hold {found} {what}, the study has {wanted}; run `tokenize` again")
-    check_tokens(layout.manifest, store, where)
+    check_same_images(layout.manifest, store, where)
     if len(store) and int(store.labels.max()) >= study.data.num_classes:
         raise ValueError(
             f"{where}: class {int(store.labels.max())} is outside the study's {study.data.num_classes} classes; "
