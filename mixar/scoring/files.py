@@ -143,5 +143,8 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _vectors(table: pa.Table, column: str) -> Tensor:
-    values = table[column].combine_chunks()
-    return torch.from_numpy(values.flatten().to_numpy().reshape(len(values), values.type.list_size).copy())
+    # one part after the other: Arrow's own copy of the whole column would double the memory
+    parts = [part.flatten().to_numpy().reshape(len(part), -1) for part in table[column].chunks if len(part)]
+    size = table[column].type.list_size
+    found = np.concatenate(parts) if parts else np.empty((0, size), np.float32)
+    return torch.from_numpy(found if len(parts) > 1 else found.copy())
