@@ -18,8 +18,8 @@ from mixar.asset_table import ASSETS, Asset, ByHand
 from mixar.asset_table import folder as folder  # offered here too
 from mixar.listing import is_service
 from mixar.spec import Study
+from mixar.study_paths import ASSET as PREFIX
 
-PREFIX = "asset:"
 PACKAGE = Path(__file__).resolve().parent
 # A wheel holds config/ and resources/ inside the package; in the repository they are beside it.
 ROOT = PACKAGE if (PACKAGE / "resources").is_dir() else PACKAGE.parent

@@ -79,7 +79,7 @@ class Data(Section):
     """Images, their crop and the split."""
 
     source: Literal["emoji", "folder", "parquet"]
-    path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file or a folder of files
+    path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file, a folder or a pattern
     held_out_path: FilePath | None = None  # validation images, same kind; null: split by a hash of each image's name
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
     image_size: Annotated[Count, Field(le=2**14)]  # pixels, square

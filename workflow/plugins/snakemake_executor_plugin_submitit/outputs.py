@@ -45,9 +45,8 @@ class Before:
         mark = self.marks.get(found.st_dev)
         if mark is not None:
             return found.st_ctime_ns >= mark
-        return (
-            earlier is None or found.st_ctime_ns != earlier.st_ctime_ns
-        )  # nothing can be written there to compare with
+        # Its folder takes no file whose time could be compared with.
+        return earlier is None or found.st_ctime_ns != earlier.st_ctime_ns
 
 
 def look(outputs: Iterable[str], inputs: Iterable[str], folder: Path) -> Before:
