@@ -149,3 +149,14 @@ def test_sizes_that_no_network_can_have_are_said_by_check(tmp_path, section):
     found = problems(widest)
 
     assert found[0].startswith(f"{section}: no network can have these sizes (")
+
+
+def test_check_builds_a_feature_network_of_any_size_without_its_memory(tmp_path):
+    study = toy_study(tmp_path)
+    many = study.data.model_copy(update={"num_classes": 10**9})
+    extractor = study.scoring.extractor.model_copy(update={"channels": 10**9 - 10**9 % 64})
+    wide = study.scoring.model_copy(update={"extractor": extractor})
+
+    found = problems(study.model_copy(update={"data": many, "scoring": wide}))
+
+    assert any(line.startswith("scoring.extractor: no network can have these sizes (") for line in found)

@@ -116,7 +116,8 @@ def _look_at_statistics(study: Study) -> None:
 def _look_at_extractor(study: Study) -> None:
     settings = study.scoring.extractor
     if settings.weights is None:
-        build_network(settings, study.data.num_classes, study.data.image_size)
+        build = partial(build_network, settings, study.data.num_classes, study.data.image_size)
+        _look_at_network("scoring.extractor", settings.network, build, [], None)
     elif assets.locate(settings.weights).exists():
         load_network(settings, assets.resolve(settings.weights))
 
