@@ -1,5 +1,6 @@
 """Pictures of any kind become upright 8-bit RGB, or are refused by name."""
 
+import errno
 import io
 import struct
 import subprocess
@@ -307,11 +308,12 @@ def test_a_picture_too_narrow_for_a_square_crop_is_refused(tmp_path):
         list(iter_images(rows, 256))
 
 
-def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_out_of_memory_is_no_fault_of_the_picture(monkeypatch, error):
     def full(*_):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(Image, "open", full)
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(type(error)):
         load_picture(io.BytesIO(), "here.png")

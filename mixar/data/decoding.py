@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mixar.memory import is_shortage
+
 # Pillow warns from half its limit on; up to the limit a picture is read like any other.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Damaged EXIF data turn no picture, and every reader of ImageNet knows them.
@@ -78,9 +80,9 @@ def load_picture(source: str | Path | BinaryIO, where: str) -> Picture:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         problem = f"more than {limit:,} pixels, the most that is decoded; make the image smaller, or remove it"
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, struct.error, IndexError
+        if is_shortage(error):
+            raise
         problem = f"not readable as an image ({error}); replace or remove it"
     raise ValueError(f"{where}: {problem}")
 
