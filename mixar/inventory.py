@@ -26,8 +26,8 @@ def place(value: str) -> str:
 def stamp(data: Data, recorded: Path) -> str:
     """A text that changes with the names, sizes and times of a study's files; as recorded where they hold the same.
 
-    recorded: what `record` wrote, or no file. Images that were deleted after use are no change. A listing that fails
-    changes the text, too: `ingest` tells the reason.
+    recorded: what `record` wrote, or no file. A source without any files is no change: its images were deleted after
+    use. A listing that fails changes the text, too: `ingest` tells the reason.
     """
     before = _recorded(recorded)
     return " ".join(_listed_stamp(data, key, before.get(key)) for key in _keys(data))

@@ -93,9 +93,8 @@ def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) 
 
     sacct knows every element and every ended job, but may lag behind the controller, above all at requeues. So the
     controller has the last word on jobs that are over or unknown, for as long as it remembers them. It alone says why a
-    job waits. Where accounting
-    has lost the end of a job, it calls it running for ever. is_thorough: ask the controller about all jobs; what it
-    does not know does not run.
+    job waits. Where accounting has lost the end of a job, it calls it running for ever. is_thorough: ask the controller
+    about all jobs; what it does not know does not run.
     """
     wanted = list(dict.fromkeys(jobs))
     found, failed = {}, None
