@@ -161,9 +161,9 @@ def test_labels_of_a_source_that_number_no_class_are_refused(case, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "num_classes", "said"),
     [
-        ([1, 2], 2, "data.path: .* holds 2 classes with labels 1 to 2, but none with 0; number them 0 to 1 without"),
+        ([1, 2], 2, "data.path: .* holds 2 classes with labels 1 to 2, but none with 0; number them from 0 without"),
         ([0, 2], 3, "holds 2 classes with labels 0 to 2, but none with 1; number them .* or give the images of all"),
-        ([2**40, 2**40], 2, "holds 1 classes with labels 1099511627776 to 1099511627776, but none with 0"),
+        ([2**40, 2**40], 2, "holds 1 class with labels 1099511627776 to 1099511627776, but none with 0"),
         ([0, 1], 3, "data.num_classes: 3, but .* holds 2 classes with labels 0 to 1"),
     ],
 )
@@ -179,7 +179,7 @@ def test_labels_too_large_for_any_study_are_refused(tmp_path):
     table = pa.table({"image": [{"bytes": png(image)} for image in pixels(2)], "label": [0, 2**40]})
     pq.write_table(table, tmp_path / "a.parquet")
 
-    said = "holds 2 classes with labels 0 to 1099511627776, but none with 1; number them 0 to 1 without gaps"
+    said = "holds 2 classes with labels 0 to 1099511627776, but none with 1; number them from 0 without gaps"
     with pytest.raises(ValueError, match=said):
         ingest_manifest(Data(source="parquet", path=str(tmp_path), image_size=16, num_classes=2))
 

@@ -201,8 +201,9 @@ def _check_classes(data: Data, classes: set[tuple], held_out: set[tuple] = froze
     labels = {label for label, *_ in classes}
     if gaps := set(range(len(labels))) - labels:
         raise ValueError(
-            f"data.path: {data.path} holds {len(labels)} classes with labels {min(labels)} to {max(labels)}, but none "
-            f"with {min(gaps)}; number them 0 to {len(labels) - 1} without gaps, or give the images of all classes"
+            f"data.path: {data.path} holds {counted(len(labels), 'class', 'classes')} with labels {min(labels)} to "
+            f"{max(labels)}, but none with {min(gaps)}; number them from 0 without gaps, or give the images of all "
+            "classes"
         )
     if len(labels) != data.num_classes:
         names = sorted({name for _, name, *_ in classes})
