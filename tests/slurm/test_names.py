@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from driver import Study as RealStudy
 from snakemake_executor_plugin_submitit.files import private_folder
-from snakemake_executor_plugin_submitit.jobs import folder_of, safe, shown
+from snakemake_executor_plugin_submitit.jobs import check_targets, folder_of, safe, shown
 from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.utils import TargetSpec
 from stand_in import Job, Study
 
 LONG = ["x" * 221 for _ in range(6)]
@@ -40,6 +41,13 @@ def test_plain_wildcards_stay_as_they_are():
     assert safe("train.mar_b-0+1") == "train.mar_b-0+1"
 
 
+def test_a_wildcard_that_would_not_reach_the_node_is_refused():
+    check_targets([TargetSpec("sample", {"n": "a=b;c d"}), TargetSpec("all", {})])
+
+    with pytest.raises(ValueError, match="wildcard n: found 'a,n=b', .* rule sample, or name the rule in `localrules`"):
+        check_targets([TargetSpec("sample", {"n": "a,n=b"})])
+
+
 def test_sbatch_gets_plain_words_whatever_the_wildcards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = Study(tmp_path, [Job("sample", "a\nb"), Job("sample", "good"), Job("train", *LONG)])
@@ -57,7 +65,7 @@ def test_sbatch_gets_plain_words_whatever_the_wildcards(tmp_path, monkeypatch):
     assert all(Path(live.entry.log).is_symlink() for live in driver.live.values())
 
 
-@pytest.mark.parametrize("name", ["%j", "50%test", "%3a", "a\nb", "a\\b", "%%"])
+@pytest.mark.parametrize("name", ["%j", "50%test", "%3a", "%b", "a\nb", "a\\b", "%%"])
 def test_a_working_directory_that_slurm_would_not_take_is_refused_with_the_remedy(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)

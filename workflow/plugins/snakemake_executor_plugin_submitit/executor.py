@@ -26,7 +26,7 @@ from snakemake_executor_plugin_submitit.adopt import Earlier, ended_unseen, take
 from snakemake_executor_plugin_submitit.backends import BACKENDS, Submission, submit_patiently
 from snakemake_executor_plugin_submitit.files import private_folder
 from snakemake_executor_plugin_submitit.follow import Live, Poll
-from snakemake_executor_plugin_submitit.jobs import Description, describe, keys_of_members, safe
+from snakemake_executor_plugin_submitit.jobs import Description, check_targets, describe, keys_of_members, safe
 from snakemake_executor_plugin_submitit.ledger import Ledger
 from snakemake_executor_plugin_submitit.logs import OnlyTails
 from snakemake_executor_plugin_submitit.parameters import check_names
@@ -350,7 +350,11 @@ class Executor(RemoteExecutor):
     # What the inner Snakemake is told
 
     def get_job_args(self, job, **more) -> str:
-        """With words as a shell reads them: Snakemake quotes as Python does, which spoils a line break in a name."""
+        """With words as a shell reads them: Snakemake quotes as Python does, which spoils a line break in a name.
+
+        Raises ValueError for wildcards that would not reach the node.
+        """
+        check_targets(job.get_target_spec())
         line = super().get_job_args(job, **more)
         targets = encode_target_jobs_cli_args(job.get_target_spec())
         files = [self.tmpdir, *map(str, job.get_wait_for_files())]

@@ -41,7 +41,7 @@ def private_folder(folder: Path) -> None:
 
 def check_path(path: Path) -> None:
     """Raise ValueError for characters in which sbatch and submitit see more than a name, such as %j, the job's id."""
-    if found := re.search(r"%\d*[AaJjNnstux%]|\\|[\x00-\x1f\x7f]", str(path)):
+    if found := re.search(r"%\d*[AabJjNnstux%]|\\|[\x00-\x1f\x7f]", str(path)):
         raise ValueError(
             f"{str(path)!r}: Slurm would read {found[0]!r} in it as more than a name; rename the working directory, or "
             "give another folder with --submitit-folder"

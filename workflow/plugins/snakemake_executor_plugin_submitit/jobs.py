@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,17 @@ def describe(job, workflow) -> Description:
 def names(job) -> list[str]:
     """Rule and wildcards; of a group its own name."""
     return [job.name] if job.is_group() else [job.rule.name, *(str(value) for value in job.wildcards)]
+
+
+def check_targets(targets: Iterable) -> None:
+    """Raise ValueError for a wildcard with a comma: Snakemake puts commas between those that it gives a node."""
+    for target in targets:
+        for name, value in target.wildcards_dict.items():
+            if "," in str(value):
+                raise ValueError(
+                    f"wildcard {name}: found {value!r}, and Snakemake cannot tell a node of a comma in it; rename the "
+                    f"files of rule {target.rulename}, or name the rule in `localrules`"
+                )
 
 
 def key_of_job(job) -> str:
