@@ -24,6 +24,7 @@ from mixar.tokens import tokenizers
 
 IMAGES = 2  # of a random batch
 IMAGES_A_FEATURE = 2  # of a side, so that a covariance has an inverse
+FEW_SUBSETS = 2  # of the kernel distance: the trial asks whether it works, and 100 take a minute
 MOST_IMAGES = 20_000  # of a side; 160 MB of Inception features
 # Errors of code that would fail for any number of images.
 SLIPS = (AttributeError, ImportError, KeyError, NameError, NotImplementedError, OSError, TypeError, SystemExit)
@@ -59,8 +60,9 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
 
     Where the study draws more images than are tried here, a failure that may come from their number goes to `warn`.
     """
-    scoring, where = study.scoring, study.scoring.own_metrics[name]
-    metric = metric_of(name, scoring)
+    where = study.scoring.own_metrics[name]
+    metric = metric_of(name, study.scoring)
+    scoring = study.scoring.model_copy(update={"kid_subsets": min(study.scoring.kid_subsets, FEW_SUBSETS)})
     small = scoring.extractor.network == "subgroup-cnn"
     width = 4 * scoring.extractor.channels if small else INCEPTION_WIDTH
     classes = max(2, study.data.num_classes) if small else INCEPTION_CLASSES
