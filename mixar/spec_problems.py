@@ -219,7 +219,7 @@ def _run_problems(s: Study) -> Iterator[str]:
         try:
             s.training_of(name)
         except ValidationError as error:
-            yield f"runs.{name}.training: {explain(error, type(s.training))}"
+            yield "\n".join(f"runs.{name}.training.{line}" for line in explain(error, type(s.training)).splitlines())
         if run.ti_mix and run.guidance.strategy == "none":
             yield (
                 f"runs.{name}.ti_mix: TI-Mix mixes discrete tokens, and guidance.strategy is 'none'; "

@@ -306,7 +306,7 @@ def test_no_number_of_a_study_may_be_a_yes_or_no_and_no_yes_or_no_a_number(smoke
             checked += 1
     assert checked > 120
     smoke["runs"]["mar"]["training"] = {"epochs": True}
-    assert "runs.mar.training: epochs: expected a number; found True" in refusal(smoke)
+    assert "runs.mar.training.epochs: expected a number; found True" in refusal(smoke)
 
 
 # Layers
