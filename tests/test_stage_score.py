@@ -304,7 +304,7 @@ def test_damaged_and_foreign_feature_files_are_named(house):
     with pytest.raises(ValueError, match="shard-00001.parquet: not a complete Parquet file"):
         stage.score(study, layout, "sample", "mar", 0, "default")
     path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
-    with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features"):
+    with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
         stage.score(study, layout, "sample", "mar", 0, "default")
 
 

@@ -95,7 +95,7 @@ def _checked(path: Path, expected: dict[str, tuple]) -> tuple[dict[str, np.ndarr
     arrays, metadata = open_shard(path)
     missing = [key for key in expected if key not in arrays]
     if missing:
-        raise ValueError(f"{path}: keys {missing} are missing; found {sorted(arrays)}")
+        raise ValueError(f"{path}: keys {missing} are missing; found {sorted(arrays)}; run its stage again")
     rows = len(arrays["labels"])
     for key, (dtype, ndim) in expected.items():
         a = arrays[key]

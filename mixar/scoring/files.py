@@ -138,7 +138,8 @@ def _read_table(path: Path) -> pa.Table:
     schema = parquet.schema_arrow
     content = json.loads((schema.metadata or {}).get(b"mixar", b"{}"))
     if content.get("format") != FORMAT or any(column not in schema.names for column in COLUMNS):
-        raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {schema.names}")
+        raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {schema.names}; delete "
+                         "it and run `score` again")  # fmt: skip
     return pa.Table.from_batches(iter_batches(parquet, path, schema.names), schema)
 
 
