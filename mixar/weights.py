@@ -109,18 +109,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     found = read_file(path)
     if others := [name for name, value in found.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{path}: expected tensors alone, found also {', '.join(map(str, others[:SHOWN]))}")
-    if unfit := [f"{name}: {what}" for name, value in found.items() if (what := unlike_weights(value))]:
-        raise ValueError("\n  ".join([f"{path}: expected tensors with a value at each place", *unfit[:SHOWN]]))
     return as_float32(found)
-
-
-def unlike_weights(tensor: Tensor) -> str:
-    """Why a tensor cannot be a network's weights, and what would do; empty where it can."""
-    if tensor.is_meta:
-        return "is on the meta device, without values; save the network once its weights are loaded"
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return f"is a {str(tensor.layout).removeprefix('torch.')} tensor; save its to_dense()"
-    return ""
 
 
 def as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -179,23 +179,6 @@ def test_foreign_entries_of_a_mar_file_are_refused(change, message):
         load("mar", {key: content[key] for key in sorted(content)}, **SMALL["mar"])
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-@pytest.mark.parametrize("kind", EVERY_KIND)
-def test_sparse_tensors_and_those_without_values_are_listed(kind, tmp_path):
-    state = released_state(kind)
-    first, last, content = min(state), max(state), released_content(kind, state)
-    for part in (content, *content.values()):
-        if isinstance(part, dict) and first in part:
-            part.update({first: part[first].to_sparse(), last: part[last].to("meta")})
-    torch.save(content, tmp_path / "released.bin")
-
-    with pytest.raises(ValueError, match=r"released\.bin") as caught:
-        load(kind, tmp_path / "released.bin", **SMALL[kind])
-
-    assert f"{first}: is a sparse_coo tensor; save its to_dense()" in str(caught.value)
-    assert f"{last}: is on the meta device, without values; save the network" in str(caught.value)
-
-
 def test_what_is_no_tensor_is_listed_with_every_other_difference():
     state = released_state("mar")
     del state["mask_token"]

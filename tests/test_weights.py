@@ -273,23 +273,6 @@ def test_where_tensors_alone_are_wanted_other_values_are_named(tmp_path):
         read_weights(tmp_path / "m.pth")
 
 
-UNLIKE_WEIGHTS = {
-    "sparse": (lambda w: w.to_sparse(), r"is a sparse_coo tensor; save its to_dense\(\)"),
-    "rows": (lambda w: w.to_sparse_csr(), r"is a sparse_csr tensor; save its to_dense\(\)"),
-    "meta": (lambda w: w.to("meta"), "is on the meta device, without values; save the network once its weights are"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:Validating sparse tensor")
-@pytest.mark.parametrize("kind", UNLIKE_WEIGHTS)
-def test_tensors_that_are_no_weights_are_named_with_what_would_do(kind, tmp_path):
-    change, said = UNLIKE_WEIGHTS[kind]
-    torch.save({"good": torch.ones(2), "a.weight": change(torch.eye(2))}, tmp_path / "m.pth")
-
-    with pytest.raises(ValueError, match=rf"m\.pth: expected tensors with a value at each place\n  a\.weight: {said}"):
-        read_weights(tmp_path / "m.pth")
-
-
 def test_the_kind_of_file_is_told_by_its_content(tmp_path):
     save_weights(tmp_path / "misnamed.pth", {"w": torch.ones(2)}, {})
     torch.save({"w": torch.ones(2)}, tmp_path / "misnamed.safetensors")

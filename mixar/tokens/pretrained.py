@@ -23,7 +23,7 @@ from mixar.presets import PRESETS
 from mixar.tokens.generator import BitTransformer
 from mixar.tokens.maskbit import MaskBit
 from mixar.tokens.vavae import VaVae
-from mixar.weights import as_float32, differences, load_module, read_file, unlike_weights, unwrapped
+from mixar.weights import as_float32, differences, load_module, read_file, unwrapped
 
 IMAGENET = {"num_tokens": 256, "num_classes": 1000}
 
@@ -206,8 +206,6 @@ def read_state(
             left_out.append(key)
         elif not isinstance(value, Tensor):
             problems.append(f"{key}: is a {type(value).__name__}, expected a tensor")
-        elif what := unlike_weights(value):
-            problems.append(f"{key}: {what}")
         elif name in tensors:
             problems.append(f"{key}: a second {name}, which stands there under another name too")
         else:
