@@ -145,6 +145,7 @@ class Study:
             main_snakefile="Snakefile",
             dag=Names(
                 needrun_jobs=lambda: self.jobs,
+                cleanup_workdir=lambda: self.ended.append("empty folders are removed"),
                 forcerules=self.forced,
                 targetjobs=(),
                 max_checksum_file_size=1000,

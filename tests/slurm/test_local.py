@@ -199,6 +199,30 @@ def running_in(folder):
     return found
 
 
+FOLDER = """
+rule make:
+    output: "folder/made.txt"
+    shell: "touch began; until [ -e go ]; do sleep 0.1; done; touch {output}"
+"""
+
+
+def test_a_detached_job_keeps_its_empty_folder(tmp_path):
+    (tmp_path / "Snakefile").write_text(FOLDER)
+    words = ["--executor", "submitit", "--submitit-cluster", "local", "-j", "1", "--rerun-incomplete"]
+    try:
+        first = Driver(tmp_path, os.environ, *words, *PACE, "--submitit-detach")
+        wait_for((tmp_path / "began").exists, "the job runs", 60)
+        first.process.send_signal(signal.SIGINT)
+        assert first.wait(60) == 1
+        second = Driver(tmp_path, os.environ, *words, *PACE)
+        wait_for(lambda: "taken over" in second.output or second.process.poll() is not None, "it is taken over", 60)
+    finally:
+        (tmp_path / "go").touch()
+
+    assert second.wait(120) == 0, second.output
+    assert "taken over" in second.output
+
+
 SETS = """
 rule all:
     input: "made.txt"

@@ -362,6 +362,7 @@ def test_a_job_that_a_checkpoint_adds_late_is_left_to_the_driver_that_makes_it(s
     other = Job("late", "0", params={"epochs": 2})
 
     second.run_jobs([other, Job("other")])
+    second.workflow.dag.cleanup_workdir()
 
     assert study.ended == [("late-0.txt", "failed")]
     assert "already being made by another snakemake: process" in other.errors[0]

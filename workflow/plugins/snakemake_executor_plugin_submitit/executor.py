@@ -143,6 +143,8 @@ class Executor(RemoteExecutor):
         except (OSError, ValueError, QueryFailed) as error:
             return Earlier(refused={d.key: str(error) for d, _ in described})
         earlier.refused |= refused
+        if earlier.refused:
+            self._keep_folders()
         return earlier
 
     def run_job(self, job) -> None:
@@ -306,6 +308,7 @@ class Executor(RemoteExecutor):
     def cancel(self) -> None:
         """Ctrl-C, or an error of Snakemake itself: cancel all that is ours, also in the middle of a poll."""
         self.ending.set()  # the polling thread submits nothing any more
+        self._keep_folders()
         # A submission under way is waited for, to know its jobs; one that hangs is found by its ticket.
         was_free = self.submitting.acquire(timeout=SUBMISSION_SECONDS)
         entries = [live.entry for live in list(self.live.values())]
@@ -316,6 +319,10 @@ class Executor(RemoteExecutor):
         if was_free:
             self.submitting.release()
         self.shutdown()
+
+    def _keep_folders(self) -> None:
+        """Leave empty folders, which Snakemake removes at its end: jobs that go on or save their state need theirs."""
+        self.workflow.dag.cleanup_workdir = lambda: None
 
     def _cancel(self, entries: list[Entry]) -> None:
         """Cancel these, and submissions whose jobs are not known. What Slurm does not confirm is named and kept."""
