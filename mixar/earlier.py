@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ def replaced(study: Study) -> str | None:
 
 def _differences(study: Study, earlier: Study) -> list[str]:
     """The settings in which two studies differ, a line each, as far as results depend on them."""
-    contents = [each.model_dump(mode="json", exclude=NOT_ABOUT_RESULTS) for each in (study, earlier)]
-    now, before = (dict(_settings(content)) for content in contents)
-    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, ABSENT) != now.get(key, ABSENT)]
-    lines = [f"{key}: {before.get(key, ABSENT)} in the folder, {now.get(key, ABSENT)} here" for key in keys]
+    before, now = (each.model_dump(mode="json", exclude=NOT_ABOUT_RESULTS) for each in (earlier, study))
+    lines = [
+        f"{key}: {_shown(theirs)} in the folder, {_shown(ours)} here" for key, theirs, ours in _changes(before, now)
+    ]
     return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
@@ -59,9 +60,17 @@ def _networks(study: Study) -> Iterator[tuple[str, tuple[Path, str]]]:
             yield f"run {run} seed {seed}", (layout.weights(run, seed), digests.train(run, seed))
 
 
-def _settings(content: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, dict) and content:
-        for name, value in content.items():
-            yield from _settings(value, f"{key}.{name}" if key else name)
-    else:
-        yield key, content
+def _changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key and both values of every difference; a section that one side lacks, such as a new run, is a single one."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            yield from _changes(before.get(name, ABSENT), now.get(name, ABSENT), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield key, before, now
+
+
+def _shown(value: Any) -> str:
+    """The value as a study file may spell it."""
+    if isinstance(value, dict):
+        return "given"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
