@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 from toy_runs import toy_study, write_inputs
 
 from mixar.model import cost
@@ -55,6 +56,13 @@ def test_times_are_medians_within_their_range_and_say_how_often_they_were_taken(
     assert len(times) == 1 + 2 * 2
     assert ((times["low"] > 0) & (times["low"] <= times["value"]) & (times["value"] <= times["high"])).all()
     assert (times["n"] == 2).all() and times["protocol"].str.contains("batch 4").all()
+
+
+@pytest.mark.parametrize("threads, name", [(1, "cpu, 1 thread"), (2, "cpu, 2 threads")])
+def test_a_cpu_is_named_with_its_threads(monkeypatch, threads, name):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
+    assert stage.device_name(torch.device("cpu")) == name
 
 
 @pytest.mark.parametrize(
