@@ -357,6 +357,11 @@ class Hardware(Section):
     nodes: Count = 1
     results: FilePath = "results"
 
+    @property
+    def processes(self) -> int:
+        """Of one training: one for each GPU, or for each node without GPUs."""
+        return max(self.gpus, self.nodes)
+
 
 class Study(Section):
     """A whole study."""

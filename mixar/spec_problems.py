@@ -133,11 +133,10 @@ def _hardware_problems(s: Study) -> Iterator[str]:
         yield f"hardware.gpus: {h.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
     if h.gpus % h.nodes:
         yield f"hardware.gpus: {h.gpus} GPUs cannot be shared equally by {h.nodes} nodes; give a multiple"
-    processes = max(h.gpus, h.nodes)
     for name, run in s.runs.items():
-        if run.weights is None and (found := s.training_of(name).batch_size) % processes:
+        if run.weights is None and (found := s.training_of(name).batch_size) % h.processes:
             where = f"runs.{name}.training" if "batch_size" in run.training else "training"
-            yield f"{where}.batch_size: {found} images do not divide over {processes} processes; give a multiple"
+            yield f"{where}.batch_size: {found} images do not divide over {h.processes} processes; give a multiple"
 
 
 def _tokenizer_problems(s: Study) -> Iterator[str]:

@@ -336,8 +336,9 @@ def test_a_strategy_without_fill_and_one_with_an_unused_parameter_are_refused(sm
 
     small["strategies"]["mine"] = "own_strategy_b:Mine"
     assert problems(parse_study(small)) == []  # one process does not wait for it
-    small["hardware"] |= {"device": "cuda", "gpus": 2}
-    assert "no gradient for more; distributed training needs one" in only(small, elsewhere=True)
+    for several in ({"device": "cuda", "gpus": 2}, {"device": "cpu", "gpus": 0, "nodes": 2}):
+        small["hardware"] |= several
+        assert "no gradient for more; distributed training needs one" in only(small, elsewhere=True)
 
 
 TOKENS = """
