@@ -27,15 +27,16 @@ def private_folder(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    check_private(folder)
+    check_owner(folder)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         found = {path.name for path in folder.iterdir()}
         if found and found.isdisjoint({"drivers", "runs"}):
             raise ValueError(
-                f"{folder}: others can read it (mode {mode:04o}), and it holds other files, such as {min(found)}; give "
+                f"{folder}: others can use it (mode {mode:04o}), and it holds other files, such as {min(found)}; give "
                 "another folder with --submitit-folder"
             )
+        check_private(folder)
         folder.chmod(0o700)  # made by an earlier version
 
 
