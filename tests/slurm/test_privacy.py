@@ -48,7 +48,7 @@ def test_a_folder_with_other_files_does_not_lose_its_users_nor_is_that_the_advic
     (tmp_path / "thesis.tex").touch()
     tmp_path.chmod(others)
 
-    with pytest.raises(ValueError, match="others can use it .*, and it holds other files, such as thesis.tex; give ano"):
+    with pytest.raises(ValueError, match="others can use it .*, and it holds other files, such as thesis.tex; give"):
         private_folder(tmp_path)
 
     assert mode(tmp_path) == others
