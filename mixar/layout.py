@@ -181,6 +181,11 @@ class Digests:
         named += [s.guidance_table[s.runs[run].guidance.strategy]] if run in s.runs else []
         return {where: found for where in named for found in self._source(where)}
 
+    def metric_code(self) -> dict[str, str]:
+        """Source hashes of the study's own metrics, by the name of the metric."""
+        named = self.study.scoring.own_metrics.items()
+        return {metric: found for metric, where in named for found in self._source(where)}
+
     def ingest(self) -> str:
         return digest("ingest", plain(self.study.data, exclude={"num_shards"}))
 
@@ -240,7 +245,7 @@ class Digests:
         return digest("features", self.extractor(), used)
 
     def score(self) -> str:
-        sources = [found for where in self.study.scoring.own_metrics.values() for found in self._source(where)]
+        sources = self.metric_code().values()
         return digest("score", self.extractor(), self.study.scoring, self.study.evaluation, *sources)
 
     def measure(self, run: str) -> str:

@@ -1,6 +1,7 @@
 """`score`: shards against one direct call of the library, rows, references, protocols, and all that is refused."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +186,23 @@ def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monk
     assert table.columns[table.columns.index("Recall ↑") + 1] == "mine"
     mar = next(cells for cells in table.cells if cells[0] == "MAR")
     assert mar[table.columns.index("mine")] == number(rows["mine"]["value"])
+
+
+def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_path):
+    study, layout = house
+    source = tmp_path / "versioned_metric.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    added = {"own_metrics": {"mine": "versioned_metric:f"}}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
+    ids = []
+    for run, value in (("mar", 1.0), ("dc_mix", 20.0)):
+        source.write_text(f"def f(sample, reference, scoring):\n    return {value}\n")
+        sys.modules.pop("versioned_metric", None)
+        ids.append(scored(study, layout, drawings(NUM_IMAGES, 1), run)["mine"]["protocol"])
+
+    assert all(", code=" in found for found in ids) and ids[0] != ids[1]
+    with pytest.raises(ValueError, match="column mine: a column cannot mix protocols"):
+        quality_table(study, read_rows(layout.root))
 
 
 def test_a_metric_that_changes_the_features_falsifies_no_other(house):

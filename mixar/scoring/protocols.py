@@ -215,16 +215,18 @@ def _is_imagenet(study: Study, counts: Mapping[str, int] | None) -> bool:
 DATA = {"emoji": _is_emoji, "imagenet": _is_imagenet, "own": lambda _study, _counts: False}
 
 
-def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str]) -> list[dict]:
+def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> list[dict]:
     """The values, each with the protocol id of its row: `row_id`, and in brackets what its metric does otherwise.
 
     hashes: of the rows. NETWORK: the file of a further network; statistics_NETWORK: what stands for its reference.
+    code: of the study's own metrics, by name, so that no column mixes values of two versions.
     """
-    return [{**value, "protocol": _id_of(value["metric"], row_id, hashes)} for value in values]
+    return [{**value, "protocol": _id_of(value["metric"], row_id, hashes, code)} for value in values]
 
 
-def _id_of(metric: str, row_id: str, hashes: Mapping[str, str]) -> str:
+def _id_of(metric: str, row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> str:
     otherwise = list(OTHERWISE.get(metric, []))
+    otherwise += [f"code={code[metric][:8]}"] if metric in code else []
     for name in (name for name, scores in FURTHER.items() if metric in scores):
         otherwise.append(f"network={name}:{hashes[name][:8]}")
         if statistics := hashes.get(f"statistics_{name}"):

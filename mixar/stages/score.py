@@ -210,14 +210,15 @@ def score(
     hashes |= {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
     other_data = other_data_of(study, layout, protocol, hashes["data"])
     identity = row_id(protocol, study, hashes["extractor"], len(scored.features), other_data=other_data)
+    digests = Digests(study)
     rows = make_rows(
         study,
         run,
         source=source,
-        values=with_ids(values, identity, hashes),
+        values=with_ids(values, identity, hashes, digests.metric_code()),
         seed=seed,
         sampler=sampler,
-        digest=Digests(study).score(),
+        digest=digests.score(),
         device="cpu",
         hashes=hashes,
     )

@@ -102,12 +102,13 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     hashes |= reference.hashes | further_hashes(reference.scoring, networks.further_sha256)
     other_data, formats = other_data_of(study, layout, used, hashes.get("data")), "+".join(sorted(lossy))
     protocol_id = row_id(used, study, networks.main.sha256, len(scored.features), labels, formats, other_data)
+    digests = Digests(study)
     rows = make_rows(
         study,
         name,
         source="sample",
-        values=with_ids(values, protocol_id, hashes),
-        digest=Digests(study).score(),
+        values=with_ids(values, protocol_id, hashes, digests.metric_code()),
+        digest=digests.score(),
         device=str(device_of(study)),
         hashes=hashes,
         label=label,
