@@ -16,7 +16,7 @@ from torch import nn
 from mixar.spec import Training
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
-from mixar.training.loop import Curve, Fit, fit, total_steps
+from mixar.training.loop import Curve, Fit, _of_any, fit, total_steps
 from mixar.training.optim import average_decay, build_optimizer, parameter_groups, update_average
 
 ALONE = Context(0, 1, torch.device("cpu"))
@@ -126,6 +126,12 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
         signal.signal(signal.SIGINT, before)
 
     assert fitted.steps == 6
+
+
+def test_a_training_of_one_process_asks_no_device_whether_to_end():
+    device = torch.device("meta")  # whose tensors have no values to read
+
+    assert [_of_any(Context(0, 1, device), mine) for mine in (True, False)] == [True, False]
 
 
 def test_a_finished_state_is_not_trained_any_further(tmp_path):

@@ -176,6 +176,8 @@ def _of_any(context: Context, mine: bool) -> bool:
 
     Asked after every step: a node that is taken away gives little notice, and steps of large models take seconds.
     """
+    if context.world_size == 1:
+        return mine  # on a GPU, reading a tensor would wait for the step
     return bool(context.mean(torch.tensor(float(mine), device=context.device)) > 0)
 
 
