@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mixar import spec
+from mixar import locks, spec
+from mixar.stages.train import _held
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training import distributed
 from mixar.training.distributed import MEETING_POINT, VARIABLES, Context, joined
@@ -84,6 +85,26 @@ def told_to_end(rank: int, port: int, folder: Path) -> None:
         (folder / str(rank)).write_text(str(torch.distributed.is_initialized()))
 
 
+def after_an_orphan(rank: int, port: int, folder: Path) -> None:
+    """One of two processes whose folder is held by a third until this has been said three times."""
+    be_one_of_two(rank, port)
+    locks.SECONDS_BETWEEN_NOTICES = 0.0
+    said, orphan = [], locks.lease(folder / "run", folder / "made")
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            (folder / "made").write_text("")
+            orphan.__exit__(None, None, None)
+
+    locks.say, rounds, broadcast = say, [], torch.distributed.broadcast
+    torch.distributed.broadcast = lambda *args: (rounds.append(1), broadcast(*args))
+    if rank == 0:
+        orphan.__enter__()
+    with joined(CPU) as context, _held(folder / "made", folder / "run", context) as is_made:
+        (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
+
+
 def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
     """Run two processes to their end."""
     with socket.socket() as s:
@@ -115,6 +136,13 @@ def test_processes_that_are_told_to_end_leave_the_group_and_keep_their_exit_code
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
 
 
+def test_all_processes_wait_for_an_orphan_and_one_says_so(tmp_path):
+    assert exit_codes_of_two(after_an_orphan, tmp_path) == [0, 0]
+
+    found = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert found == ["True, said 3 times, met 4 times", "True, said 0 times, met 4 times"]
+
+
 def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
     launched()
     model, value = nn.Linear(1, 1), torch.tensor(3.0)
@@ -122,6 +150,7 @@ def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
         assert context == Context(0, 1, CPU) and context.is_main
         assert context.wrap(model) is model
         assert context.mean(value) == value
+        assert context.told(2) == 2
         context.barrier()
         assert not torch.distributed.is_initialized()
 

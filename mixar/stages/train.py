@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +30,8 @@ from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
 from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights
+
+WAITING, FREE, MADE = range(3)  # what process 0 tells the others of the lease
 
 
 @needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("training", study.training_of(run))))
@@ -92,9 +94,21 @@ def _held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
     """Hold the checkpoints for all processes of this training; True if another one wrote `output` in the meantime.
 
     A driver that was killed may have left its training alive: the next one waits for it and has nothing left to do.
+    Process 0 waits for the lease and says so. With each notice it tells the others to go on waiting, because torch ends
+    a process that hears nothing for some minutes.
     """
-    with locks.lease(folder, output) if context.is_main else nullcontext(False) as is_made:
-        yield bool(context.mean(torch.tensor(float(is_made), device=context.device)) > 0)
+
+    def announce(text: str) -> None:
+        locks.say(text)
+        context.told(WAITING)
+
+    if context.is_main:
+        with locks.lease(folder, output, announce) as is_made:
+            yield context.told(MADE if is_made else FREE) == MADE
+        return
+    while (found := context.told(WAITING)) == WAITING:
+        continue
+    yield found == MADE
 
 
 def check_names(study: Study, run: str, seed: int) -> None:

@@ -67,6 +67,14 @@ class Context:
             dist.all_reduce(total)
         return total / self.world_size
 
+    def told(self, value: int) -> int:
+        """Process 0's value, in each of them."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor(value, device=self.device)
+        dist.broadcast(tensor, 0)
+        return int(tensor)
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:
