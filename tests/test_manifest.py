@@ -11,7 +11,7 @@ import pytest
 from toy_images import folder, pixels, png
 
 from mixar.data.images import load_images
-from mixar.data.manifest import ingest_manifest, read_manifest
+from mixar.data.manifest import SPLITS, ingest_manifest, read_manifest
 from mixar.spec import Data
 
 SIZE = 8
@@ -338,6 +338,10 @@ def test_the_manifest_of_an_earlier_version_is_named_with_what_would_do(tmp_path
     file = tmp_path / "manifest.parquet"
     pq.write_table(manifest, file)
     assert read_manifest(file) == manifest
+    for columns in (["label"], ["content", "split"]):
+        for split in SPLITS:
+            assert read_manifest(file, split, columns) == read_manifest(file, split).select(columns)
+        assert read_manifest(file, columns=columns) == manifest.select(columns)
 
     pq.write_table(manifest.drop_columns(["content"]), file)
     with pytest.raises(ValueError, match="manifest.parquet: the manifest of an earlier version, without content; run "):

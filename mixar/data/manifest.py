@@ -103,7 +103,7 @@ def ingest_manifest(
 
 
 def read_manifest(path: Path, split: str | None = None, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a manifest file, of one split or of both; columns: only these, without `split`.
+    """The rows of a manifest file, of one split or of both; columns: only these are read and returned.
 
     Raises ValueError for a file that is missing or damaged, or that an earlier version wrote.
     """
@@ -111,7 +111,7 @@ def read_manifest(path: Path, split: str | None = None, columns: list[str] | Non
         raise ValueError(f"{path}: no manifest yet; run `ingest` first")
     try:
         parquet = pq.ParquetFile(path)
-        table = parquet.read(columns)
+        table = parquet.read(columns if columns is None or split is None else [*columns, "split"])
     except (pa.ArrowException, OSError) as error:
         if is_shortage(error):
             raise
@@ -119,7 +119,10 @@ def read_manifest(path: Path, split: str | None = None, columns: list[str] | Non
     if missing := [name for name in MANIFEST.names if name not in parquet.schema_arrow.names]:
         raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "
                          "again, and all that follows (snakemake does both)")  # fmt: skip
-    return table if split is None else table.filter(pc.equal(table["split"], split))
+    if split is None:
+        return table
+    rows = table.filter(pc.equal(table["split"], split))
+    return rows if columns is None else rows.select(columns)
 
 
 def count_images(data: Data) -> dict[str, int]:

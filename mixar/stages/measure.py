@@ -48,7 +48,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     """
     if run not in study.runs:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
-    num_images = len(read_manifest(layout.manifest, "train"))
+    num_images = len(read_manifest(layout.manifest, "train", ["index"]))
     device, samplers = device_of(study), study.runs[run].samplers
     announce = Progress(f"measure {run}", "parts")
     torch.manual_seed(0)  # weights and inputs; no number of a row depends on them

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixar import assets, locks
 from mixar.data.images import images_to_unit, iter_images
-from mixar.data.manifest import check_same_images, images_sha256, read_manifest
+from mixar.data.manifest import IDENTITY, check_same_images, images_sha256, read_manifest
 from mixar.data.shards import TokenStore
 from mixar.files import write_text
 from mixar.finite import naming
@@ -102,7 +102,7 @@ def extractor(study: Study, layout: Layout) -> None:
         _import(lambda path: features.load_network(s, path), s.weights, layout.extractor())
         return
     images = training_images(study, layout)
-    labels = torch.tensor(read_manifest(layout.manifest, "train")["fine_label"].to_pylist())
+    labels = torch.tensor(read_manifest(layout.manifest, "train", ["fine_label"])["fine_label"].to_pylist())
     device = device_of(study)
 
     def step(model, rows, rng, progress):
@@ -146,7 +146,8 @@ def _train(
     """Train what `build` makes, under a lease, and publish its averaged weights at `target`."""
     context = Context(rank=0, world_size=1, device=device_of(study))  # these networks are small: one process each
     # with other images, a training in flight begins anew
-    folder = layout.checkpoints(name, study.study, digest_of(digest, images_sha256(read_manifest(layout.manifest))))
+    images = images_sha256(read_manifest(layout.manifest, columns=IDENTITY))
+    folder = layout.checkpoints(name, study.study, digest_of(digest, images))
     torch.manual_seed(seed_of(digest, "init"))
     model = build()
     with locks.lease(folder, target) as is_finished:

@@ -139,7 +139,7 @@ def evaluation_labels(study: Study, layout: Layout) -> np.ndarray:
     if study.evaluation.labels == "balanced":
         weights = np.ones(study.data.num_classes)
     else:
-        labels = read_manifest(layout.manifest, "train")["label"].to_numpy()
+        labels = read_manifest(layout.manifest, "train", ["label"])["label"].to_numpy()
         weights = np.bincount(labels, minlength=study.data.num_classes).astype(float)
     return np.repeat(np.arange(len(weights)), proportional_counts(weights, study.evaluation.num_images))
 
