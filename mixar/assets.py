@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parent
 # A wheel holds config/ and resources/ inside the package; in the repository they are beside it.
 ROOT = PACKAGE if (PACKAGE / "resources").is_dir() else PACKAGE.parent
 CONFIG, RESOURCES = ROOT / "config", ROOT / "resources"
+LITERATURE = RESOURCES / "literature.yaml"  # what papers and repositories print
 HASHED_AT_ONCE = 64 * 2**20  # bytes that are read in a moment
 ROUNDED_BY = 0.01  # of a size that its source rounds
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mixar.__main__ import app
 from mixar.data.manifest import count_images, ingest_manifest
+from mixar.scoring.statistics import INCEPTION_WIDTH
 from mixar.spec import parse_study
 from mixar.stages import trial
 from mixar.stages.check import problems
@@ -249,9 +250,9 @@ def test_a_sound_metric_passes_its_trial(large, name):
 def test_a_sound_metric_passes_its_trial_on_features_of_inceptions_width(large, monkeypatch):
     study = parse_study(large | {"scoring": large["scoring"] | {"own_metrics": {"mine": "own_metric_b:kernel"}}})
 
-    count = trial._enough_images(study.scoring, trial.INCEPTION_WIDTH)
+    count = trial._enough_images(study.scoring, INCEPTION_WIDTH)
 
-    assert count * (1 - 1 / study.scoring.jackknife_groups) >= 2 * trial.INCEPTION_WIDTH
+    assert count * (1 - 1 / study.scoring.jackknife_groups) >= 2 * INCEPTION_WIDTH
     assert count <= trial.MOST_IMAGES
 
 

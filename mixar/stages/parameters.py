@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mixar.assets import RESOURCES
+from mixar.assets import LITERATURE
 from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
 from mixar.presets import PRESETS
@@ -19,7 +19,6 @@ from mixar.spec import GUIDANCE, Model
 from mixar.strict_yaml import read_yaml
 from mixar.tokens.pretrained import IMAGENET, KINDS
 
-LITERATURE = RESOURCES / "literature.yaml"
 MIXAR = {"bits": 14, "channels": 32}  # MaskBit's tokens and VA-VAE's latents, which the paper's models work on
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixar.assets import RESOURCES
+from mixar.assets import LITERATURE
 from mixar.data.images import load_images
 from mixar.data.manifest import read_manifest
 from mixar.files import write_table, write_text
@@ -31,7 +31,6 @@ from mixar.reporting.tables import Table, efficiency_table, number, quality_tabl
 from mixar.spec import Study
 from mixar.strict_yaml import read_yaml
 
-LITERATURE = RESOURCES / "literature.yaml"
 PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark
 HEADINGS = {

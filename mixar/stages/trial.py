@@ -19,6 +19,7 @@ from mixar.model.decode import sample_latents
 from mixar.model.layers import patchify
 from mixar.model.mar import MAR
 from mixar.scoring.metrics import FeatureSet, InputChangedError, inputs_kept, metric_of
+from mixar.scoring.statistics import INCEPTION_WIDTH
 from mixar.spec import Sampler, Scoring, Study
 from mixar.tokens import tokenizers
 
@@ -28,7 +29,7 @@ FEW_SUBSETS = 2  # of the kernel distance: the trial asks whether it works, and 
 MOST_IMAGES = 20_000  # of a side; 160 MB of Inception features
 # Errors of code that would fail for any number of images.
 SLIPS = (AttributeError, ImportError, KeyError, NameError, NotImplementedError, OSError, TypeError, SystemExit)
-INCEPTION_WIDTH, INCEPTION_CLASSES = 2048, 1008
+INCEPTION_CLASSES = 1008
 FEW_STEPS = Sampler(num_iterations=2, head_steps=2, cfg=2.0)
 
 
