@@ -97,13 +97,21 @@ def test_netpbm_pictures_are_read_by_the_largest_value_that_they_state(kind, lar
     assert load_picture(io.BytesIO(content), "a.pgm").bits == 16
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.int16])
-def test_pictures_without_a_fixed_range_are_refused(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "what"),
+    [
+        (np.int32, "mode I, 32-bit integers"),
+        (np.int16, "mode I, signed 16-bit integers"),
+        (np.float32, "mode F, floating-point numbers"),
+    ],
+)
+def test_pictures_without_a_fixed_black_and_white_are_refused(dtype, what):
     pixels = RAMP.astype(dtype)
     signed = tiff(pixels.tobytes(), 16, (339, 3, 2))
     content = signed if dtype == np.int16 else encoded(Image.fromarray(pixels), "TIFF")
 
-    with pytest.raises(ValueError, match="here.png: mode [IF], .* without a fixed range; save the image with 8 or 16"):
+    message = f"here.png: {what} without a fixed black and white; save the image with 8 or unsigned 16 bits a channel"
+    with pytest.raises(ValueError, match=message):
         read(content)
 
 

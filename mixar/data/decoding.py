@@ -57,7 +57,7 @@ def read_picture(source: str | Path | BinaryIO, where: str) -> Image.Image:
 
     Of 16 bits a channel the upper 8 are taken, in grey and in colour; PGM and PPM count by the maximum that they state.
     `where` names the file, or file and row. Raises ValueError naming `where` for what is not a complete image, has too
-    many pixels, or is in a mode without a fixed range (I: 32-bit integers, F: floats).
+    many pixels, or is in a mode without a fixed black and white (I: integers of 32 bits, or signed ones of 16; F: floats).
     """
     picture = load_picture(source, where)
     try:
@@ -137,8 +137,10 @@ def _rgb(picture: Picture) -> Image.Image:
     if image.mode == "I" and picture.format == "PPM":  # Pillow scales its stated maximum to 65535
         return _upper_bits(image, 16).convert("RGB")
     if image.mode in ("I", "F"):
-        what = "32-bit integers" if image.mode == "I" else "floating-point numbers"
-        raise ValueError(f"mode {image.mode}, {what} without a fixed range; save the image with 8 or 16 bits a channel")
+        integers = "signed 16-bit integers" if picture.bits == 16 else "32-bit integers"
+        what = integers if image.mode == "I" else "floating-point numbers"
+        advice = "save the image with 8 or unsigned 16 bits a channel"
+        raise ValueError(f"mode {image.mode}, {what} without a fixed black and white; {advice}")
     if picture.bits > 8 and "transparency" in image.info:
         raise ValueError(f"{picture.bits} bits a channel with a transparent colour; save the image with 8 bits")
     if image.mode.startswith("I;16"):
