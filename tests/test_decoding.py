@@ -274,6 +274,7 @@ def broken():
     }
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", broken())
 def test_what_cannot_be_decoded_is_refused_by_the_name_of_its_place(kind, tmp_path):
     content, file = broken()[kind], tmp_path / "picture.png"
