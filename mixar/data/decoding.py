@@ -57,7 +57,7 @@ def read_picture(source: str | Path | BinaryIO, where: str) -> Image.Image:
 
     Of 16 bits a channel the upper 8 are taken, in grey and in colour; PGM and PPM count by the maximum that they state.
     `where` names the file, or file and row. Raises ValueError naming `where` for what is not a complete image, has too
-    many pixels, or is in a mode without a fixed black and white (I: integers of 32 bits, or signed ones of 16; F: floats).
+    many pixels, or is in a mode without a fixed black and white (I: 32-bit or signed 16-bit integers, F: floats).
     """
     picture = load_picture(source, where)
     try:
