@@ -9,13 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
 
 from mixar import assets
 from mixar.files import write_text
 from mixar.listing import File, source_files
 from mixar.spec import Data
+from mixar.texts import json_mapping
 
 READ_AGAIN = 2 * 2**30  # bytes that are read to tell a touched file from a changed one: some seconds
+
+Row = tuple[list[Any], int, int, str | None]  # a file's path in parts, bytes, time of change in ns, SHA-256
+
+
+class Recorded(BaseModel):
+    """What is remembered of one source of images."""
+
+    stamp: str
+    listing: str  # digest of names, sizes and times
+    files: list[Row] | None  # None: too large to be read again
+
+
+RECORD = TypeAdapter(dict[str, Recorded])
 
 
 def place(value: str) -> str:
@@ -42,8 +59,8 @@ def taken(data: Data, recorded: Path) -> dict:
     for key in _keys(data):
         files = _files(data, key)
         is_small = sum(file.size for file in files) <= READ_AGAIN
-        rows = [[list(f.parts), f.size, f.mtime_ns, _content(f)] for f in files] if is_small else None
-        found[key] = {"stamp": _stamp(files, before.get(key)), "listing": _digest(files), "files": rows}
+        rows = [(list(f.parts), f.size, f.mtime_ns, _content(f)) for f in files] if is_small else None
+        found[key] = Recorded(stamp=_stamp(files, before.get(key)), listing=_digest(files), files=rows).model_dump()
     return found
 
 
@@ -62,23 +79,24 @@ def _files(data: Data, key: str) -> list[File]:
     return source_files(data.source, place(getattr(data, key)), f"data.{key}", role).files
 
 
-def _listed_stamp(data: Data, key: str, before: dict | None) -> str:
+def _listed_stamp(data: Data, key: str, before: Recorded | None) -> str:
     try:
         return _stamp(_files(data, key), before)
     except (ValueError, OSError) as error:
         return hashlib.sha256(repr(error).encode()).hexdigest()
 
 
-def _stamp(files: list[File], before: dict | None) -> str:
+def _stamp(files: list[File], before: Recorded | None) -> str:
     now = _digest(files)
-    if before and (not files or before["listing"] == now or _hold_the_same(files, before["files"])):
-        return before["stamp"]
+    if before and (not files or before.listing == now or _hold_the_same(files, before.files)):
+        return before.stamp
     return now
 
 
-def _recorded(path: Path) -> dict:
+def _recorded(path: Path) -> dict[str, Recorded]:
+    """What `record` wrote, by key of the study's data; nothing where there is no such file, or a damaged one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return RECORD.validate_python(json_mapping(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
@@ -90,9 +108,9 @@ def _digest(files: list[File]) -> str:
     return content.hexdigest()
 
 
-def _hold_the_same(files: list[File], before: list[list] | None) -> bool:
+def _hold_the_same(files: list[File], before: list[Row] | None) -> bool:
     """Whether files differ from the recorded ones in their times alone. Reads those whose time differs."""
-    if before is None or [[list(f.parts), f.size] for f in files] != [row[:2] for row in before]:
+    if before is None or [(list(f.parts), f.size) for f in files] != [row[:2] for row in before]:
         return False
     touched = [(f, row[3]) for f, row in zip(files, before, strict=True) if f.mtime_ns != row[2]]
     return all(content is not None and content == _content(f) for f, content in touched)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def read_text(path: str | Path) -> str:
@@ -23,6 +25,17 @@ def read_text(path: str | Path) -> str:
         encoding = "UTF-16" if is_utf16 else "LATIN1"
         advice = f"save it as UTF-8 in your editor, or: iconv -f {encoding} -t UTF-8 OLD > NEW"
         raise ValueError(f"{path}: expected text in UTF-8, found {found}; {advice}") from None
+
+
+def json_mapping(text: str | bytes) -> dict[str, Any]:
+    """The object in a JSON text of our own files. Raises ValueError, which names no file, for anything else."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, found a {type(found).__name__}")
+    return found
 
 
 def print_anything() -> None:

@@ -117,8 +117,13 @@ def test_a_listing_that_fails_has_a_stamp_so_that_ingest_tells_why(data, tmp_pat
     assert inventory.stamp(data, tmp_path / "none") not in (before, None)
 
 
-def test_a_damaged_record_is_as_none(data, tmp_path):
-    (tmp_path / "inventory.json").write_text('{"stamp": 1')
+DAMAGED = ['{"stamp": 1', "[]", "null", "7", '{"path": 1}', '{"path": {"stamp": "a"}}', "[" * 100_000,
+           '{"path": {"stamp": "a", "listing": "b", "files": [1]}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_record_is_as_none(data, tmp_path, content):
+    (tmp_path / "inventory.json").write_text(content)
 
     assert inventory.stamp(data, tmp_path / "inventory.json") == inventory.stamp(data, tmp_path / "none")
 
