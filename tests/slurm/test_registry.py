@@ -81,10 +81,11 @@ def test_a_driver_claims_more_jobs_but_not_those_of_another_one(tmp_path):
     assert first.claim_free(["b"]) == {}
 
 
-def test_a_driver_whose_words_are_lost_is_alive_all_the_same(tmp_path):
+@pytest.mark.parametrize("words", ["{", "[]", "null", '{"process": 1}'])
+def test_a_driver_whose_words_are_lost_is_alive_all_the_same(tmp_path, words):
     first, second = Driver(tmp_path), Driver(tmp_path)
     first.claim(["a"])
-    (tmp_path / "drivers" / f"{first.id}.json").write_text("{")
+    (tmp_path / "drivers" / f"{first.id}.json").write_text(words)
 
     assert second.claim(["b"]) == {first.id}
 

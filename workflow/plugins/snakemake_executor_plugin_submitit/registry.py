@@ -129,9 +129,7 @@ class Driver:
                 continue
             handle = try_lock(path)
             if handle is None:
-                found[path.stem] = {"keys": []}
-                with contextlib.suppress(OSError, ValueError):
-                    found[path.stem] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+                found[path.stem] = _words_of(path.with_suffix(".json"))
             else:
                 self._remove(path.stem)
                 handle.close()
@@ -140,6 +138,15 @@ class Driver:
     def _remove(self, driver: str) -> None:
         for suffix in (".json", ".lock"):
             (self.folder / f"{driver}{suffix}").unlink(missing_ok=True)
+
+
+def _words_of(path: Path) -> dict:
+    """What a living driver wrote about itself; it makes no jobs that we know of where this cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(said, dict) and {"process", "host", "since", "keys"} <= said.keys():
+            return said
+    return {"keys": []}
 
 
 @contextlib.contextmanager
