@@ -19,6 +19,7 @@ from mixar.asset_table import folder as folder  # offered here too
 from mixar.listing import is_service
 from mixar.spec import Study
 from mixar.study_paths import ASSET as PREFIX
+from mixar.texts import json_mapping
 
 PACKAGE = Path(__file__).resolve().parent
 # A wheel holds config/ and resources/ inside the package; in the repository they are beside it.
@@ -261,11 +262,10 @@ def _remembered(path: Path) -> dict:
     """Size and time of change of the file as it is now, and the hashes that were computed of just this file."""
     now = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns}
     try:
-        known = json.loads(memory_of(path).read_text(encoding="utf-8"))
+        known = json_mapping(memory_of(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return now
-    same = isinstance(known, dict) and now.items() <= known.items()
-    return known if same else now
+    return known if now.items() <= known.items() else now
 
 
 def _remember(path: Path, known: dict) -> None:

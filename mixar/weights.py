@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mixar.files import replaced
 from mixar.memory import is_shortage
+from mixar.texts import json_mapping
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
@@ -156,7 +157,7 @@ def read_metadata(path: Path) -> dict:
         return {}
     try:
         with safe_open(str(path), framework="pt") as f:
-            return json.loads((f.metadata() or {}).get("mixar", "{}"))
+            return json_mapping((f.metadata() or {}).get("mixar", "{}"))
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
 

@@ -124,6 +124,18 @@ def test_a_foreign_file_among_the_rows_is_named(tmp_path):
         read_rows(layout.root)
 
 
+@pytest.mark.parametrize("column", ["versions", "hashes"])
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_column_is_named_with_its_file(tmp_path, column, text):
+    study = reported_study(tmp_path)
+    rows = measure_rows(study, "mar")
+    layout = write_study(study, rows)
+    write_rows(layout.measures("other"), [*rows[:-1], rows[-1] | {column: text}])
+
+    with pytest.raises(ValueError, match=f"other.parquet: column {column} is damaged .*; delete it and run its stage"):
+        read_rows(layout.root)
+
+
 def test_a_truncated_file_is_named(tmp_path):
     study = reported_study(tmp_path)
     path = write_study(study, measure_rows(study, "mar")).measures("mar")

@@ -168,6 +168,21 @@ def test_the_same_name_with_other_images_is_refused_or_replaces_on_request(house
     assert values(layout, name) != before
 
 
+@pytest.mark.parametrize("content", ['{"images": "a', "[]", "{}"])
+def test_a_damaged_note_of_the_images_is_named_and_replaced_on_request(house, tmp_path, content):
+    layout, record = house[1], {"images": "abc", "n": 24, "path": "here"}
+    file = layout.own_images("own_mine")
+    score_path._claim(layout, "own_mine", record, replace=False)
+    whole = file.read_text()
+    file.write_text(content)
+
+    with pytest.raises(ValueError, match=r"own_mine: .*/images.json is damaged .*another --label, or .*--replace"):
+        score_path._claim(layout, "own_mine", record, replace=False)
+    score_path._claim(layout, "own_mine", record, replace=True)
+
+    assert file.read_text() == whole
+
+
 def test_features_of_a_row_that_was_deleted_never_stand_for_other_images(house, tmp_path):
     _, layout = house
     name = scored(house, folder(tmp_path / "a", pixels()), "Mine")

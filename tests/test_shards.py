@@ -124,6 +124,10 @@ def test_surplus_bytes_foreign_and_missing_files_are_named(paths):
     save_file({"tokens": np.zeros(2)}, paths[0])
     with pytest.raises(ValueError, match="not a shard of this project"):
         open_shard(paths[0])
+    for metadata in ("[]", "{"):
+        save_file({"tokens": np.zeros(2)}, paths[0], metadata={"mixar": metadata})
+        with pytest.raises(ValueError, match="shard-0.safetensors: not a shard of this project"):
+            open_shard(paths[0])
     with pytest.raises(ValueError, match="nowhere: no such shard"):
         open_shard(paths[0].parent / "nowhere")
 

@@ -20,6 +20,7 @@ from mixar.layout import Layout
 from mixar.reporting.results import read_rows
 from mixar.reporting.tables import number, quality_table
 from mixar.scoring.features import build_network, load_extractor
+from mixar.scoring.files import read_features, write_features
 from mixar.scoring.metrics import METRICS
 from mixar.scoring.protocols import DATA, PROTOCOLS, distance_name, load_statistics, protocol_of
 from mixar.spec import parse_study
@@ -324,6 +325,17 @@ def test_damaged_and_foreign_feature_files_are_named(house):
     path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
     with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
         stage.score(study, layout, "sample", "mar", 0, "default")
+
+
+@pytest.mark.parametrize(("key", "said"), [("mixar", "result rows, version 2"), ("mixar", "[]"), ("further", "{")])
+def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
+    path = tmp_path / "a.parquet"
+    write_features(path, [0], [0], (torch.zeros(1, 2), torch.zeros(1, 2)), {})
+    table = pq.read_table(path)
+    write_table(path, table.replace_schema_metadata(table.schema.metadata | {key.encode(): said}))
+
+    with pytest.raises(ValueError, match=f"a.parquet: no features .*'{key}' in its metadata .*; delete it and run `sc"):
+        read_features([path])
 
 
 @pytest.mark.parametrize(

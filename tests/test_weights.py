@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from released_files import write_released
+from safetensors.torch import save_file
 from torch import nn
 
 from mixar.files import replaced
 from mixar.stages.convert import convert
-from mixar.weights import load_module, read_file, read_weights, save_weights
+from mixar.weights import load_module, read_file, read_metadata, read_weights, save_weights
 
 
 class RunsCode:
@@ -325,3 +326,11 @@ def test_a_tensor_without_an_array_of_values_is_refused_by_name(tmp_path, kind, 
 
     with pytest.raises(ValueError, match=rf"w\.pth: .*b is a {kind} tensor; save it"):
         read_file(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("said", ["[]", "{", "[" * 100_000], ids=range(3))
+def test_damaged_metadata_are_named_with_their_file(tmp_path, said):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"mixar": said})
+
+    with pytest.raises(ValueError, match=r"a\.safetensors: damaged .*; copy or make it again"):
+        read_metadata(tmp_path / "a.safetensors")

@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import save_file
 
 from mixar.files import replaced
+from mixar.texts import json_mapping
 
 TOKEN_KEYS = {  # key: (dtype, number of dimensions)
     "latents": (np.float16, 3),
@@ -70,8 +71,8 @@ def open_shard(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length + 8 <= size else None
-        metadata = json.loads(header.pop("__metadata__")["mixar"])
+            header = json_mapping(file.read(length)) if length + 8 <= size else None
+        metadata = json_mapping(header.pop("__metadata__")["mixar"])
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         arrays = {key: _mapped(path, 8 + length, entry, size) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -23,6 +23,7 @@ from mixar.files import write_table
 from mixar.layout import Digests
 from mixar.listing import PARQUET, list_files
 from mixar.spec import Study
+from mixar.texts import json_mapping
 
 FORMAT = "mixar result rows, version 2"
 SOURCES = ("sample", "reconstruct", "measure")
@@ -245,6 +246,13 @@ def _read_rows_file(path: Path) -> pa.Table:
     if found != FORMAT or table.schema.names != SCHEMA.names:
         raise ValueError(f"{path}: expected {FORMAT!r}, found {found or 'a foreign Parquet file'!r}; move it away, "
                          "or delete it and run its stage again")  # fmt: skip
+    for column in ("versions", "hashes"):
+        for text in table[column].drop_null().unique().to_pylist():
+            try:
+                json_mapping(text)
+            except ValueError as error:
+                advice = "delete it and run its stage again"
+                raise ValueError(f"{path}: column {column} is damaged ({error}); {advice}") from None
     return table
 
 

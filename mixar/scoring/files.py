@@ -21,6 +21,7 @@ from mixar.assets import file_sha256
 from mixar.files import iter_batches, write_table
 from mixar.memory import is_shortage
 from mixar.scoring.metrics import FeatureSet, merge
+from mixar.texts import json_mapping
 
 FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")
@@ -100,9 +101,8 @@ def read_features(paths: Sequence[Path]) -> Scored:
     index that occurs twice.
     """
     tables = {path: _read_table(path) for path in paths}
-    headers = {path: json.loads(table.schema.metadata[b"mixar"]) for path, table in tables.items()}
+    headers, hashes = ({p: _said(p, table.schema, key) for p, table in tables.items()} for key in ("mixar", "further"))
     first = paths[0]
-    hashes = {path: json.loads(table.schema.metadata.get(b"further", b"{}")) for path, table in tables.items()}
     for found in (headers, hashes):
         for path, header in found.items():
             if header != found[first]:
@@ -136,11 +136,19 @@ def _read_table(path: Path) -> pa.Table:
             raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); delete it and run `score` again") from None
     schema = parquet.schema_arrow
-    content = json.loads((schema.metadata or {}).get(b"mixar", b"{}"))
-    if content.get("format") != FORMAT or any(column not in schema.names for column in COLUMNS):
+    if _said(path, schema, "mixar").get("format") != FORMAT or any(column not in schema.names for column in COLUMNS):
         raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {schema.names}; delete "
                          "it and run `score` again")  # fmt: skip
     return pa.Table.from_batches(iter_batches(parquet, path, schema.names), schema)
+
+
+def _said(path: Path, schema: pa.Schema, key: str) -> dict:
+    """What `write_features` put into the schema's metadata under a key."""
+    try:
+        return json_mapping((schema.metadata or {}).get(key.encode(), b"{}"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no features of this project, or damaged: {key!r} in its metadata is unreadable "
+                         f"({error}); delete it and run `score` again") from None  # fmt: skip
 
 
 def _vectors(table: pa.Table, column: str) -> Tensor:

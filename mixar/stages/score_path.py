@@ -50,6 +50,7 @@ from mixar.stages.score import (
     roots_of,
     sample_values,
 )
+from mixar.texts import json_mapping
 
 SHARD = 2000  # images a file of features: what an interruption costs at most
 WITHOUT_IMAGES = ("fd", "fd_infinity", "is")  # the metrics that need no reference images, only their statistics
@@ -226,16 +227,24 @@ def _check_count(count: int, reference: Reference) -> None:
 def _claim(layout: Layout, name: str, record: dict, replace: bool) -> None:
     """Give the name to these images. Raises ValueError where others have it and may not be replaced."""
     file = layout.own_images(name)
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else record
-    if before["images"] != record["images"]:
+    if file.is_file() and (others := _others(file, record)):
         if not replace:
-            raise ValueError(
-                f"{name}: holds {before['n']} other images, from {before['path']}; give another --label, or replace "
-                "them with --replace"
-            )
+            raise ValueError(f"{name}: {others}; give another --label, or replace them with --replace")
         shutil.rmtree(file.parent)
         shutil.rmtree(layout.own_features(name, 0).parent, ignore_errors=True)
     write_text(file, json.dumps(record, indent=2) + "\n")
+
+
+def _others(file: Path, record: dict) -> str:
+    """In words, which other images `file` gives the name to; empty where they are the same."""
+    try:
+        before = json_mapping(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"{file} is damaged ({error}), so which images have this name is unknown"
+    if missing := record.keys() - before.keys():
+        return f"{file} is damaged (no {', '.join(sorted(missing))}), so which images have this name is unknown"
+    same = before["images"] == record["images"]
+    return "" if same else f"holds {before['n']} other images, from {before['path']}"
 
 
 def _features(layout: Layout, name: str, collection, networks: Networks, header: dict[str, str]) -> Scored:
