@@ -111,7 +111,8 @@ def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) ->
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch._dynamo"])  # DDP imports it: seconds, spent once for both processes
+    # seconds, spent once for both processes; DDP imports the first
+    server.set_forkserver_preload(["torch._dynamo", "mixar.stages.train"])
     workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
     for w in workers:
         w.start()
