@@ -107,6 +107,20 @@ class Job:
         self.registered.append(external_jobid)
 
 
+class Group(Job):
+    """Jobs that are submitted as one."""
+
+    def __init__(self, *jobs):
+        super().__init__("group")
+        self.jobs = jobs
+        read = {path for job in jobs for path in job.input}
+        made = [path for job in jobs for path in job.output]
+        self.input, self.output = sorted(read - set(made)), [path for path in made if path not in read]
+
+    def is_group(self):
+        return True
+
+
 class Driven(Executor):
     def format_job_exec(self, job):
         return f"make {job.output[0]} with {self.cores} cores"

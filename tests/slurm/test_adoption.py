@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from snakemake_executor_plugin_submitit import patience
 from snakemake_executor_plugin_submitit.backends import Submission
+from snakemake_executor_plugin_submitit.jobs import key_of_job
 from snakemake_executor_plugin_submitit.registry import Registry
 from snakemake_executor_plugin_submitit.slurm import Answer, QueryFailed
 from snakemake_executor_plugin_submitit.states import Status
-from stand_in import Cluster, Job, Study
+from stand_in import Cluster, Group, Job, Study
 
 
 @pytest.fixture
@@ -410,3 +411,92 @@ def test_the_ids_of_another_cluster_are_neither_asked_for_nor_cancelled(study):
     assert study.cluster.cancelled == []
     assert len(study.cluster.arrays) == 2
     assert study.finished() == []
+
+
+@pytest.fixture(params=["independent", "chained"])
+def group(study, request):
+    """Two jobs in one group, which runs. Its driver was killed when the first job had made its output."""
+    study.jobs = [Job("first"), Job("second", params={"epochs": 1})]
+    if request.param == "chained":
+        study.jobs[1].input = ["first.txt"]
+    driver = study.driver()
+    driver.run_jobs([Group(*study.jobs)])
+    study.kill(driver)
+    study.cluster.states["1"] = Status("RUNNING")
+    Path("first.txt").write_text("made")
+    touched("first.txt")
+    return study
+
+
+def test_of_a_group_that_is_partly_done_the_rest_is_followed(group):
+    first, group.jobs = group.jobs[0], group.jobs[1:]
+    driver = group.driver()
+    driver.run_jobs([Group(*group.jobs)])
+    Path("second.txt").write_text("made")
+    group.ends("1", "COMPLETED", "finished")
+    marker = Path("incomplete", *first.output)
+    marker.touch()  # the group's job marks all that it has made
+    group.poll(driver)
+
+    assert (len(group.cluster.arrays), group.cluster.cancelled) == (1, [])
+    assert group.ended == [("second.txt", "done")]
+    assert not marker.exists()
+    assert Registry(group.folder / "submitit").all() == []
+
+
+def test_a_group_that_is_partly_done_is_submitted_again_as_what_is_left(group):
+    whole = group.jobs
+    group.jobs = whole[1:]
+    driver = group.driver()
+    driver.run_jobs([Group(*group.jobs)])
+    group.ends("1", "NODE_FAIL", "")
+    group.poll(driver)
+    group.ends("2", "COMPLETED", "finished")
+    (entry,) = Registry(group.folder / "submitit").all()
+    group.poll(driver)
+
+    (command,), _ = group.cluster.arrays[1]
+    assert command.line.startswith("make second.txt")
+    assert list(entry.parts) == command.parts == [key_of_job(whole[1])]
+    assert group.ended == [("second.txt", "done")]
+
+
+@pytest.mark.parametrize("state, epochs", [("PENDING", 1), ("RUNNING", 2)])
+def test_a_group_that_would_make_something_else_is_cancelled(group, state, epochs):
+    group.cluster.states["1"] = Status(state)
+    group.jobs = [Job("second", params={"epochs": epochs})]
+    group.jobs[0].input = ["first.txt"] if epochs == 1 else []
+
+    group.driver().run_jobs([Group(*group.jobs)])
+
+    assert group.cluster.cancelled == ["1"]
+    assert len(group.cluster.arrays) == 2
+    assert group.finished() == [("group", "cancelled")]
+
+
+def test_a_group_whose_jobs_are_wanted_one_by_one_is_cancelled_once(group):
+    group.driver().run_jobs(group.jobs)
+
+    assert group.cluster.cancelled == ["1"]
+    assert [len(commands) for commands, _ in group.cluster.arrays] == [1, 1, 1]
+
+
+def test_jobs_that_are_wanted_as_a_group_are_cancelled(study):
+    study.jobs = [Job("first"), Job("second")]
+    driver = study.driver()
+    driver.run_jobs(study.jobs)
+    study.kill(driver)
+
+    study.driver().run_jobs([Group(*study.jobs)])
+
+    assert sorted(study.cluster.cancelled) == ["1", "2"]
+    assert len(study.cluster.arrays) == 3
+
+
+def test_a_group_that_cannot_be_cancelled_is_not_submitted_again(group, monkeypatch):
+    monkeypatch.setattr(group.cluster, "cancel", lambda jobs: dict.fromkeys(jobs, "scancel: error: denied"))
+
+    group.driver().run_jobs(group.jobs)
+
+    assert sorted(group.ended) == [("first.txt", "failed"), ("second.txt", "failed")]
+    assert len(group.cluster.arrays) == 1

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -373,6 +374,30 @@ def waiting(node, **environment):
     second = node.start("echo second >> journal", runtime_minutes=1)
     wait_for(lambda: second.output.exists() and "waiting for" in second.output.read_text(), "it waits", 20)
     return second
+
+
+def test_a_job_waits_for_the_end_of_a_group_that_it_was_part_of(node):
+    group = node.start("echo start >> journal; until [ -e go ]; do sleep 0.1; done", parts=["b", "key"])
+    node.wait_for_start()
+    line = "echo alone >> journal; touch made"
+    alone = node.start(line, parts=["key"], outputs=[str(node.folder / "made")])
+    wait_for(lambda: alone.output.exists() and "waiting for" in alone.output.read_text(), "the job waits", 20)
+    assert node.journal() == ["start"]
+
+    (node.folder / "go").touch()
+
+    assert [group.wait(20), alone.wait(20)] == [0, 0]
+    assert node.journal() == ["start", "alone"]
+
+
+def test_a_group_may_hold_more_leases_than_files_may_be_open(node):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
+    try:
+        assert node.start("true", parts=[f"part{i:03d}" for i in range(100)]).wait(20) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_waits_for_a_lease_goes_back_into_the_queue_when_it_is_preempted(node):

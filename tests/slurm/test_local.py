@@ -256,3 +256,49 @@ def test_a_job_is_taken_over_though_times_and_the_order_of_a_set_differ(tmp_path
 
     assert second.wait(120) == 0, second.output
     assert (tmp_path / "journal").read_text() == "start\n"
+
+
+GROUP = """
+rule all:
+    input: "first.txt", "second.txt"
+    localrule: True
+
+rule first:
+    output: "first.txt"
+    group: "both"
+    shell: "echo first >> journal; touch {output}"
+
+rule second:
+    input: INPUT
+    output: "second.txt"
+    group: "both"
+    shell: "echo second >> journal; until [ -e go ]; do sleep 0.1; done; touch {output}"
+"""
+
+
+@pytest.mark.parametrize("needed", ["", "first.txt"], ids=["independent", "chained"])
+def test_a_group_that_is_partly_done_is_taken_over(tmp_path, needed):
+    (tmp_path / "Snakefile").write_text(GROUP.replace("INPUT", f'"{needed}"' if needed else "[]"))
+    words = ["--executor", "submitit", "--submitit-cluster", "local", "-j", "2", "--cores", "2"]
+    words += ["--group-components", "both=2", "--rerun-incomplete", "--nolock"]
+    first = Driver(tmp_path, os.environ, *words, *PACE)
+    try:
+        wait_for(lambda: is_partly_done(tmp_path), "the first job is done and the second one runs", 120)
+        first.process.kill()  # and nothing of its jobs
+        first.process.wait()
+        second = Driver(tmp_path, os.environ, *words, *PACE)
+        wait_for(lambda: "taken over" in second.output or second.process.poll() is not None, "it is taken over", 60)
+    finally:
+        (tmp_path / "go").touch()
+
+    assert second.wait(120) == 0, second.output
+    assert sorted((tmp_path / "journal").read_text().split()) == ["first", "second"]
+    third = Driver(tmp_path, os.environ, *words, *PACE)
+    assert third.wait(60) == 0
+    assert "Nothing to be done" in third.output
+
+
+def is_partly_done(folder):
+    journal = folder / "journal"
+    is_begun = journal.exists() and "second" in journal.read_text()
+    return is_begun and len(list((folder / ".snakemake" / "incomplete").iterdir())) == 1

@@ -13,8 +13,8 @@ from snakemake_executor_plugin_submitit.files import append_line, try_lock
 from snakemake_executor_plugin_submitit.fingerprint import Fingerprint
 from snakemake_executor_plugin_submitit.registry import Driver, Entry, Registry, key_of, remove_old
 
-MADE_FROM = Fingerprint("/project", ["train"], files={"input": [1000, ""]})
-ENTRY = Entry("k1", "train mar 0", MADE_FROM, ticket="t", submission="s", driver="d", job="7_0")
+MADE_FROM = Fingerprint("/project", "train", files={"input": [1000, ""]})
+ENTRY = Entry("k1", "train mar 0", {"k1": MADE_FROM}, ticket="t", submission="s", driver="d", job="7_0")
 
 
 def test_an_entry_is_read_back_by_another_registry(tmp_path):
@@ -42,6 +42,16 @@ def test_half_an_entry_counts_as_none(tmp_path, text):
     (tmp_path / "jobs" / "k1.json").write_text(text)
 
     assert Registry(tmp_path).get("k1") is None
+
+
+def test_entries_are_found_by_each_job_of_a_group(tmp_path):
+    registry = Registry(tmp_path)
+    registry.put(ENTRY)
+    assert registry.holders()["k1"] == {"k1"}
+
+    Registry(tmp_path).put(replace(ENTRY, key="g", parts={"k1": MADE_FROM, "k2": MADE_FROM}))
+
+    assert {part: registry.holders()[part] for part in ("k1", "k2")} == {"k1": {"k1", "g"}, "k2": {"g"}}
 
 
 def test_a_key_follows_the_outputs_and_not_their_order():

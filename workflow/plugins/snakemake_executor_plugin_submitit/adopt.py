@@ -21,6 +21,7 @@ from snakemake_executor_plugin_submitit.states import CANCELLED, Budget, Status,
 QUIET_SECONDS = 600
 
 Ends = list[tuple[Entry, Verdict]]
+Found = list[tuple[Description, Entry]]  # an entry may be of several jobs, and a job of several entries
 
 
 @dataclass
@@ -55,10 +56,12 @@ def take_stock(
         return earlier
     # Its own entry without an id is of a submission that Slurm has not confirmed to be cancelled. Jobs of another
     # cluster cannot be asked for here; they and what replaces them do not run at the same time.
+    holders = registry.holders()
     found = [
         (d, e)
         for d in wanted
-        if (e := registry.get(d.key)) and e.place == backend.place and (e.driver != driver.id or e.job is None)
+        for key in sorted({key for part in d.parts for key in holders.get(part, ())})
+        if (e := registry.get(key)) and e.place == backend.place and (e.driver != driver.id or e.job is None)
     ]
     alive = driver.alive() if found else set()
     earlier.refused = {
@@ -67,20 +70,22 @@ def take_stock(
         if entry.driver in alive
     }
     found = [(d, entry) for d, entry in found if entry.driver not in alive]
-    _cancel_cut_short([entry for _, entry in found if entry.job is None], backend, folder, earlier, patience)
+    _cancel_cut_short([(d, e) for d, e in found if e.job is None], backend, folder, earlier, patience)
     found = [(d, entry) for d, entry in found if entry.job]
     jobs = [entry.job for _, entry in found]
     answer = patience.ask(lambda: backend.query(jobs), "about jobs of an earlier run") if jobs else Answer()
     old = []
     for d, entry in found:
         status = answer.found.get(entry.job)
-        if is_good(entry, d, answer, folder, triggers):
+        changed = differences(entry, d, status, driver.keys, triggers)
+        if d.key in earlier.good:
+            changed = ["the jobs of its group"]  # it is part of a second one
+        if not changed and is_good(entry, d, answer, folder):
             earlier.good[d.key] = entry
         elif status.is_over if status else entry.job in answer.unknown:
             earlier.ended.append((entry, judge(entry.job, status, _records(folder, entry), Budget())))
         else:
-            old.append(entry)
-            changed = entry.fingerprint.changes(d.fingerprint, triggers, entry.submitted)
+            old.append((d, entry))
             patience.say(
                 f"{entry.name}: Slurm job {entry.job} of an earlier run is cancelled and submitted again, since these "
                 f"have changed: {', '.join(changed[:5])}."
@@ -89,33 +94,33 @@ def take_stock(
     return earlier
 
 
-def _cancel_cut_short(
-    entries: list[Entry], backend: Backend, folder: Path, earlier: Earlier, patience: Patience
-) -> None:
-    tickets = {entry.ticket for entry in entries}
+def _cancel_cut_short(found: Found, backend: Backend, folder: Path, earlier: Earlier, patience: Patience) -> None:
+    tickets = {entry.ticket for _, entry in found}
     try:
         if tickets:
             patience.ask(lambda: backend.cancel_tickets(tickets), "whether a submission that was cut short was taken")
     except QueryFailed as error:
         why = f"an earlier submission was cut short, and Slurm does not say whether it was taken: {error}"
-        earlier.refused |= {entry.key: why for entry in entries}
+        earlier.refused |= {d.key: why for d, _ in found}
         return
     verdict = Verdict(CANCELLED, "Its snakemake was killed while it submitted.")
-    earlier.ended += [(entry, verdict) for entry in entries if _records(folder, entry)]
+    earlier.ended += [(entry, verdict) for _, entry in found if _records(folder, entry)]
 
 
-def _cancel_old(entries: list[Entry], backend: Backend, earlier: Earlier, patience: Patience) -> None:
+def _cancel_old(found: Found, backend: Backend, earlier: Earlier, patience: Patience) -> None:
+    jobs = list(dict.fromkeys(entry.job for _, entry in found))
+
     def cancel() -> dict[str, str]:
-        left = backend.cancel([entry.job for entry in entries])
+        left = backend.cancel(jobs)
         if any(map(is_outage, left.values())):
             raise QueryFailed("\n".join(set(left.values())))
         return left
 
-    left = patience.ask(cancel, "to cancel them") if entries else {}
-    for entry in entries:
+    left = patience.ask(cancel, "to cancel them") if found else {}
+    for d, entry in found:
         if entry.job in left:
             why = f"Slurm does not cancel its job {entry.job}, which has old inputs or settings: {left[entry.job]}"
-            earlier.refused[entry.key] = why
+            earlier.refused[d.key] = why
         else:
             earlier.ended.append((entry, Verdict(CANCELLED, "It had old inputs or settings.")))
 
@@ -142,14 +147,27 @@ def _is_over(entry: Entry, status: Status | None, records: list[ends.Attempt], a
     return bool(records) and time.time() - records[-1].seen > QUIET_SECONDS
 
 
-def is_good(entry: Entry, d: Description, answer: Answer, folder: Path, triggers: Collection[str]) -> bool:
+def differences(
+    entry: Entry, d: Description, status: Status | None, claimed: Collection[str], triggers: Collection[str]
+) -> list[str]:
+    """Why an earlier submission is not what is wanted now, in words; nothing where it is.
+
+    claimed: keys of all jobs of this driver. Of a group some jobs may be done, and the rest wanted. Such a group is
+    good while it runs: one that is still queued, or queued again, would make all of them.
+    """
+    others = set(entry.parts) - set(d.parts)
+    is_queued = status is not None and not status.is_over and status.state not in ("RUNNING", "COMPLETING")
+    if not set(d.parts) <= set(entry.parts) or others & set(claimed) or (others and is_queued):
+        return ["the jobs of its group"]
+    return entry.changes(d.parts, triggers)
+
+
+def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
     """True if an earlier driver's submission still makes what is wanted, or has made it while nobody looked.
 
     A job that nobody could be asked about counts as good: submitting it twice would be worse. One that is over is not
     where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.
     """
-    if entry.fingerprint.changes(d.fingerprint, triggers, entry.submitted):
-        return False
     status = answer.found.get(entry.job)
     if status is not None and not status.is_over:
         return True

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from snakemake_executor_plugin_submitit import attempts as ends
 from snakemake_executor_plugin_submitit.attempts import Attempt, Attempts, interruptions, timeouts
@@ -63,6 +65,7 @@ class JobCommand:
 
     line: the inner Snakemake. key: the job in the registry. submission: one for all attempts that share the budgets.
     outputs, passing, inputs: what success must have made, what it may have removed again, what must be there before.
+    parts: keys of the jobs in its group, whose leases it holds; of a single job none but its own.
     markers: what tells Snakemake that outputs are incomplete. The inner one removes it, but what the outputs were made
     from is written down by the driver alone, and that may be dead: so success marks them again, for a driver to accept.
     """
@@ -76,6 +79,7 @@ class JobCommand:
     passing: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     markers: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
     gpus: int = 0  # of all nodes together
     runtime_minutes: int = 60
     notice_seconds: int = 120
@@ -96,7 +100,7 @@ class JobCommand:
         forget_results(job)
         hide_log()
         try:
-            with signals.listening(), self._lease(job, signals):
+            with signals.listening(), self._leases(job, signals):
                 earlier = Attempts(Path(self.folder), self.key).of(self.submission)
                 if is_done(earlier, self.outputs):
                     say(f"{self.name}: finished in an earlier attempt, nothing is left to do")
@@ -107,9 +111,20 @@ class JobCommand:
                 os.umask(0o077)  # submitit writes its results now; what the rules wrote has the user's own mask
 
     @contextlib.contextmanager
-    def _lease(self, job: str, signals: Signals) -> Iterator[None]:
-        """Two attempts of one job never run at the same time, wherever they were started."""
-        path, said = Path(self.folder) / "leases" / self.key, 0.0
+    def _leases(self, job: str, signals: Signals) -> Iterator[None]:
+        """Two attempts of one job never run at the same time, wherever they were started, alone or in a group.
+
+        All take several leases in the same order, so no two wait for each other.
+        """
+        keys = sorted(self.parts or [self.key])
+        allow_open_files(len(keys) - 1)
+        with contextlib.ExitStack() as held:
+            for key in keys:
+                held.enter_context(self._lease(Path(self.folder) / "leases" / key, job, signals))
+            yield
+
+    def _lease(self, path: Path, job: str, signals: Signals) -> IO:
+        said = 0.0
         while (handle := try_lease(path, job)) is None:
             waited = time.time() - signals.since
             if signals.terminated:
@@ -125,8 +140,7 @@ class JobCommand:
                 said = waited
                 say(f"{self.name}: waiting for {path}, held by {holder(path, job, is_slurm())}")
             time.sleep(0.2)
-        with handle:
-            yield
+        return handle
 
     def _attempt(self, job: str, signals: Signals, earlier: list[Attempt]) -> str:
         records = Attempts(Path(self.folder), self.key)
@@ -217,6 +231,14 @@ class JobCommand:
 def is_done(earlier: list[Attempt], outputs: list[str]) -> bool:
     """True where an earlier attempt of this submission finished: Slurm requeues also what ended just in time."""
     return any(a.ended_by == ends.FINISHED for a in earlier) and all(os.path.exists(path) for path in outputs)
+
+
+def allow_open_files(more: int) -> None:
+    """Let this process have so many more files open, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def own_job_id() -> str:

@@ -156,9 +156,11 @@ class Executor(RemoteExecutor):
 
     def _adopt(self, d: Description, job, entry: Entry) -> None:
         if p := self._prepare(d, job, entry.submission):
+            # A group of which only a part is wanted keeps its own key.
+            p = replace(p, command=replace(p.command, key=entry.key))
             self.logger.info(f"{d.name}: Slurm job {entry.job} of an earlier run is taken over.")
             live = self._live(p, replace(entry, driver=self.driver.id))
-            self.live[d.key] = live
+            self.live[entry.key] = live
             self.ledger.note(live.entry)
             self._follow(job, live, register_job=False)
 
@@ -183,7 +185,8 @@ class Executor(RemoteExecutor):
 
     def _live(self, p: Prepared, earlier: Entry | None = None) -> Live:
         d = p.description
-        entry = Entry(d.key, d.name, d.fingerprint, "", p.command.submission, self.driver.id, place=self.backend.place)
+        here = {"place": self.backend.place, "markers": d.markers}
+        entry = Entry(d.key, d.name, d.parts, "", p.command.submission, self.driver.id, **here)
         return Live(earlier or entry, p.command, p.parameters, logs=self.folder / "logs" / d.folder)
 
     def _submit(self, batch: list[Prepared]) -> None:
@@ -209,7 +212,7 @@ class Executor(RemoteExecutor):
                 raise Submission("this run is being stopped")
             self.tickets.add(ticket)
             now = {"ticket": ticket, "job": None, "submitted": time.time(), "is_accounted": False}
-            entries = [replace(live.entry, **now) for live in lives]
+            entries = [replace(live.of_command().entry, **now) for live in lives]
             try:
                 for entry in entries:
                     self.ledger.registry.put(entry)
@@ -286,6 +289,8 @@ class Executor(RemoteExecutor):
                 verdict = Verdict(FAIL, f"{verdict.message} It could not be submitted again: {error}.")
         self.ledger.account(live.entry, verdict)
         if verdict.action == DONE:
+            for path in set(live.entry.markers) - set(live.command.markers):
+                Path(path).unlink(missing_ok=True)  # of jobs of its group that nobody wanted again: they are accepted
             self.report_job_success(info)
         else:
             message = f"{live.entry.name}, Slurm job {live.entry.job}: {verdict.message} Log: {live.entry.log} "

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,26 +24,29 @@ FileState = list  # [time in whole seconds or None, checksum of a small file or 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """directory and rules always count: the inner Snakemake runs there, and asks for the rules by name.
+    """directory and rule always count: the inner Snakemake runs there, and asks for the rule by name.
 
-    files: path -> state, of the inputs whose times count. params, inputs, code, software: digests.
+    files: path -> state, of the inputs whose times count. made: inputs that other jobs of its group make, whose times
+    do not. params, inputs, code, software: digests.
     """
 
     directory: str
-    rules: list[str]
+    rule: str
     params: str = ""
     inputs: str = ""
     code: str = ""
     software: str = ""
     files: dict[str, FileState] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
 
     def changes(self, now: Fingerprint, triggers: Collection[str], since: float) -> list[str]:
         """What differs from what is wanted now. triggers: Snakemake's names. since: time of the submission."""
-        found = [name for name in ("directory", "rules") if getattr(self, name) != getattr(now, name)]
+        found = [name for name in ("directory", "rule") if getattr(self, name) != getattr(now, name)]
         compared = [name for trigger, name in TRIGGERS.items() if trigger in triggers]
         found += [name for name in compared if getattr(self, name) != getattr(now, name)]
         files = now.files.items() if "MTIME" in triggers else ()
-        return found + [path for path, state in files if is_newer(self.files.get(path), state, since)]
+        outside = [(path, state) for path, state in files if path not in self.made]
+        return found + [path for path, state in outside if is_newer(self.files.get(path), state, since)]
 
 
 def is_newer(before: FileState | None, now: FileState, since: float) -> bool:
@@ -55,18 +58,18 @@ def is_newer(before: FileState | None, now: FileState, since: float) -> bool:
     return before[0] != now[0] and not (now[1] and before[1] == now[1])
 
 
-def fingerprint_of(parts: Iterable, inputs: Iterable, persistence, largest_checksum: int) -> Fingerprint:
-    """Of a job, or of the jobs of a group. inputs: those that none of them makes. largest_checksum: bytes of a file."""
-    parts = sorted(parts, key=lambda part: (part.rule.name, sorted(map(str, part.output))))
-    inputs = list(inputs)
+def fingerprint_of(part, made: Collection[str], persistence, largest_checksum: int) -> Fingerprint:
+    """Of a job, alone or in a group. made: what its group makes. largest_checksum: bytes of a file."""
+    outside = [f for f in part.input if str(f) not in made]
     return Fingerprint(
         directory=os.getcwd(),
-        rules=[part.rule.name for part in parts],
-        params=digest([params_of(part, persistence._serialize_param) for part in parts]),
-        inputs=digest(sorted(map(str, inputs))),
-        code=digest([code_of(part, persistence) for part in parts]),
-        software=digest([persistence._software_stack_hash(part) for part in parts]),
-        files={str(f): state_of(str(f), largest_checksum) for f in inputs if not getattr(f, "is_ancient", False)},
+        rule=part.rule.name,
+        params=digest(params_of(part, persistence._serialize_param)),
+        inputs=digest(sorted(map(str, part.input))),
+        code=digest(code_of(part, persistence)),
+        software=digest(persistence._software_stack_hash(part)),
+        files={str(f): state_of(str(f), largest_checksum) for f in outside if not getattr(f, "is_ancient", False)},
+        made=sorted(str(f) for f in part.input if str(f) in made),
     )
 
 

@@ -37,6 +37,11 @@ class Live:
         e = self.entry
         return Budget(c.max_preemptions, c.max_timeouts, e.resubmissions, e.late, 60.0 * c.runtime_minutes)
 
+    def of_command(self) -> Live:
+        """What its command makes, where that is only a part of the group that an earlier driver submitted."""
+        parts = {key: self.entry.parts[key] for key in self.command.parts}
+        return replace(self, entry=replace(self.entry, parts=parts, markers=self.command.markers))
+
     def with_log(self, runs: Path) -> Live:
         """The job with a link to its log under its rule and wildcards; with the log itself where there can be no link.
 
@@ -137,7 +142,7 @@ def account(folder: Path, entry: Entry, verdict: Verdict) -> dict[str, Any]:
     records = Attempts(folder, entry.key).of(entry.submission)
     line = {
         "name": entry.name,
-        "directory": entry.fingerprint.directory,
+        "directory": entry.directory,
         "job": entry.job,
         "outcome": verdict.action,
         "message": verdict.message,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_submitit.fingerprint import Fingerprint, fingerprint_of
+from snakemake_executor_plugin_submitit.fingerprint import Fingerprint, digest, fingerprint_of
 from snakemake_executor_plugin_submitit.registry import key_of
 
 # Snakemake's flags of what is no file of the shared file system once a job has ended.
@@ -22,10 +22,13 @@ SHOWN_CHARACTERS, NAME_CHARACTERS, FOLDER_CHARACTERS = 200, 80, 400
 
 @dataclass(frozen=True)
 class Description:
-    """key: see registry.py. fingerprint: see fingerprint.py. name: rule and wildcards. folder: of its logs."""
+    """key: see registry.py. parts: key -> fingerprint, of the job or of each in the group. name: rule and wildcards.
+
+    folder: of its logs.
+    """
 
     key: str
-    fingerprint: Fingerprint
+    parts: dict[str, Fingerprint]
     rule: str
     name: str
     folder: Path
@@ -44,7 +47,7 @@ def describe(job, workflow) -> Description:
     made = [path for part in members(job) for path in part.output if not is_flagged(path, *NOT_ON_DISK, "update")]
     return Description(
         key=key_of_job(job),
-        fingerprint=fingerprint_of(members(job), job.input, workflow.persistence, workflow.dag.max_checksum_file_size),
+        parts=parts_of(job, workflow),
         rule=safe(rule),
         name=shown(rule, wildcards),
         folder=folder_of(rule, wildcards),
@@ -57,6 +60,16 @@ def describe(job, workflow) -> Description:
         resources=dict(job.resources.items()),
         threads=job.threads,
     )
+
+
+def parts_of(job, workflow) -> dict[str, Fingerprint]:
+    """Key -> fingerprint, of the job or of each in the group, in an order in which every attempt takes their leases."""
+    made = {str(path) for part in members(job) for path in part.output} if job.is_group() else set()
+    found = {
+        key_of_job(part): fingerprint_of(part, made, workflow.persistence, workflow.dag.max_checksum_file_size)
+        for part in members(job)
+    }
+    return dict(sorted(found.items()))
 
 
 def names(job) -> list[str]:
@@ -76,6 +89,9 @@ def check_targets(targets: Iterable) -> None:
 
 
 def key_of_job(job) -> str:
+    """A group's follows all its jobs: its own outputs would leave out those that only the group needs."""
+    if job.is_group():
+        return digest(sorted(keys_of_members(job)))
     return key_of([str(path) for path in job.output], " ".join(names(job)), os.getcwd())
 
 

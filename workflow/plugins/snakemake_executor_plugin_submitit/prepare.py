@@ -71,6 +71,7 @@ def prepare(
         passing=[os.path.abspath(path) for path in d.passing],
         inputs=[os.path.abspath(path) for path in d.inputs],
         markers=d.markers,
+        parts=list(d.parts),
         gpus=parameters["nodes"] * follow.gpus_per_node(parameters),
         runtime_minutes=parameters["timeout_min"],
         notice_seconds=min(settings.notice_seconds, 15 * parameters["timeout_min"]),

@@ -12,8 +12,9 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit.files import try_lock, write_json
@@ -24,9 +25,9 @@ from snakemake_executor_plugin_submitit.fingerprint import Fingerprint, digest
 class Entry:
     """One submitted job. Without an id its submission was cut short."""
 
-    key: str  # of the Snakemake job, by its outputs
+    key: str  # of the Snakemake job, by its outputs; of a group by its jobs
     name: str
-    fingerprint: Fingerprint  # of what the job would do
+    parts: dict[str, Fingerprint]  # key -> what the job would do, or each in the group
     ticket: str  # in the comment of the Slurm job; one for all elements of an array
     submission: str  # one for all attempts that share the budgets
     driver: str
@@ -37,6 +38,17 @@ class Entry:
     late: int = 0  # of these, after a time limit
     is_accounted: bool = False  # what it took is written down already
     place: str = ""  # where its id means something
+    markers: list[str] = field(default_factory=list)  # what the job marks as not accepted, once it has ended well
+
+    @property
+    def directory(self) -> str:
+        """The project's folder."""
+        return next(iter(self.parts.values())).directory
+
+    def changes(self, wanted: Mapping[str, Fingerprint], triggers: Collection[str]) -> list[str]:
+        """What differs from what is wanted of its parts now. triggers: Snakemake's names."""
+        found = [self.parts[key].changes(now, triggers, self.submitted) for key, now in wanted.items()]
+        return list(dict.fromkeys(change for changes in found for change in changes))
 
 
 class Registry:
@@ -44,12 +56,15 @@ class Registry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "jobs"
+        self._read: set[str] = set()
+        self._holders: dict[str, set[str]] = defaultdict(set)
 
     def get(self, key: str) -> Entry | None:
         """The entry of a job; None where there is none, or one that cannot be read."""
         try:
             content = json.loads(self._path(key).read_text(encoding="utf-8"))
-            return Entry(**content | {"fingerprint": Fingerprint(**content["fingerprint"])})
+            parts = {part: Fingerprint(**made_from) for part, made_from in dict(content["parts"]).items()}
+            return Entry(**content | {"parts": parts})
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -62,6 +77,18 @@ class Registry:
     def all(self) -> list[Entry]:
         keys = [path.stem for path in self.folder.glob("*.json")] if self.folder.exists() else []
         return [entry for key in sorted(keys) if (entry := self.get(key))]
+
+    def holders(self) -> Mapping[str, set[str]]:
+        """Key of a job -> keys of the entries that it is part of: alone, or in a group.
+
+        Each entry is read once, since its key says which parts it has.
+        """
+        for path in self.folder.glob("*.json"):
+            if path.stem not in self._read and (entry := self.get(path.stem)):
+                self._read.add(path.stem)
+                for part in entry.parts:
+                    self._holders[part].add(path.stem)
+        return self._holders
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"
