@@ -29,15 +29,23 @@ def replaced(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with room_for(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: str | Path) -> Iterator[None]:
+    """Raise an OSError that names the path and the remedy if the body finds no room for this file."""
+    try:
+        yield
     except Exception as error:
         if number := _no_room(error):
             advice = "free some room and run again; what was finished before is kept"
             raise OSError(f"{path}: {os.strerror(number)}; {advice}") from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _no_room(error: BaseException | None) -> int | None:

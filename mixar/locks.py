@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from mixar.files import room_for
+
 # Answers of file systems without locks, such as Lustre mounted without `flock`
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 SECONDS_BETWEEN_NOTICES = 30.0
@@ -46,9 +48,10 @@ def lease(folder: Path, made: Path, announce: Callable[[str], None] = say) -> It
     """
     before = _written(made)
     with _locked(folder, announce) as handle:
-        handle.truncate(0)
-        handle.write(f"{os.getpid()} {socket.gethostname()} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        handle.flush()
+        with room_for(folder / LEASE):
+            handle.truncate(0)
+            signature = f"{os.getpid()} {socket.gethostname()} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            os.write(handle.fileno(), signature.encode())  # unbuffered: closing the file must not fail again
         yield _written(made) != before
 
 
@@ -63,7 +66,7 @@ def _locked(folder: Path, announce: Callable[[str], None]) -> Iterator[IO]:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LEASE, "a+", encoding="utf-8") as handle:
             _wait(folder, handle, announce)
-            # who held it may have finished and removed the folder: a lock on a removed file excludes nobody
+            # the last holder may have removed the folder: a lock on a removed file excludes no other process
             if (folder / LEASE).exists() and os.path.samestat(os.stat(folder / LEASE), os.fstat(handle.fileno())):
                 yield handle
                 return
@@ -77,9 +80,9 @@ def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
         if announced is None or now - announced >= SECONDS_BETWEEN_NOTICES:
             announced = now
             announce(
-                f"{folder}: waiting for {_signature(handle)} ({now - began:.0f} s so far). A killed run may have left "
-                "it behind, and it goes on training. Wait until it ends; or end it on that host with `kill` and its "
-                "number: it saves its state first, and this process continues from that"
+                f"{folder}: waiting for {_signature(handle)} ({now - began:.0f} s so far). It may be left over "
+                "from a killed run and still be training. Wait for it, or stop it on that host with `kill` and its "
+                "number: it saves its state, and this process continues from there"
             )
         time.sleep(0.2)
     if is_held is None:
@@ -91,7 +94,7 @@ def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Who holds the lease of `folder` now, in words; None where nobody does, or where this user cannot ask."""
+    """Describe the process that holds the lease of `folder`; None if it is free or not readable for this user."""
     try:
         with open(folder / LEASE, "r+", encoding="utf-8") as handle:
             return _signature(handle) if try_lock(handle) is False else None
@@ -103,4 +106,4 @@ def _signature(handle: IO) -> str:
     handle.seek(0)
     process, _, rest = handle.read().partition(" ")
     host, _, since = rest.partition(" ")
-    return f"process {process} on {host}, which holds it since {since}" if since else "a process that has not signed it"
+    return f"process {process} on {host}, which holds it since {since}" if since else "an unidentified process"

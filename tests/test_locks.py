@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -107,6 +109,17 @@ def test_another_failure_of_a_lock_names_its_file(tmp_path, monkeypatch):
 
     with pytest.raises(OSError, match=f"Input/output error: '{tmp_path}/lease'"), lease(tmp_path, tmp_path / "made"):
         pass
+
+
+def test_a_lease_without_room_is_named(tmp_path):
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # the same kind of error as a full disk
+    try:
+        with pytest.raises(OSError, match="lease: File too large; free some room"), lease(tmp_path, tmp_path / "made"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_notices_reach_a_log_file_at_once(tmp_path, monkeypatch):

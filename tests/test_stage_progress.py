@@ -48,6 +48,17 @@ def test_fresh_work_counts_from_its_first_item(clock, capsys):
     assert lines[-1] == "sample: 512/512 images, 17.07 images/s, took 30 s"
 
 
+def test_a_history_that_cannot_be_written_ends_no_work(tmp_path, clock, capsys):
+    history = tmp_path / "progress.log"
+    announce = Progress("train", history=history)
+    history.symlink_to("/dev/full")
+
+    for done in (0, 1):
+        announce(done, 1)
+
+    assert capsys.readouterr().out.startswith("train: 1/1 steps")
+
+
 def test_quick_work_is_one_line_that_says_how_long_it_took(clock, capsys):
     announce = Progress("tokenize", "images")
     for done in (0, 32, 64):

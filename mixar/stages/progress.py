@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Progress:
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False)
         if self.history is not None:
-            with self.history.open("a", encoding="utf-8") as file:
+            # A full disk may be freed before the next checkpoint: no reason to end the work here.
+            with contextlib.suppress(OSError), self.history.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
 
 

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from mixar import assets, earlier, inventory, locks
+from mixar.files import write_text
 from mixar.identity import plain
 from mixar.layout import Digests, Layout
 from mixar.spec import SpecError, digest, parse_study, read_layer
@@ -23,7 +24,7 @@ print_anything()
 UNSAFE = {"'", "\\", "\n"} & set("".join(workflow.config_settings.config_args or []))
 if workflow.resource_settings.nodes is not None and UNSAFE:
     raise WorkflowError(
-        f"--config: Snakemake cannot hand {', '.join(map(ascii, sorted(UNSAFE)))} to its jobs; "
+        f"--config: Snakemake cannot pass {', '.join(map(ascii, sorted(UNSAFE)))} to its jobs; "
         "write the value into a study file"
     )
 
@@ -43,7 +44,7 @@ except (SpecError, ValueError) as error:
 
 LAYOUT = Layout(STUDY)
 if not (FOUND := next(path for path in (LAYOUT.root, *LAYOUT.root.parents) if path.exists())).is_dir():
-    raise WorkflowError(f"hardware.results: {FOUND} is a file; give a folder, there or new")
+    raise WorkflowError(f"hardware.results: {FOUND} is a file; give an existing folder or a new one")
 DIGESTS = Digests(STUDY)
 STUDY_FILE = str(LAYOUT.study_file)
 GET_ASSETS = " ".join(["python -m mixar assets get", *(f"--study {shlex.quote(str(f))}" for f in workflow.configfiles)])
@@ -149,10 +150,7 @@ def write_study_file():
     path = LAYOUT.study_file
     try:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, text)
     except OSError as error:
         raise WorkflowError(f"hardware.results: {error}; choose a folder that can be written to") from None
 
@@ -187,7 +185,7 @@ def refuse_unfit():
     said_in = os.environ | {"PYTHONIOENCODING": "utf-8"}
     found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=said_in)
     if found.returncode or f"{STUDY.study}: valid." not in found.stdout:  # code of a study's own may end Python with 0
-        raise WorkflowError(found.stderr.strip() or f"{shlex.join(command)}: ended without a word; try it by hand")
+        raise WorkflowError(found.stderr.strip() or f"{shlex.join(command)}: ended without output; run it by hand")
     for line in filter(lambda line: line.startswith("  warning: "), found.stdout.splitlines()):
         logger.warning(line.strip())
 
@@ -200,10 +198,10 @@ def announce_jobs():
 
 
 def announce_held():
-    """Say which trainings go on without this run: a killed driver may have left them. Jobs that need them wait."""
+    """Name trainings that a killed driver left running. Jobs that would repeat them wait."""
     for folder in sorted(LAYOUT.root.glob("checkpoints/*")):
         if who := locks.holder(folder):
-            logger.warning(f"{folder}: in use by {who}. A job that makes the same waits until it ends.")
+            logger.warning(f"{folder}: in use by {who}. A job for the same result waits until it ends.")
 
 
 def announce_missing():
