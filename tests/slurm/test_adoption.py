@@ -204,7 +204,8 @@ def test_a_job_whose_cut_short_submission_cannot_be_cancelled_is_not_submitted_a
     assert len(study.cluster.arrays) == 1
 
 
-def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
+def cut_short(study):
+    """The entry of a driver that was killed while it submitted the last job; then the cluster works again."""
     study.jobs = study.jobs[3:]
     first = study.driver()
     study.cluster.error = KeyboardInterrupt()
@@ -212,8 +213,13 @@ def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
         first.run_jobs(study.jobs)
     study.kill(first)
     (entry,) = Registry(study.folder / "submitit").all()
-    assert entry.job is None
     study.cluster.error = None
+    return entry
+
+
+def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
+    entry = cut_short(study)
+    assert entry.job is None
 
     study.driver().run_jobs(study.jobs)
 
@@ -223,20 +229,13 @@ def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
 
 @pytest.fixture
 def hurried(study, monkeypatch):
-    """Nobody waits long between two tries, and an outage begins after the cluster's limits are known."""
+    """Short pauses between tries, and an outage that begins after the cluster's limits are known."""
     monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.01,))
     monkeypatch.setattr(study.cluster, "learn_limits", lambda: None)
 
 
 def test_a_submission_that_was_cut_short_is_settled_when_slurm_answers_again(study, hurried):
-    study.jobs = study.jobs[3:]
-    first = study.driver()
-    study.cluster.error = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        first.run_jobs(study.jobs)
-    study.kill(first)
-    (entry,) = Registry(study.folder / "submitit").all()
-    study.cluster.error = None
+    entry = cut_short(study)
 
     second = study.driver()
     study.cluster.silences = 20
@@ -380,7 +379,7 @@ def test_an_entry_whose_driver_lives_is_not_touched_though_its_claim_cannot_be_r
 
     assert study.cluster.cancelled == []
     assert len(study.cluster.arrays) == 1
-    assert "Slurm job 1 of another snakemake that is alive" in study.jobs[0].errors[0]
+    assert "Slurm job 1 of another running snakemake already" in study.jobs[0].errors[0]
 
 
 def test_projects_that_share_a_folder_do_not_see_each_others_jobs(study, monkeypatch, tmp_path):
