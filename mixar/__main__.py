@@ -45,7 +45,7 @@ STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "de
 
 
 def load(paths: list[Path]) -> tuple[Study, Layout]:
-    """The study, of one file or of several laid over each other, and where its files lie. Raises SpecError."""
+    """The study, merged from one or more files, and its layout. Raises SpecError."""
     study = load_study(*paths)
     return study, Layout(study)
 
@@ -375,7 +375,7 @@ def main() -> None:
         try:
             app()
         except SystemExit:  # how every verb ends
-            sys.stdout.flush()  # now, while a full disk can still be told in words
+            sys.stdout.flush()  # now, while a full disk can still be reported
             raise
     except BrokenPipeError:  # such as `mixar assets | head`
         _drop_output()
@@ -389,7 +389,7 @@ def main() -> None:
     except (ImportError, MemoryError) as error:
         if not is_shortage(error) or os.environ.get("MIXAR_DEBUG") == "1":
             raise
-        sys.stderr.write(f"mixar: out of memory ({str(error) or 'an import found no room'}); {MORE}\n")
+        sys.stderr.write(f"mixar: out of memory ({str(error) or 'an import did not fit into memory'}); {MORE}\n")
         sys.exit(2)
 
 
@@ -399,7 +399,7 @@ def _can_print(error: Exception) -> bool:
     if not (isinstance(error, OSError) and error.errno in FULL and error.filename is None):
         return True
     try:
-        print(flush=True)  # the error does not tell, but another try does
+        print(flush=True)  # raises again, now without the lost detail
     except OSError:
         _drop_output()
         return False

@@ -33,7 +33,7 @@ def source_hash(where: str) -> str:
     """SHA-256 of the source behind "module:name", hex: of its module, of the packages around it, and of all that these
     import from beside them. ABSENT or BUILT_IN where there is no source.
 
-    Beside means in the folder of the module or of its topmost package; of an installed package, in the package alone.
+    "Beside" is the folder of the module or of its top-level package; for an installed package, only the package.
     """
     importlib.invalidate_caches()
     name = where.partition(":")[0]
@@ -76,7 +76,7 @@ def _file_of(spec: ModuleSpec | None) -> Path | None:
 
 
 def _beside(place: Path) -> Path:
-    """The folder in which imported modules count as one's own; of something installed, the package or file alone."""
+    """The folder whose modules belong to the study's own code; for installed code, only its package or file."""
     package = place.parent if place.name == "__init__.py" else place
     return package if _is_installed(package) else package.parent
 

@@ -31,8 +31,8 @@ def replaced(study: Study) -> str | None:
     if not names:
         return None
     return "\n".join([
-        f"{layout.root} holds results of another study named {study.study!r}. These networks would be made again, "
-        f"and the results that follow: {', '.join(names)}.",
+        f"{layout.root} holds results of another study named {study.study!r}. These networks would be recomputed, "
+        f"with everything that depends on them: {', '.join(names)}.",
         "The studies differ:",
         *(f"  {line}" for line in _differences(study, earlier)),
         "Give this study a name of its own (`study:`), or replace those results: snakemake --config replace=true …",
@@ -40,7 +40,7 @@ def replaced(study: Study) -> str | None:
 
 
 def _differences(study: Study, earlier: Study) -> list[str]:
-    """The settings in which two studies differ, a line each, as far as results depend on them."""
+    """One line for each result-changing setting that differs between two studies."""
     before, now = (each.model_dump(mode="json", exclude=NOT_ABOUT_RESULTS) for each in (earlier, study))
     lines = [
         f"{key}: {_shown(theirs)} in the folder, {_shown(ours)} here" for key, theirs, ours in _changes(before, now)

@@ -146,7 +146,7 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
                 if suffix not in suffixes:
                     raise ValueError(f"{entry.path}: a link that leads nowhere ({error.strerror}); mend or remove "
                                      "it") from None  # fmt: skip
-                state = None  # whoever reads the file names it
+                state = None  # its reader reports it
             if state is None or (stat.S_ISREG(state.st_mode) and suffix in suffixes):
                 check_name(entry.name, entry.path)
                 found.files.append(_file(folder.root, parts, state))
@@ -154,8 +154,8 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
                 check_name(entry.name, entry.path)
                 identity = _identity(state)
                 if identity in folder.above:
-                    raise ValueError(f"{entry.path}: a link to {os.path.realpath(entry.path)}, a folder that it lies "
-                                     "in; remove the link")  # fmt: skip
+                    raise ValueError(f"{entry.path}: a link to {os.path.realpath(entry.path)}, a folder that "
+                                     "contains it; remove the link")  # fmt: skip
                 folders.append(_Folder(folder.root, parts, identity, folder.above | {identity}))
             elif stat.S_ISREG(state.st_mode):
                 found.other[suffix or "without suffix"] += 1
@@ -212,11 +212,11 @@ SUFFIXES = {"emoji": PARQUET, "folder": IMAGES, "parquet": PARQUET}  # by source
 
 
 def source_files(source: str, path: str, key: str, role: str) -> Listing:
-    """The files that `path` stands for: a file, a folder, or (Parquet) a pattern with *.
+    """List the files of a data source. path: a file, a folder, or (Parquet) a pattern with *.
 
-    key: of the study, for messages. role: train or held_out; where the names of Parquet files tell splits apart, those
-    of one split are taken: train, or the one that is not. No files where there are none. Raises ValueError where it is
-    not clear which split is meant, and as `list_files`.
+    key: the study's key, for messages. role: train or held_out. If the names of Parquet files mark splits, only one is
+    taken: the training split for train, the other one for held_out. The listing may be empty. Raises ValueError if the
+    split is ambiguous, and as `list_files`.
     """
     if os.path.isdir(path):
         found = list_files(path, SUFFIXES[source])

@@ -1,6 +1,6 @@
-"""Running out of memory, in words: which stage did, how much it asked for, and which setting asks for less.
+"""Out-of-memory messages: which stage ran out, how much it asked for, and which setting lowers that.
 
-Libraries say it in many ways, and reading a file is one of the places: a sound file must not be called damaged there.
+Libraries report a shortage in many ways. It also happens while files are read: a sound file must not be called damaged.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def needs_memory(describe: Callable[..., tuple[str, str]]) -> Callable[[Callable
 
 
 def micro_batch(section: str, training: Training | None) -> str:
-    """What would do in a training; without one, its weights alone need the memory."""
+    """Advice for a training that ran out of memory; training: None if only weights are imported."""
     if training is None:
         return "Its weights do not fit"
     now = training.micro_batch or f"null: all {training.batch_size}"

@@ -301,7 +301,7 @@ class Scoring(Section):
     metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
     own_metrics: Annotated[dict[Name, str], Field(exclude_if=lambda v: not v)] = {}  # one's own, "module:function"
     further: dict[str, FilePath] = {}  # weights of more feature networks by name; each brings metrics of its own
-    further_statistics: dict[str, FilePath] = {}  # .npz files that stand for their reference images
+    further_statistics: dict[str, FilePath] = {}  # .npz files of statistics, in place of reference images
     kid_subsets: Count = 100
     kid_subset_size: Count = 1000
     is_splits: Count = 10

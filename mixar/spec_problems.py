@@ -61,7 +61,7 @@ def check_label(text: str) -> str:
 
 
 def not_json(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
-    """Yield what the jobs would read differently, for they get the study as JSON. key: where `value` stands."""
+    """Yield the values that would change on their way to the jobs, which read JSON. key: the path of `value`."""
     where = f"{key}: " if key else ""
     if depth > MAX_DEPTH:
         yield f"{where}nested more than {MAX_DEPTH} deep; use fewer levels"

@@ -1,7 +1,7 @@
-"""Paths in a study: how one is written, what it stands for, and how it enters a digest.
+"""Paths in a study: their syntax, their expansion, and their form in digests.
 
-`~` and variables such as $SCRATCH are filled in where the study is read; `$$` is a dollar sign. A relative path begins
-at the folder in which snakemake or mixar was started.
+`~` and variables such as $SCRATCH are expanded when the study is read; `$$` is a dollar sign. Relative paths start at
+the folder where snakemake or mixar was started.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced
 
 
 def parse(text: str, placeholder: str = "") -> str:
-    """The path that a study's text stands for.
+    """The path that a study means by `text`, with `~` and variables expanded.
 
     placeholder: the one text in braces that may remain, such as {seed}.
     Raises PydanticCustomError for a variable that is not set, for an unknown user, and for what Snakemake cannot take
@@ -30,7 +30,7 @@ def parse(text: str, placeholder: str = "") -> str:
     if not path.strip():
         raise PydanticCustomError("path", "is empty; give a path, or leave the key out")
     if {"{", "}"} & set(path.replace(placeholder, "") if placeholder else path):
-        only = f"only {placeholder} may stand in braces" if placeholder else "use a path without them"
+        only = f"only {placeholder} may be in braces" if placeholder else "use a path without them"
         raise PydanticCustomError("path", f"Snakemake reads braces as wildcards; {only}")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
         raise PydanticCustomError("path", "a line break or control character; use a path without it")
@@ -38,7 +38,7 @@ def parse(text: str, placeholder: str = "") -> str:
 
 
 def parse_pattern(text: str) -> str:
-    """As `parse`, for a path in which {seed} stands for the seed of a run."""
+    """Like `parse`, but {seed} may occur: it is replaced by the run's seed later."""
     return parse(text, placeholder="{seed}")
 
 

@@ -64,7 +64,7 @@ def test_a_loop_of_links_is_refused(tmp_path):
     folder(tmp_path / "a", pixels(3))
     (tmp_path / "a" / "again").symlink_to(tmp_path)
 
-    with pytest.raises(ValueError, match="a/again: a link to .*, a folder that it lies in"):
+    with pytest.raises(ValueError, match="a/again: a link to .*, a folder that contains it"):
         open_collection(tmp_path)
 
 

@@ -164,7 +164,7 @@ def put(*path_and_value):
         ),
         (put("runs", "own_mine", {"label": "Mine", "model": "tiny"}), "runs.own_mine: this name stands for other"),
         (put("runs", "dc_mix", "seeds", [0, 1, 0]), "runs.dc_mix.seeds: [0, 1, 0] names a seed twice"),
-        (put("runs", "mar", "start", "mar-{sead}.safetensors"), "only {seed} may stand in braces"),
+        (put("runs", "mar", "start", "mar-{sead}.safetensors"), "only {seed} may be in braces"),
         (put("runs", "mar", "weights", "{{mar}}.safetensors"), "runs.mar.weights: Snakemake reads braces as wildcards"),
         (put("data", "path", "images/{train}"), "data.path: Snakemake reads braces as wildcards"),
         (put("hardware", "results", "results{}"), "hardware.results: Snakemake reads braces as wildcards"),

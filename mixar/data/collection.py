@@ -70,7 +70,7 @@ def _open_folder(path: Path, say: Callable[[str], None]) -> FolderImages | Parqu
         )
     if skipped:
         say(f"{path}: skipped: {skipped}")
-    # of images the folders alone tell splits: a program may name each of its images after a split
+    # only folder names mark the split of images: a program may put a split's name into every file name
     splits = {split_of(file.parts if tables else file.parts[:-1]) for file in listing.files} - {None}
     if len(splits) > 1:
         raise ValueError(f"{path}: images of several splits ({', '.join(sorted(splits))}); give the folder or file of "
@@ -111,10 +111,10 @@ class FolderImages:
 
 
 def no_classes(files: list[File]) -> str:
-    """Why the folders of image files are no classes; empty where they are."""
+    """Why the folders of these images cannot be classes; empty if they can."""
     folders = sorted({file.parts[0] for file in files if len(file.parts) > 1})
     if any(len(file.parts) == 1 for file in files):
-        return "some images lie in no folder" if folders else "the images lie in no folders"
+        return "some images are outside the class folders" if folders else "there are no class folders"
     some = ", ".join(folders[:2]) + (", …" if len(folders) > 2 else "")
     if are_parts(files):
         return f"the folders {some} are parts of one numbered set"

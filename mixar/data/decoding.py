@@ -79,7 +79,7 @@ def load_picture(source: str | Path | BinaryIO, where: str) -> Picture:
         problem = "not readable as an image (unknown format); convert it to PNG or JPEG, or remove it"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        problem = f"more than {limit:,} pixels, the most that is decoded; make the image smaller, or remove it"
+        problem = f"more than {limit:,} pixels, the limit; make the image smaller, or remove it"
     except Exception as error:  # Pillow's parsers raise what they meet: OSError, SyntaxError, struct.error, IndexError
         if is_shortage(error):
             raise

@@ -116,7 +116,7 @@ def _decode(source: str | io.BytesIO, where: str, content: str, size: int, crop:
         raise ValueError(f"{where}: not readable ({error.strerror}); run `ingest` again") from None
     image = read_picture(io.BytesIO(encoded), where)
     if content_of(encoded) != content:
-        raise ValueError(f"{where}: another image than `ingest` saw there; run `ingest` again, and all that follows")
+        raise ValueError(f"{where}: the image has changed since `ingest`; run `ingest` again and every later stage")
     check_proportions(image, size, where)
     return crop(image, size)
 

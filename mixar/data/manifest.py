@@ -48,7 +48,7 @@ MANIFEST = pa.schema(
         ("content", TEXT),  # BLAKE2b, 128 bits, of the encoded image
     ]
 )
-IDENTITY = ["split", "label", "fine_label", "content"]  # which images there are, wherever they lie
+IDENTITY = ["split", "label", "fine_label", "content"]  # what identifies the images, whatever their paths
 
 WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
 SHOWN = 1000  # unreadable images that are named
@@ -213,12 +213,13 @@ def _check_classes(data: Data, classes: set[tuple], held_out: set[tuple] = froze
         some = ", ".join(names[:FEW]) + (", …" if len(names) > FEW else "")
         raise ValueError(
             f"data.num_classes: {data.num_classes}, but {data.path} holds {len(labels)} classes with labels "
-            f"{min(labels)} to {max(labels)} ({some}); set the number of classes of that source, or remove what is none"
+            f"{min(labels)} to {max(labels)} ({some}); set the number of classes of that source, or remove what "
+            "is not a class"
         )
     for label, name, *_ in sorted(held_out - classes):
         raise ValueError(
             f"data.held_out_path: {data.held_out_path} has class {name!r} (label {label}), which the training images "
-            "do not number so; both sources need the same classes"
+            "lack or number differently; both sources need the same classes"
         )
 
 
@@ -277,7 +278,7 @@ def _check_training_classes(data: Data, table: pa.Table) -> None:
 
 
 def images_sha256(manifest: pa.Table) -> str:
-    """Which images a manifest holds, with their order, splits and classes, wherever they lie: hex."""
+    """Hash (hex) of a manifest's images, their order, splits and classes. Paths do not count."""
     content = hashlib.sha256()
     for column in IDENTITY:
         content.update("\n".join(map(str, manifest[column].to_pylist())).encode())

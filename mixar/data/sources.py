@@ -37,8 +37,8 @@ class Original(NamedTuple):
 class Originals(NamedTuple):
     """The images of a source, in order: their number, and each with its encoded bytes. bytes None, row -1: the file.
 
-    classes: label, class_name, fine_label, fine_name of all of them, known before any image is read. left_out: which of
-    the files hold no image of the source, in words.
+    classes: label, class_name, fine_label, fine_name of all of them, known before any image is read. left_out: a
+    message about files that are not images of the source.
     """
 
     total: int
@@ -51,7 +51,7 @@ def _emoji(files: Listing, key: str) -> Originals:
     """Entries of the embedded emoji: one drawing per concept, so no skin-tone variants and no pixel duplicates."""
     _check_found(files, key)
     if len(files.files) > 1:
-        raise ValueError(f"{key}: {len(files.files)} Parquet files, such as {files.files[0].path}; the emoji are one")
+        raise ValueError(f"{key}: {len(files.files)} Parquet files, such as {files.files[0].path}; give one of them")
     file = Path(files.files[0].path)
     columns = ["image", "label", "group", "subgroup", "name", "skin_tone", "duplicate_of"]
     table = _read(open_parquet(file, columns), file, columns)

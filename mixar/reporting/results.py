@@ -67,7 +67,7 @@ SCHEMA = pa.schema(
     ],
     metadata={"mixar": FORMAT},
 )
-STEADY = 0.3  # largest spread of the repeats of a time that stands for the machine
+STEADY = 0.3  # largest spread of a time's repeats at which it is printed unmarked
 REQUIRED = ("study", "run", "source", "metric", "value")
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "guidance_rate", "seconds")
 ROW_FOLDERS = (
@@ -165,7 +165,7 @@ def total_epochs(study: Study, run: str) -> int:
 
 
 def spread(value: float, low: float, high: float) -> float:
-    """How far repeats lie apart, as a share of their median; above STEADY they are a busy machine's, and marked."""
+    """Range of the repeats as a share of their median. Above STEADY the machine was busy, and the time is marked."""
     return (high - low) / value
 
 

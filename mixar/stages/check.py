@@ -1,8 +1,7 @@
-"""`check`: whether a study can run, before anything does: its protocols, networks, data, device, code of its own and
-the files that it names.
+"""`check`: can a study run? Looks at its protocols, networks, data, device, custom code and files before any job.
 
-The study alone is validated by mixar.spec. Here is what needs torch or opens files. Missing files are told apart, for
-a plan can be made without them.
+mixar.spec validates the settings themselves; the checks here need torch or open files. Missing files are reported
+separately, because a dry run works without them.
 """
 
 from __future__ import annotations
@@ -80,13 +79,12 @@ def _look_at_network(
     files: Iterable[str | None],
     trial: Callable[[], None] | None,
 ) -> None:
-    """Raise ValueError where a network cannot be built, one of its files that are there does not fit it, or its trial
-    fails.
+    """Raise ValueError if a network cannot be built, an existing weights file does not fit it, or its trial fails.
 
-    where: its section. kind: of its released file; None: a network of one's own.
+    where: the network's section in the study. kind: the kind of its released file; None for a custom network.
     """
     try:
-        with torch.device("meta" if kind else "cpu"):  # one's own tokenizer may need real tensors to be built
+        with torch.device("meta" if kind else "cpu"):  # a custom tokenizer may need real tensors to be built
             network = build()
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None

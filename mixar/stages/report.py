@@ -94,7 +94,7 @@ def _some(names: list[str]) -> str:
 def summary_text(
     tables: list[Table], claims: list[Claim], files: dict[str, Path], remarks: Iterable[str] = ()
 ) -> str:
-    """The tables, one line a claim, what is missing, and where the figures lie: what a terminal shows at the end."""
+    """What the terminal shows at the end: tables, one line per claim, missing results, and the paths of the figures."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
     said = ["The paper's claims in this study, by Fréchet distance", *(claim.line() for claim in claims)]
     parts = [*(t.text() for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]

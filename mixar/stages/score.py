@@ -131,7 +131,7 @@ def _rows_sha256(study: Study, split: str, rows: pa.Table) -> str:
 def other_data_of(study: Study, layout: Layout, protocol: Protocol, data: str | None) -> str | None:
     """`data`, the hash of the reference images, where the protocol is defined for other images, else None.
 
-    data: None where a statistics file stands for the images.
+    data: None if a statistics file replaces the images.
     """
     counts = None
     if layout.manifest.is_file():
@@ -330,7 +330,7 @@ def _of_images(name: str, scored: Scored, reference: Scored) -> FeatureSet:
 
 
 def further_hashes(scoring: Scoring, networks: dict[str, str]) -> dict[str, str]:
-    """What a row's hashes say of the further networks: their files, and those that stand for their reference images."""
+    """Hashes of the further networks for a row: their weights, and the statistics that replace reference images."""
     given = {name: scoring.further_statistics[name] for name in scoring.further if is_given(scoring, name)}
     return networks | {f"statistics_{name}": file_sha256(assets.resolve(file)) for name, file in given.items()}
 

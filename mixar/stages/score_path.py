@@ -240,9 +240,9 @@ def _others(file: Path, record: dict) -> str:
     try:
         before = json_mapping(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        return f"{file} is damaged ({error}), so which images have this name is unknown"
+        return f"{file} is damaged ({error}), so it is unknown which images have this name"
     if missing := record.keys() - before.keys():
-        return f"{file} is damaged (no {', '.join(sorted(missing))}), so which images have this name is unknown"
+        return f"{file} is damaged (no {', '.join(sorted(missing))}), so it is unknown which images have this name"
     same = before["images"] == record["images"]
     return "" if same else f"holds {before['n']} other images, from {before['path']}"
 

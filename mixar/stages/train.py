@@ -91,11 +91,11 @@ def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
 
 @contextmanager
 def _held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
-    """Hold the checkpoints for all processes of this training; True if another one wrote `output` in the meantime.
+    """Lock the checkpoints for all processes of this training. Yields True if another one wrote `output` meanwhile.
 
-    A driver that was killed may have left its training alive: the next one waits for it and has nothing left to do.
-    Process 0 waits for the lease and says so. With each notice it tells the others to go on waiting, because torch ends
-    a process that hears nothing for some minutes.
+    A killed driver may leave its training running: the next one waits for it and then has nothing to do. Process 0
+    waits for the lock and prints a notice. With each notice it sends the other processes a message, because torch stops
+    a process that receives none for some minutes.
     """
 
     def announce(text: str) -> None:

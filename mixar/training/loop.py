@@ -100,8 +100,7 @@ def fit(
 
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress:
     first what was done before, then each step.
-    steps_before: training steps behind the model's weights, infinite where unknown. The average goes on from them as if
-    they and these were one training.
+    steps_before: training steps behind the model's weights, infinite if unknown. The average's warm-up counts them.
     Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM and
     Ctrl-C the state is saved and the process ends.
     """

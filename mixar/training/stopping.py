@@ -15,8 +15,8 @@ NOTICE = b"\nmixar: ending after this step, once the state is saved; Ctrl-C agai
 def signals_as_wishes() -> Iterator[Callable[[], int]]:
     """Take SIGTERM and Ctrl-C as wishes: yields a function that returns the first one's number, and 0 before.
 
-    A second Ctrl-C ends the process at once. Outside the main thread nobody can ask. A process that ignores Ctrl-C, as
-    one in a script's background does, goes on ignoring it.
+    A second Ctrl-C exits immediately. Signals only arrive in the main thread; elsewhere the function returns 0. A
+    process that ignores Ctrl-C, such as a script's background job, still ignores it.
     """
     wishes: list[int] = []
     if threading.current_thread() is not threading.main_thread():

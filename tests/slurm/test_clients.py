@@ -264,7 +264,7 @@ def test_a_question_that_is_refused_leaves_the_submission_open(tmp_path, fake, h
     fake.answer("sbatch", "welcome to this cluster")
     fake.fail("squeue", "squeue: error: no such option")
 
-    with pytest.raises(Submission, match="does not say whether it was taken.*no such option") as error:
+    with pytest.raises(Submission, match="does not confirm whether it was accepted.*no such option") as error:
         submit(tmp_path)
 
     assert error.value.is_open

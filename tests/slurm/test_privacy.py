@@ -99,7 +99,7 @@ def test_a_pickle_that_others_can_replace_is_not_loaded(tmp_path):
 
 
 def test_a_pickle_that_does_not_come_is_named(tmp_path):
-    with pytest.raises(ValueError, match="7_submitted.pkl: did not come within 0 s"):
+    with pytest.raises(ValueError, match="7_submitted.pkl: did not appear within 0 s"):
         check_pickle(tmp_path, tmp_path / "7_submitted.pkl", seconds=0)
 
 

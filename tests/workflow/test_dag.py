@@ -304,7 +304,7 @@ def test_own_code_that_ends_python_stops_a_run(root, tmp_path, smoke):
     result = snakemake(root, "--cores", 1, "--configfile", file, "--until", "ingest", PYTHONPATH=str(tmp_path))
 
     assert result.returncode != 0
-    assert "check --study" in result.stderr and "ended without a word; try it by hand" in result.stderr
+    assert "check --study" in result.stderr and "ended without output; run it by hand" in result.stderr
     assert not (tmp_path / "results" / "smoke" / "ingest").exists()
 
 

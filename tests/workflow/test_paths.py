@@ -75,5 +75,5 @@ def test_a_quote_that_snakemake_would_let_the_shell_read_is_refused(root, tmp_pa
     code, output = snakemake(root, *remote, "--configfile", "config/smoke.yaml", "--config", results)
 
     assert code != 0 and "Traceback" not in output
-    assert """--config: Snakemake cannot hand "'" to its jobs""" in output
+    assert """--config: Snakemake cannot pass "'" to its jobs""" in output
     assert not (tmp_path / "made").exists()

@@ -45,11 +45,11 @@ def take_stock(
     triggers: Collection[str],
     patience: Patience,
 ) -> Earlier:
-    """Tell apart what earlier drivers left. driver: this one. triggers: the rerun triggers that count.
+    """Sort the jobs that earlier drivers left. driver: this one. triggers: the rerun triggers that count.
 
-    What is not good is cancelled: submissions cut short, jobs with old inputs or settings. In an outage it waits: what
-    nobody could be asked about may run, and submitted now it might run twice. Raises QueryFailed if the run is being
-    stopped meanwhile, and OSError and ValueError where the registry cannot be used.
+    Cancels submissions that were cut short and jobs with old inputs or settings. Waits during an outage: a job of
+    unknown state may be running, and submitting it again could run it twice. Raises QueryFailed if the run is stopped
+    meanwhile, OSError and ValueError if the registry cannot be used.
     """
     earlier = Earlier()
     if not backend.can_adopt:
@@ -65,7 +65,7 @@ def take_stock(
     ]
     alive = driver.alive() if found else set()
     earlier.refused = {
-        d.key: f"Slurm job {entry.job} of another snakemake that is alive makes it; wait for it, or stop it"
+        d.key: f"Slurm job {entry.job} of another running snakemake already makes it; wait for it, or stop it"
         for d, entry in found
         if entry.driver in alive
     }
@@ -100,7 +100,7 @@ def _cancel_cut_short(found: Found, backend: Backend, folder: Path, earlier: Ear
         if tickets:
             patience.ask(lambda: backend.cancel_tickets(tickets), "whether a submission that was cut short was taken")
     except QueryFailed as error:
-        why = f"an earlier submission was cut short, and Slurm does not say whether it was taken: {error}"
+        why = f"an earlier submission was cut short, and Slurm does not confirm whether it was accepted: {error}"
         earlier.refused |= {d.key: why for d, _ in found}
         return
     verdict = Verdict(CANCELLED, "Its snakemake was killed while it submitted.")
@@ -150,7 +150,7 @@ def _is_over(entry: Entry, status: Status | None, records: list[ends.Attempt], a
 def differences(
     entry: Entry, d: Description, status: Status | None, claimed: Collection[str], triggers: Collection[str]
 ) -> list[str]:
-    """Why an earlier submission is not what is wanted now, in words; nothing where it is.
+    """Reasons why an earlier submission does not fit the wanted jobs; empty if it fits.
 
     claimed: keys of all jobs of this driver. Of a group some jobs may be done, and the rest wanted. Such a group is
     good while it runs: one that is still queued, or queued again, would make all of them.
@@ -165,7 +165,7 @@ def differences(
 def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
     """True if an earlier driver's submission still makes what is wanted, or has made it while nobody looked.
 
-    A job that nobody could be asked about counts as good: submitting it twice would be worse. One that is over is not
+    A job of unknown state counts as good: submitting it twice would be worse. One that is over is not
     where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.
     """
     status = answer.found.get(entry.job)

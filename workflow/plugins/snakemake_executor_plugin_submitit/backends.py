@@ -98,7 +98,7 @@ class SlurmBackend:
         return answer
 
     def cancel(self, jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
-        """Jobs that may go on, with Slurm's word on them."""
+        """Cancel jobs. Returns those that may still run, each with Slurm's message."""
         return slurm.cancel(jobs, seconds)
 
     def cancel_tickets(self, tickets: Iterable[str], seconds: float = CANCEL_SECONDS) -> None:
@@ -244,7 +244,7 @@ def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str
             try:
                 patience.ask(lambda: backend.cancel_tickets([ticket]), "whether it was taken", error.is_outage)
             except QueryFailed as silence:
-                message = f"{error}; and Slurm does not say whether it was taken all the same ({silence})"
+                message = f"{error}; and Slurm does not confirm whether it was accepted ({silence})"
                 raise Submission(message, is_open=True) from error
             if not may_pass:
                 raise

@@ -112,7 +112,7 @@ class JobCommand:
 
     @contextlib.contextmanager
     def _leases(self, job: str, signals: Signals) -> Iterator[None]:
-        """Two attempts of one job never run at the same time, wherever they were started, alone or in a group.
+        """Keep two attempts of one job from running at the same time, on any node, alone or in a group.
 
         All take several leases in the same order, so no two wait for each other.
         """
@@ -234,7 +234,7 @@ def is_done(earlier: list[Attempt], outputs: list[str]) -> bool:
 
 
 def allow_open_files(more: int) -> None:
-    """Let this process have so many more files open, as far as it may."""
+    """Raise this process's limit of open files by `more`, up to its hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         most = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
@@ -265,7 +265,7 @@ def forget_results(job: str) -> None:
 
 
 def hide_log() -> None:
-    """Let nobody else read this job's log. Slurm has made it with the mask that the rules' own files get."""
+    """Make this job's log readable for its user only: Slurm created it under the umask of the rules' own files."""
     folder = os.environ.get("SUBMITIT_FOLDER")
     with contextlib.suppress(OSError):
         if folder and os.readlink("/proc/self/fd/1").startswith(os.path.realpath(folder) + os.sep):

@@ -94,7 +94,7 @@ class Executor(RemoteExecutor):
         remove_old(self.folder, workflow.executor_settings.retention_days)
 
     def _claim_late(self, jobs) -> dict[str, str]:
-        """Claim what checkpoints have added to the DAG. Returns jobs that another driver makes: key -> who, in words.
+        """Claim the jobs that checkpoints added to the DAG. Returns those of other drivers: key -> driver, in words.
 
         Raises ValueError where no claim can be made now.
         """
@@ -290,7 +290,7 @@ class Executor(RemoteExecutor):
         self.ledger.account(live.entry, verdict)
         if verdict.action == DONE:
             for path in set(live.entry.markers) - set(live.command.markers):
-                Path(path).unlink(missing_ok=True)  # of jobs of its group that nobody wanted again: they are accepted
+                Path(path).unlink(missing_ok=True)  # group members that were not requested again
             self.report_job_success(info)
         else:
             message = f"{live.entry.name}, Slurm job {live.entry.job}: {verdict.message} Log: {live.entry.log} "
@@ -326,7 +326,7 @@ class Executor(RemoteExecutor):
         self.shutdown()
 
     def _keep_folders(self) -> None:
-        """Leave empty folders, which Snakemake removes at its end: jobs that go on or save their state need theirs."""
+        """Stop Snakemake from removing empty folders at exit: jobs that still run or save their state need them."""
         self.workflow.dag.cleanup_workdir = lambda: None
 
     def _cancel(self, entries: list[Entry]) -> None:

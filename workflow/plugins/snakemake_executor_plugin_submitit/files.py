@@ -1,4 +1,4 @@
-"""Files that several nodes read and write: replaced as a whole, locked as a whole, and for this user alone.
+"""Files that several nodes read and write: replaced as a whole, locked as a whole, and private to this user.
 
 Pickles, command lines and logs hold what was given with `--config`, and who can write a pickle can run anything.
 """
@@ -22,7 +22,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder for this user alone. Raises ValueError for one that others own or can write to, and OSError."""
+    """Make a folder for this user only. Raises ValueError if others own it or can write to it, and OSError."""
     check_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -55,8 +55,8 @@ def check_private(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o022:
         raise ValueError(
-            f"{path}: others can write to it (mode {mode:04o}), and a job's pickle may run anything in your name. See "
-            f"whether all in it is yours, then `chmod -R go-rwx {shlex.quote(str(path))}`, or give another folder with "
+            f"{path}: others can write to it (mode {mode:04o}), and a job's pickle may run anything in your name. "
+            f"Check that all is yours, then `chmod -R go-rwx {shlex.quote(str(path))}`, or give another folder with "
             "--submitit-folder."
         )
 

@@ -59,7 +59,7 @@ def is_newer(before: FileState | None, now: FileState, since: float) -> bool:
 
 
 def fingerprint_of(part, made: Collection[str], persistence, largest_checksum: int) -> Fingerprint:
-    """Of a job, alone or in a group. made: what its group makes. largest_checksum: bytes of a file."""
+    """Fingerprint of one job, also within a group. made: outputs of the group. largest_checksum: bytes of a file."""
     outside = [f for f in part.input if str(f) not in made]
     return Fingerprint(
         directory=os.getcwd(),

@@ -83,7 +83,7 @@ def check_targets(targets: Iterable) -> None:
         for name, value in target.wildcards_dict.items():
             if "," in str(value):
                 raise ValueError(
-                    f"wildcard {name}: found {value!r}, and Snakemake cannot tell a node of a comma in it; rename the "
+                    f"wildcard {name}: found {value!r}, and Snakemake cannot pass a comma to a node; rename the "
                     f"files of rule {target.rulename}, or name the rule in `localrules`"
                 )
 
@@ -139,7 +139,7 @@ def shown(rule: str, wildcards: list[str]) -> str:
 
 
 def folder_of(rule: str, wildcards: list[str]) -> Path:
-    """Where a job's logs lie, by its rule and wildcards, in a path that any file system takes."""
+    """Folder of a job's logs, named by rule and wildcards, in characters and lengths that any file system accepts."""
     folder = Path(safe(rule), *map(safe, wildcards))
     return folder if len(str(folder)) <= FOLDER_CHARACTERS else Path(safe(rule), safe(" ".join(wildcards)))
 

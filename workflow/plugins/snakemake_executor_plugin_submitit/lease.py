@@ -25,7 +25,7 @@ def holder(path: Path, job: str, asks_slurm: bool) -> str:
     """Who holds a lease that this job waits for, in words, and whether Slurm still runs it."""
     other, _, node = _signature(path).partition(" ")
     if not node:
-        return "somebody who has not signed it"
+        return "an unidentified process"
     if other == job:
         return f"a process on {node} that an earlier start of this job left behind"
     found = f"job {other} on {node}"

@@ -19,7 +19,7 @@ SIGNS = {
     "or choose a GPU with more.",
     r"<Signals\.SIGKILL: 9>|(?:status|code) 137\b|line \d+:\s+\d+ Killed\b|exitcode\s*: -9\b|oom.kill": "One of its "
     "processes was killed; often it needs more memory than it asked for: raise `mem_mb`.",
-    r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator: ": "Memory did not suffice: raise "
+    r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator: ": "Out of memory: raise "
     "`mem_mb`.",
 }
 

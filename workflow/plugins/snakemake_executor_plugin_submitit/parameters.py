@@ -282,7 +282,7 @@ def memory_of(asked: Mapping[str, Any]) -> dict[str, str]:
 def extra_options(text: str | None) -> dict[str, Any]:
     """`--key=value --flag` as {key: value, flag: True}. Raises ValueError for what belongs to the plugin.
 
-    Several options may stand in quotes of their own: on a command line, Snakemake takes a text with blanks only so.
+    Several options may be quoted together: Snakemake's command line accepts a value with spaces only in quotes.
     """
     options: dict[str, Any] = {}
     for word in words_of(text or ""):

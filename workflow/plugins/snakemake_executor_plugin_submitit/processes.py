@@ -161,7 +161,7 @@ def _start_guard(line: str, mark: str, environment: Mapping[str, str]) -> tuple[
         _guard(process.pid, mark, waiting, telling)
         status = 0
     except BaseException:
-        traceback.print_exc()  # nobody else would hear of it
+        traceback.print_exc()  # otherwise the error would be lost
         sys.stderr.flush()
     finally:
         os._exit(status)
@@ -208,5 +208,5 @@ def _reap(process: int, telling: int) -> None:
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == process:
-                with contextlib.suppress(BrokenPipeError):  # nobody is left to be told
+                with contextlib.suppress(BrokenPipeError):  # the reader is gone
                     os.write(telling, b"%d\n" % os.waitstatus_to_exitcode(ended[1]))

@@ -79,7 +79,7 @@ class Registry:
         return [entry for key in sorted(keys) if (entry := self.get(key))]
 
     def holders(self) -> Mapping[str, set[str]]:
-        """Key of a job -> keys of the entries that it is part of: alone, or in a group.
+        """Map each job's key to the keys of the entries that contain it, as a single job or in a group.
 
         Each entry is read once, since its key says which parts it has.
         """
@@ -122,7 +122,7 @@ class Driver:
         return set(others)
 
     def claim_free(self, keys: Collection[str]) -> dict[str, str]:
-        """Claim more jobs, of which others may have some. Returns these, with who makes them in words.
+        """Claim further jobs. Returns those that other drivers already hold: key -> that driver, for messages.
 
         Raises ValueError where no claim can be made now.
         """
@@ -194,7 +194,7 @@ def in_other_hands(driver: dict) -> str:
     """Who makes a job, and what to do about it. driver: what that driver wrote about itself."""
     return (
         f"already being made by another snakemake: process {driver['process']} on {driver['host']}, since "
-        f"{driver['since']}. Two of them would spoil each other's files. Wait for it, or stop it: Ctrl-C cancels its "
+        f"{driver['since']}. Two would overwrite each other's files. Wait for it, or stop it: Ctrl-C cancels its "
         f"jobs, and after `kill -9` the next snakemake takes them over."
     )
 

@@ -92,8 +92,8 @@ def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) 
     """Ask for all jobs at once. Raises QueryFailed where nobody answers.
 
     sacct knows every element and every ended job, but may lag behind the controller, above all at requeues. So the
-    controller has the last word on jobs that are over or unknown, for as long as it remembers them. It alone says why a
-    job waits. Where accounting has lost the end of a job, it calls it running for ever. is_thorough: ask the controller
+    controller decides about jobs that are over or unknown, for as long as it remembers them. Only it knows why a job
+    waits. Where accounting has lost the end of a job, it calls it running for ever. is_thorough: ask the controller
     about all jobs; what it does not know does not run.
     """
     wanted = list(dict.fromkeys(jobs))
@@ -139,7 +139,7 @@ def _ask_controller() -> dict[str, Status]:
 
 
 def cancel(jobs: Iterable[str], seconds: float = CANCEL_SECONDS) -> dict[str, str]:
-    """Cancel jobs. Returns those that may go on, with scancel's word on them.
+    """Cancel jobs. Returns those that may still run, each with scancel's message.
 
     Without an answer it tries again, until nothing has been cancelled for so many seconds.
     """

@@ -23,7 +23,7 @@ def check_pickle(folder: Path, pickle: Path, seconds: float = PICKLE_SECONDS) ->
     while not pickle.exists():
         if time.monotonic() > deadline:
             raise ValueError(
-                f"{pickle}: did not come within {seconds:.0f} s; was snakemake killed as it submitted this?"
+                f"{pickle}: did not appear within {seconds:.0f} s; was snakemake killed as it submitted this?"
             )
         time.sleep(0.1)
     check_owner(pickle)

@@ -27,11 +27,11 @@ STUCK = {
     "PartitionNodeLimit": "Its partition does not give so much: lower `nodes`, `threads`, `mem_mb` or its GPUs, or "
     "choose another `partition`.",
     "PartitionTimeLimit": "Its partition does not give so much time: lower `runtime`, or choose another `partition`.",
-    "PartitionDown|PartitionInactive": "Its partition takes no jobs now: choose another `partition`, or ask whoever "
-    "runs the cluster.",
+    "PartitionDown|PartitionInactive": "Its partition accepts no jobs now: choose another `partition`, or ask the "
+    "cluster's administrators.",
     "BadConstraints": "No node has all the features and GPUs that it asks for: look at `constraint` and `gpu_type`.",
     "ReqNodeNotAvail|NodeDown|Nodes.required.for.job": "The nodes it could run on are down, drained or reserved: look "
-    "at `constraint`, `exclude` and `reservation`, or ask whoever runs the cluster.",
+    "at `constraint`, `exclude` and `reservation`, or ask the administrators.",
     "ReservationDeleted|InvalidReservation": "Its reservation has ended or is not for you: look at `reservation`.",
     "InvalidAccount|AccountNotAllowed": "Its account may not run it: look at `account` and `partition`.",
     r"Grp\w*(?<!Run)Minutes": "The time that its account or QOS may use is used up: choose another `account` or `qos`.",
@@ -40,7 +40,7 @@ STUCK = {
     "InvalidQOS|QOSNotAllowed": "It may not use its QOS: look at `qos`.",
     "DependencyNeverSatisfied": "What it depends on has failed: look at --dependency in `extra`, and cancel it.",
     "JobHeldUser": "It is held: `scontrol release` lets it go.",
-    "JobHeldAdmin": "An administrator holds it: ask whoever runs the cluster.",
+    "JobHeldAdmin": "An administrator holds it: ask them to release it.",
     "launch.failed|MaxRequeue|SystemFailure": "It could not be started on a node and is held: look at the node, then "
     "`scontrol release` it.",
 }
@@ -283,7 +283,7 @@ def is_outage(text: str) -> bool:
 
 
 def sbatch_reason(message: str) -> str:
-    """Why sbatch failed: its last word, without what it tried before; "" where the error is not sbatch's."""
+    """The final reason why sbatch failed, without its earlier attempts; "" if the error is not sbatch's."""
     reasons = re.findall(r"submission failed: (.*)", message)
     own = [line for line in message.splitlines() if line.startswith("sbatch: ")]
     return reasons[-1] if reasons else "\n".join(own)

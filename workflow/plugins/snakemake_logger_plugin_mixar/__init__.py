@@ -26,7 +26,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_logger_plugin_mixar.plan import Plan
 
 NOTHING_TO_DO = "Nothing to be done"
-# Beginnings of what Snakemake tells at every run, and nobody acts upon.
+# Prefixes of routine messages that need no action.
 CHATTER = ("Assuming unrestricted", "Building DAG", "Complete log", "Conda environments: ignored", "Config file ",
            "Elapsed time", "Execute ", "Select jobs", "Singularity containers: ignored", "Using shell")  # fmt: skip
 

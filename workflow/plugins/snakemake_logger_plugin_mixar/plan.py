@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-# Beginnings of Snakemake's reasons, in the order in which one stands for a job that has several.
+# Prefixes of Snakemake's reasons. A job with several is counted under the first of these.
 FOLLOWS = "Input files updated by another job"
 WORDS = {
     "Forced execution": "forced",
