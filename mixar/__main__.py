@@ -17,12 +17,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mixar.assets import CONFIG
-from mixar.layout import Layout
-from mixar.memory import MORE, is_shortage
-from mixar.spec import Study, load_study
-from mixar.strict_yaml import load_yaml
-from mixar.texts import print_anything
+from mixar.assets.check import CONFIG
+from mixar.failures import MORE, is_shortage
+from mixar.files import print_anything
+from mixar.study.layout import Layout
+from mixar.study.sections import Study, load_study
+from mixar.study.strict_yaml import load_yaml
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -286,7 +286,7 @@ def check(
     files_later: Annotated[bool, typer.Option("--files-later", help="Missing files are no mistake yet.")] = False,
 ) -> None:
     """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
-    from mixar import assets as files
+    from mixar.assets import check as files
 
     loaded, layout = load(study)
     from mixar.stages import check as stage

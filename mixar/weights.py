@@ -21,9 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixar.files import replaced
-from mixar.memory import is_shortage
-from mixar.texts import json_mapping
+from mixar.failures import is_shortage
+from mixar.files import json_mapping, replaced
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts

@@ -11,8 +11,8 @@ from toy_runs import write_inputs
 from typer.testing import CliRunner
 
 from mixar.__main__ import app
-from mixar.assets import ASSETS
-from mixar.spec import parse_study
+from mixar.assets.table import ASSETS
+from mixar.study.sections import parse_study
 from mixar.weights import save_weights
 
 VERBS = [

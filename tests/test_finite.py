@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 from toy_runs import toy_study, write_inputs
 
 from mixar.data.images import unit_to_uint8
-from mixar.finite import finite, naming
-from mixar.layout import Layout
+from mixar.failures import finite, naming
 from mixar.model.mar import MAR
 from mixar.model.ti_mix import draw_tokens
 from mixar.scoring.features import Extractor, SubgroupExtractor, build_network, extract
@@ -18,6 +17,7 @@ from mixar.scoring.released import load_vgg16
 from mixar.stages import pretrain
 from mixar.stages import tokens as stage
 from mixar.stages.sample import sample
+from mixar.study.layout import Layout
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
 from mixar.training.distributed import Context

@@ -14,11 +14,12 @@ import torch
 from toy_runs import toy_study, write_inputs
 
 from mixar import __main__ as command
-from mixar import memory, weights
+from mixar import failures as memory
+from mixar import weights
 from mixar.data.images import whole_numbers, write_images
 from mixar.data.sources import open_parquet
+from mixar.failures import is_shortage, needs_memory
 from mixar.files import iter_batches
-from mixar.memory import is_shortage, needs_memory
 from mixar.scoring.files import read_features
 from mixar.stages import measure, pretrain, sample, score, tokens
 from mixar.stages.train import train

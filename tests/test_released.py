@@ -1,240 +1,362 @@
-"""Released feature networks: which files are taken, what their names promise, and how each prepares an image."""
+"""Released weight files: every kind loads strictly, and what does not fit is told in words."""
 
-import numpy as np
+import re
+
 import pytest
-import timm
 import torch
-import torch_fidelity
-from inception_file import write_random_inception
-from torch.utils.data import Dataset
+from released_files import SMALL, released_content, released_state, write_released
+from toy_models import toy_mar
 
-from mixar.assets import file_sha256
-from mixar.scoring import features, released
-from mixar.scoring.features import extract, extract_all, load_extractor, load_further, load_network
-from mixar.scoring.files import read_features, write_features
-from mixar.scoring.metrics import METRICS
-from mixar.scoring.released import DINOv2, SpatialInception, load_dinov2, load_inception, resample_positions
-from mixar.spec import Extractor, Scoring
-from mixar.weights import save_weights, tensors_sha256
+from mixar import released
+from mixar.__main__ import app
+from mixar.released import KINDS, load, load_released
+from mixar.stages.convert import convert, to_released
+from mixar.weights import read_metadata, read_weights, save_weights
 
-INCEPTION = Extractor(network="inception-v3", weights="x")
-COUNT = 5  # images: Inception takes a second for each
+EVERY_KIND = list(KINDS)
 
 
-@pytest.fixture(scope="module")
-def random_file(tmp_path_factory):
-    return write_random_inception(tmp_path_factory.mktemp("inception") / "random.pth")
+def ours(kind, state):
+    """Released weights under our names."""
+    for theirs, name in KINDS[kind].renamed:
+        state = {name + k.removeprefix(theirs) if k.startswith(theirs) else k: v for k, v in state.items()}
+    return state
 
 
-def images(count: int = COUNT, size: int = 32, seed: int = 0) -> torch.Tensor:
-    """uint8 [n, size, size, 3]."""
-    rng = np.random.default_rng(seed)
-    smooth = rng.uniform(0, 255, (count, 1, 1, 3)) + rng.normal(0, 40, (count, size, size, 3))
-    return torch.from_numpy(smooth.clip(0, 255).astype(np.uint8))
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
 
 
-class Items(Dataset):
-    """What torch-fidelity takes: one uint8 tensor [3, H, W] an item."""
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_released_file_loads(kind, tmp_path):
+    state = write_released(tmp_path / "released.bin", kind)
 
-    def __init__(self, pixels):
-        self.pixels = pixels.movedim(-1, 1).contiguous()
+    network = load(kind, tmp_path / "released.bin", **SMALL[kind])
 
-    def __len__(self):
-        return len(self.pixels)
+    assert not network.training
+    assert_same(network.state_dict(), ours(kind, state))
 
-    def __getitem__(self, i):
-        return self.pixels[i]
 
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_mapping_loads_as_its_file(kind):
+    state = released_state(kind)
 
-def test_features_of_inception_merged_from_five_files_equal_one_direct_call_bit_for_bit(random_file, tmp_path):
-    drawn, real, batch = images(), images(seed=1), 1  # the last bits of a convolution depend on the size of its batch
-    scoring = Scoring(protocol="adm256-gfid", extractor=INCEPTION, kid_subsets=5, kid_subset_size=4, is_splits=2,
-                      jackknife_groups=2)  # fmt: skip
-    extractor = load_extractor(INCEPTION, random_file)
-    whole = [extract(extractor, part.split(batch)) for part in (drawn, real)]
-    shards = np.array_split(np.random.default_rng(0).permutation(COUNT), 5)
-    for number, rows in enumerate(shards):
-        outputs = tuple(layer[torch.from_numpy(rows)] for layer in whole[0])
-        write_features(tmp_path / f"{number}.parquet", rows, rows % 3, outputs, {})
-    write_features(tmp_path / "real.parquet", np.arange(COUNT), np.zeros(COUNT), whole[1], {})
+    assert_same(load(kind, state, **SMALL[kind]).state_dict(), ours(kind, state))
+    assert_same(load(kind, released_content(kind, state), **SMALL[kind]).state_dict(), ours(kind, state))
 
-    merged = read_features([tmp_path / f"{i}.parquet" for i in (3, 0, 4, 2, 1)]).features
-    reference = read_features([tmp_path / "real.parquet"]).features
-    found = {name: METRICS[name](merged, reference, scoring) for name in ("fd", "is", "kid", "precision", "recall")}
 
-    direct = torch_fidelity.calculate_metrics(
-        input1=Items(drawn), input2=Items(real), isc=True, fid=True, kid=True, prc=True, batch_size=batch,
-        feature_extractor="inception-v3-compat", feature_extractor_weights_path=str(random_file), isc_splits=2,
-        kid_subsets=5, kid_subset_size=4, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
-    )  # fmt: skip
-    keys = {"fd": "frechet_inception_distance", "is": "inception_score_mean", "kid": "kernel_inception_distance_mean"}
-    assert found == {name: direct[keys.get(name, name)] for name in found}
-    assert found["fd"] > 1 and found["is"] > 1 and found["kid"] != 0
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_converted_file_holds_the_same_weights_and_where_they_come_from(kind, tmp_path):
+    state = write_released(tmp_path / "released.ckpt", kind)
 
+    convert(kind, tmp_path / "released.ckpt", tmp_path / "ours.safetensors", dims=SMALL[kind])
 
-def test_only_the_released_file_bears_its_name(random_file, tmp_path):
-    for name in released.INCEPTION_FILES:
-        imposter = tmp_path / name
-        imposter.symlink_to(random_file)
-        with pytest.raises(ValueError, match=f"{name}: .* a file of this name must be .* 95628359 bytes, sha256 6726"):
-            load_inception(imposter)
+    assert_same(read_weights(tmp_path / "ours.safetensors"), ours(kind, state))
+    recorded = read_metadata(tmp_path / "ours.safetensors")
+    assert (recorded["kind"], recorded["source"], recorded["preset"]) == (kind, "released.ckpt", None)
+    assert recorded["settings"].items() >= {"num_res_blocks": 1}.items() or kind.startswith(("mar", "maskbit-g"))
+    assert_same(load(kind, tmp_path / "ours.safetensors", **SMALL[kind]).state_dict(), ours(kind, state))
 
-    other = load_extractor(INCEPTION, random_file)
 
-    assert other.sha256 == file_sha256(random_file)
-    assert other.name == f"inception-v3-compat-{other.sha256[:8]}"  # so its distance is not called FID
+WRAPPERS = ("module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.module.", "model.module._orig_mod.")
 
 
-def test_missing_and_unfit_inception_weights_are_refused_with_what_would_do(tmp_path):
-    (tmp_path / "foreign.pth").write_bytes(b"no weights")
-    save_weights(tmp_path / "unknown.safetensors", {"a": torch.zeros(2)}, {})
+@pytest.mark.parametrize("prefix", WRAPPERS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_file_of_a_wrapped_network_loads(kind, prefix, tmp_path):
+    state = released_state(kind)
+    wrapped = {prefix + key: value for key, value in state.items()}
+    content = {"model_ema": wrapped} if kind == "mar" else wrapped
+    torch.save(content, tmp_path / "wrapped.pth")
 
-    for name in ("missing.pth", "foreign.pth", "unknown.safetensors"):
-        with pytest.raises(ValueError, match=f"{name}.*95628359 bytes, sha256 6726825d"):
-            load_network(INCEPTION, tmp_path / name)
+    network = load(kind, tmp_path / "wrapped.pth", **SMALL[kind])
 
+    assert_same(network.state_dict(), ours(kind, state))
 
-def skeleton(monkeypatch, place: str) -> None:
-    """Put a network of four numbers in place of torch-fidelity's, with the same constructor: building it takes long."""
 
-    class Small(torch.nn.Module):
-        def __init__(self, name, layers, feature_extractor_weights_path):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(4))
-            self.load_state_dict(torch.load(feature_extractor_weights_path, weights_only=True))
+def test_what_does_not_fit_a_wrapped_network_is_listed_by_its_own_name():
+    state = {f"module.{key}": value for key, value in released_state("mar").items()}
+    state["module.surplus"] = state.pop("module.class_emb.weight")
 
-        def forward(self, pixels):
-            return (pixels.float().mean(dim=(2, 3)) * self.weight[:3],)
+    with pytest.raises(ValueError, match=r"2 differences\)\n  missing: class_emb.weight\n  surplus: surplus"):
+        load("mar", state, **SMALL["mar"])
 
-    if place == "inception":
-        monkeypatch.setitem(released.INCEPTIONS, "tensorflow-1", Small)
-    else:
-        monkeypatch.setattr(released, "FeatureExtractorVGG16", Small)
 
+def test_a_wrapped_file_of_another_kind_is_recognised():
+    wrapped = {f"module.{key}": value for key, value in released_state("vavae").items()}
 
-def test_verified_weights_load_from_the_released_file_and_from_the_imported_one(tmp_path, monkeypatch):
-    skeleton(monkeypatch, "inception")
-    torch.save({"weight": torch.arange(4.0)}, tmp_path / "released.pth")
-    sha256 = file_sha256(tmp_path / "released.pth")
-    hashes = {"sha256": sha256, "tensors_sha256": tensors_sha256({"weight": torch.arange(4.0)})}
-    save_weights(tmp_path / "imported.safetensors", {"weight": torch.arange(4.0)}, hashes)
-    save_weights(tmp_path / "changed.safetensors", {"weight": torch.arange(4.0) + 1}, hashes)
-    save_weights(tmp_path / "old.safetensors", {"weight": torch.arange(4.0)}, {"sha256": sha256})
-    monkeypatch.setattr(features, "INCEPTION_SHA256", sha256)
+    with pytest.raises(ValueError, match=r"no mar file: .* it looks like vavae"):
+        load("mar", wrapped, **SMALL["mar"])
 
-    first, second = (load_extractor(INCEPTION, tmp_path / name) for name in ("released.pth", "imported.safetensors"))
 
-    assert first.name == second.name == "inception-v3-compat" and first.sha256 == second.sha256 == sha256
-    assert torch.equal(first.module.weight, second.module.weight)
-    for name in ("changed", "old"):  # what the file says of itself is not believed
-        with pytest.raises(ValueError, match=f"{name}.safetensors.*not the weights that it says.*import them again"):
-            load_extractor(INCEPTION, tmp_path / f"{name}.safetensors")
+def test_mar_files_hold_averaged_and_plain_weights(tmp_path):
+    state = write_released(tmp_path / "m.pth", "mar")
 
+    averaged = load_released("mar", tmp_path / "m.pth", dims=SMALL["mar"])
+    plain = load_released("mar", tmp_path / "m.pth", entry="model", dims=SMALL["mar"])
 
-def test_the_two_resizes_of_inception_give_other_features_and_other_names(random_file):
-    noise = images(1, size=64)
+    assert_same(averaged.network.state_dict(), ours("mar", state))
+    assert_same(plain.network.state_dict(), {k: v + 1 for k, v in ours("mar", state).items()})
+    assert set(averaged.state.left_out) == {"model", "optimizer", "epoch", "scaler", "args"}
 
-    usual = load_extractor(INCEPTION, random_file)
-    half = load_extractor(INCEPTION, random_file, resize="half-pixel")
 
-    a, b = (extract(e, [noise])[0] for e in (usual, half))
-    assert a.shape == b.shape == (1, 2048)
-    assert (a - b).abs().max() > 1e-3 * a.abs().max()
-    assert half.name.startswith("inception-v3-half-pixel-")
+def test_training_parts_of_a_vavae_file_are_left_out_by_name(tmp_path):
+    write_released(tmp_path / "v.pt", "vavae")
 
+    left_out = load_released("vavae", tmp_path / "v.pt", dims=SMALL["vavae"]).state.left_out
 
-def test_where_nothing_is_resized_the_two_networks_differ_by_the_range_alone(random_file):
-    exact = images(1, size=released.INCEPTION_SIZE).movedim(-1, 1)
+    assert {"loss.discriminator.main.0.weight", "linear_proj.weight", "foundation_model.model.pos_embed"} < set(
+        left_out
+    )
 
-    a, b = released.tensorflow_resize(exact), released.half_pixel_resize(exact)
 
-    assert (a - (exact.float() - 128) / 128).abs().max() == 0
-    assert (b - (exact.float() / 127.5 - 1)).abs().max() < 1e-6
+def test_the_older_name_of_the_generators_input_is_understood():
+    state = released_state("maskbit-generator")
+    renamed = {key.replace("input_proj.", "token_emb."): value for key, value in state.items()}
 
+    assert "token_emb.weight" in renamed
+    assert_same(load("maskbit-generator", renamed, **SMALL["maskbit-generator"]).state_dict(),
+                {k.replace("token_emb.", "input_proj."): v for k, v in state.items()})  # fmt: skip
 
-def test_spatial_features_are_seven_channels_of_a_middle_layer(random_file):
-    network, _ = load_inception(random_file, SpatialInception)
-    seen = []
-    network.Mixed_6d.branch1x1.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
 
-    (found,) = network(images(1).movedim(-1, 1))
+def test_half_precision_weights_become_float32():
+    state = {k: v.half() if v.is_floating_point() else v for k, v in released_state("kl16").items()}
 
-    assert found.shape == (1, 17 * 17 * 7)
-    assert torch.equal(found.view(17, 17, 7)[3, 5], seen[0][0, :7, 3, 5])  # channels last, as ADM flattens them
+    assert {p.dtype for p in load("kl16", state, **SMALL["kl16"]).parameters()} == {torch.float32}
 
 
-# DINOv2 and VGG16
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_missing_surplus_misshapen_and_infinite_tensors_are_listed(kind):
+    state = released_state(kind)
+    weights = [key for key, value in state.items() if value.is_floating_point() and value.dim() > 1]
+    gone, misshapen, infinite = weights[:3]
+    del state[gone]
+    state[misshapen] = state[misshapen][:1, :1]
+    state[infinite] = state[infinite] / 0
+    state["surplus.weight"] = torch.ones(1)
 
+    with pytest.raises(ValueError, match=r"4 differences") as caught:
+        load(kind, state, **SMALL[kind])
 
-def test_dinov2_takes_the_released_layout_and_gives_the_class_token(tmp_path, monkeypatch):
-    monkeypatch.setattr(released.timm, "create_model", lambda *_args, **options: _small(**options))
-    torch.manual_seed(0)
-    full = _small(img_size=518, num_classes=0)
-    torch.save({**full.state_dict(), "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2.pth")
+    shown = str(caught.value)
+    assert "missing: " + next(iter(ours(kind, {gone: 0}))) in shown
+    assert "surplus: surplus.weight" in shown
+    assert f"{next(iter(ours(kind, {misshapen: 0})))}: shape " in shown
+    assert f"{next(iter(ours(kind, {infinite: 0})))}: holds values that are not finite" in shown
 
-    network, sha256 = load_dinov2(tmp_path / "dinov2.pth")
-    (found,) = network(images(2, size=40).movedim(-1, 1))
 
-    assert sha256 == file_sha256(tmp_path / "dinov2.pth")
-    assert found.shape == (2, 384) and isinstance(network, DINOv2)
-    assert network.trunk.pos_embed.shape == (1, 1 + 16 * 16, 384)
-    with pytest.raises(ValueError, match="pos_embed is missing"):
-        save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {})
-        load_dinov2(tmp_path / "other.safetensors")
+@pytest.mark.parametrize("other", EVERY_KIND)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_a_file_of_another_kind_is_refused(kind, other, tmp_path):
+    family = {"vavae", "kl16"}
+    if kind == other or {kind, other} == family:
+        return  # the same names: told apart by what does not fit, below
+    write_released(tmp_path / "released.bin", other)
 
+    with pytest.raises(ValueError, match=rf"released\.bin: no {kind} file: .* is missing; it looks like .*{other}"):
+        load(kind, tmp_path / "released.bin", **SMALL[kind])
 
-_create = timm.create_model
 
+def test_a_kl16_file_is_no_vavae():
+    with pytest.raises(ValueError, match=r"missing: decoder\.up\.1\.attn"):
+        load("vavae", released_state("kl16"), **SMALL["vavae"])
 
-def _small(*_args, **options):
-    return _create("vit_small_patch14_dinov2", **{**options, "depth": 1, "pretrained": False})
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evil": 1}, "evil: stands beside 'model_ema', which it does in no mar file"),
+        ({"model_ema": {**released_state("mar"), "step": 7}}, "step: is a int, expected a tensor"),
+        ({"model_ema": 7, "model": 7}, "no mar file: .* is missing; it holds args, epoch, model"),
+    ],
+)
+def test_foreign_entries_of_a_mar_file_are_refused(change, message):
+    content = {**released_content("mar", released_state("mar")), **change}
 
-def test_positions_are_resampled_as_dinov2_does_it_and_kept_where_they_fit():
-    ramp = torch.arange(37.0).view(37, 1, 1).expand(37, 37, 2).reshape(1, -1, 2)  # the row of each patch
-    positions = torch.cat([torch.full((1, 1, 2), 9.0), ramp], dim=1)
+    with pytest.raises(ValueError, match=message):
+        load("mar", {key: content[key] for key in sorted(content)}, **SMALL["mar"])
 
-    found = resample_positions(positions, 16)
 
-    rows = found[0, 1:].view(16, 16, 2)[2:-2, 5, 0]
-    expected, plain = ((torch.arange(16) + 0.5)[2:-2] * 37 / side - 0.5 for side in (16.1, 16))
-    assert found.shape == (1, 257, 2) and torch.equal(found[:, 0], positions[:, 0])
-    assert (rows - expected).abs().max() < 0.08 < (rows - plain).abs().max()  # a tenth of a patch too large
-    assert torch.equal(resample_positions(positions, 37), positions)
+def test_what_is_no_tensor_is_listed_with_every_other_difference():
+    state = released_state("mar")
+    del state["mask_token"]
+    content = {"model_ema": {**state, "step": 7, "surplus": torch.ones(1)}, "evil": 1}
 
+    with pytest.raises(ValueError, match=r"\(4 differences\)") as caught:
+        load("mar", content, **SMALL["mar"])
 
-def test_dinov2_sees_images_in_imagenets_range():
-    seen = []
-    network = DINOv2(torch.nn.Identity())
-    white = torch.full((1, 3, 40, 40), 255, dtype=torch.uint8)
+    for key in ("evil: ", "step: ", "surplus: surplus", "missing: guidance.mask_token"):
+        assert f"\n  {key}" in str(caught.value)
 
-    (seen,) = network(white)
 
-    assert seen.shape == (1, 3, 224, 224)
-    assert seen.amax(dim=(0, 2, 3)).tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224,
-                                                              (1 - 0.406) / 0.225], rel=1e-5)  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "key", "twin"),
+    [("mar", "mask_token", "guidance.mask_token"), ("maskbit-generator", "token_emb.weight", "input_proj.weight")],
+)
+def test_a_weight_under_two_names_is_refused_in_any_order(kind, key, twin):
+    state = released_state(kind)
 
+    for order in ({**state, twin: state[key] + 1}, {twin: state[key] + 1, **state}):
+        with pytest.raises(ValueError, match=r"\(1 difference\)\n  .*: a second .*another name"):
+            load(kind, order, **SMALL[kind])
 
-def test_further_networks_run_in_the_same_pass_and_unknown_ones_are_refused(tmp_path, monkeypatch):
-    skeleton(monkeypatch, "vgg16")
-    torch.save({"weight": torch.ones(4)}, tmp_path / "vgg.pth")
-    vgg = load_further("vgg16", tmp_path / "vgg.pth")
-    main = features.Extractor("main", "0", Pair())
 
-    (pool, logits), further = extract_all(main, {"vgg16": vgg}, images().split(4))
+def test_every_difference_is_listed_and_blocks_share_a_line():
+    dims = {**SMALL["mar"], "encoder_depth": 12}
+    state = {f"x{i}": torch.ones(1) for i in range(40)} | released_state("mar", dims=dims)
+    gone = [key for key in state if ".mlp.fc1." in key or key == "encoder_blocks.3.norm1.bias"]
+    kept = {key: value for key, value in state.items() if key not in gone}
 
-    assert torch.equal(further["vgg16"], pool) and logits.shape == (COUNT, 1)
-    with pytest.raises(ValueError, match="'vgg19' is unknown; choose from dinov2-vitl14, vgg16"):
-        load_further("vgg19", tmp_path / "vgg.pth")
+    with pytest.raises(ValueError, match=rf"\({40 + len(gone)} differences\)") as caught:
+        load("mar", kept, **dims)
 
+    lines = str(caught.value).splitlines()
+    assert "  missing: encoder_blocks.{0,1,2,3,4,5,6,7,8,9,10,11}.mlp.fc1.weight" in lines
+    assert "  missing: encoder_blocks.3.norm1.bias" in lines
+    assert {f"  surplus: x{i}" for i in range(40)} < set(lines)
 
-class Pair(torch.nn.Module):
-    """Mean colours and one logit."""
 
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
+def test_an_entry_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="has no entry 'model_ema'; it holds model"):
+        load_released("mar", {"model": released_state("mar")}, entry="model_ema")
+    with pytest.raises(ValueError, match="entry 'ema': mar files have model_ema or model"):
+        load_released("mar", released_state("mar"), entry="ema")
 
-    def forward(self, pixels):
-        mean = pixels.float().mean(dim=(2, 3)) * self.weight
-        return mean, mean[:, :1]
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vae", {}), "kind 'vae' is unknown; choose from mar, maskbit-tokenizer"),
+        (("mar", {}, None, "mar-xl"), "preset 'mar-xl': unknown for mar; choose from mar-b, mar-l, mar-h"),
+        (("mar", {}, None, None, {"depth": 3}), "depth: Extra inputs are not permitted"),
+        (("mar", {}, None, None, {"width": 30}), "divisible"),
+        (("maskbit-generator", {}, None, None, {"tokens": 3}), "tokens"),
+        (("mar", {}, None, None, {"num_tokens": -4}), "num_tokens=-4: expected a whole number from 1"),
+        (("mar", {}, None, None, {"num_classes": 0}), "num_classes=0: expected a whole number from 1"),
+        (("mar", {}, None, None, {"channels": 1.5}), "channels=1.5: expected a whole number from 1"),
+        (("maskbit-generator", {}, None, None, {"bits": "6"}), "bits=6: expected a whole number from 1"),
+        (("mar", {}, None, None, {"width": 12 * 10**12}), "mar with .*width=12000000000000, .*: "),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    kind, weights, *rest = arguments
+    weights = released_state(kind) if kind in KINDS else weights
+
+    with pytest.raises(ValueError, match=message):
+        load_released(kind, weights, *rest)
+
+
+@pytest.mark.parametrize("kind", ["maskbit-tokenizer", "maskbit-generator"])
+def test_another_order_of_bits_is_refused(kind):
+    state = released_state(kind)
+    key = next(name for name in state if name.endswith("bits_to_indices"))
+    state[key] = state[key].flip(0)
+
+    with pytest.raises(ValueError, match="expected powers of two, the lowest bit first"):
+        load(kind, state, **SMALL[kind])
+
+
+def test_another_codebook_is_refused():
+    state = released_state("maskbit-tokenizer")
+    state["quantize.codebook"] = -state["quantize.codebook"]
+
+    with pytest.raises(ValueError, match=r"quantize\.codebook is not the table of all bits"):
+        load("maskbit-tokenizer", state, **SMALL["maskbit-tokenizer"])
+
+
+def test_the_preset_that_fits_is_found(monkeypatch):
+    small = {"small": {**KINDS["mar"].presets["mar-b"], **SMALL["mar"]}}
+    monkeypatch.setitem(KINDS["mar"].presets, "small", small["small"])
+
+    loaded = load_released("mar", released_state("mar"))
+
+    assert loaded.preset == "small"
+    assert load_released("mar", released_state("mar"), dims={"dropout": 0.0}).preset is None
+
+
+def test_mar_goes_back_to_its_own_layout(tmp_path):
+    state = write_released(tmp_path / "m.pth", "mar")
+    convert("mar", tmp_path / "m.pth", tmp_path / "ours.safetensors", dims=SMALL["mar"])
+
+    to_released(tmp_path / "ours.safetensors", tmp_path / "back" / "checkpoint-last.pth", dims=SMALL["mar"])
+
+    content = torch.load(tmp_path / "back" / "checkpoint-last.pth", weights_only=True)
+    assert set(content) == {"model", "model_ema"}
+    assert_same(content["model_ema"], state)
+    assert_same(content["model"], state)
+
+
+def test_a_guided_network_does_not_go_back(tmp_path):
+    save_weights(tmp_path / "dc_mix.safetensors", toy_mar("dc_mix").state_dict(), {})
+
+    with pytest.raises(ValueError, match=r"guided network; .*guidance\.embed\.weight"):
+        to_released(tmp_path / "dc_mix.safetensors", tmp_path / "back.pth")
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_nothing_is_written_where_the_source_does_not_fit(kind, tmp_path):
+    state = released_state(kind)
+    state["surplus"] = torch.ones(1)
+    torch.save(state, tmp_path / "bad.bin")
+
+    with pytest.raises(ValueError, match="surplus"):
+        convert(kind, tmp_path / "bad.bin", tmp_path / "ours.safetensors", dims=SMALL[kind])
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.bin"]
+
+
+def test_the_command_converts_and_says_what_it_left_out(tmp_path, capsys):
+    write_released(tmp_path / "m.pth", "mar")
+    sizes = [part for key, value in SMALL["mar"].items() for part in ("--set", f"{key}={value}")]
+    target = tmp_path / "ours.safetensors"
+
+    app(["convert", "mar", str(tmp_path / "m.pth"), str(target), *sizes], standalone_mode=False)
+    app(["convert", "mar", str(target), str(tmp_path / "back.pth"), "--to-released", *sizes], standalone_mode=False)
+
+    printed = capsys.readouterr().out
+    assert re.search(r"ours\.safetensors: mar, sizes of its own, [\d,]+ parameters, from model_ema\n", printed)
+    assert "left out: model, optimizer, epoch, scaler, args" in printed
+    assert torch.load(tmp_path / "back.pth", weights_only=True)["model"]["mask_token"].shape == (1, 1, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mar", "m.pth", "ours.pt"], r"ours\.pt: the file to write must end in \.safetensors"),
+        (["vavae", "m.pth", "ours.pth", "--to-released"], "--to-released: only for mar, found 'vavae'"),
+        (["mar", "m.pth", "ours.safetensors", "--to-released"], r"must end in \.pth or \.pt"),
+        (["mar", "m.pth", "ours.safetensors", "--set", "width"], "--set width: expected key=value"),
+        (["mar", "m.pth", "ours.safetensors", "--set", "width=["], r"--set width=\[: not readable as YAML"),
+        (["mar", "m.safetensors", "o.pth", "--to-released", "--entry", "model"], "--entry: .* reads one of ours"),
+        (["mar", "absent.pth", "ours.safetensors"], r"absent\.pth: no such weights file"),
+    ],
+)
+def test_the_command_refuses_in_words(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        app(["convert", *arguments], standalone_mode=False)
+
+
+def test_a_target_that_is_there_is_replaced_only_when_told_to(tmp_path):
+    write_released(tmp_path / "m.pth", "mar")
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
+    convert("mar", tmp_path / "m.pth", ours, dims=SMALL["mar"])
+    to_released(ours, back, dims=SMALL["mar"])
+    before = ours.read_bytes()
+
+    for again in (
+        lambda **force: convert("mar", ours, ours, dims=SMALL["mar"], **force),
+        lambda **force: to_released(ours, back, dims=SMALL["mar"], **force),
+    ):
+        with pytest.raises(ValueError, match=r"(ours\.safetensors|back\.pth): is there already; --force replaces it"):
+            again()
+    assert ours.read_bytes() == before
+    convert("mar", tmp_path / "m.pth", ours, entry="model", dims=SMALL["mar"], force=True)
+    assert ours.read_bytes() != before
+
+
+def test_every_size_that_a_kind_lists_can_be_built():
+    for kind, k in KINDS.items():
+        for preset, dims in k.presets.items():
+            network = released._build(k, kind, dims)
+            assert k.signature in network.state_dict(), preset

@@ -24,9 +24,9 @@ from PIL import Image
 
 from mixar.data.images import write_images
 from mixar.files import write_text
-from mixar.layout import Layout
 from mixar.scoring.statistics import save_statistics
-from mixar.spec import load_study
+from mixar.study.layout import Layout
+from mixar.study.sections import load_study
 
 ROOT = Path(__file__).parents[2]
 SIZE, CLASSES, REFERENCE = 256, 4, 24
@@ -53,7 +53,7 @@ def stage_files(folder: Path, images: int) -> Path:
         place = folder / "data" / f"class{i % CLASSES}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(rng, i % CLASSES)).save(place / f"{i}.png")
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from inception_file import write_random_inception
 
     write_random_inception(folder / "random.pth")

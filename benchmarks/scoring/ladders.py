@@ -28,7 +28,7 @@ from mixar.scoring.features import extract, load_extractor
 from mixar.scoring.intervals import interval, jackknife_groups
 from mixar.scoring.metrics import BOUNDS, METRICS, UNBOUNDED, FeatureSet
 from mixar.scoring.replicates import REPLICATES
-from mixar.spec import Study, load_study
+from mixar.study.sections import Study, load_study
 
 ROOT = Path(__file__).parents[2]
 NOISE = (0, 4, 8, 16, 32, 64, 128)  # standard deviation, grey levels

@@ -28,16 +28,16 @@ import numpy as np
 import torch
 import yaml
 
-from mixar import asset_table
+from mixar.assets import table as asset_table
 from mixar.files import write_text
-from mixar.layout import Layout
 from mixar.scoring.files import read_features, write_features
 from mixar.scoring.intervals import jackknife_groups
 from mixar.scoring.metrics import METRICS
 from mixar.scoring.replicates import REPLICATES
 from mixar.scoring.statistics import Sums, frechet, load_statistics, save_statistics
-from mixar.spec import Study, parse_study
 from mixar.stages.score import score
+from mixar.study.layout import Layout
+from mixar.study.sections import Study, parse_study
 
 ROOT = Path(__file__).parents[2]
 WIDTH, CLASSES, SHARDS, REFERENCE = 2048, 1008, 16, 10_000

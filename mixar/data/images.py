@@ -20,9 +20,8 @@ from PIL import Image
 
 from mixar.data.decoding import load_picture, lossy_format, read_picture
 from mixar.data.sources import open_parquet
+from mixar.failures import finite, is_shortage
 from mixar.files import iter_batches, replaced
-from mixar.finite import finite
-from mixar.memory import is_shortage
 
 # Pixels
 

@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mixar import assets
+from mixar.assets import check as assets
 from mixar.data.decoding import read_picture
 from mixar.data.images import check_proportions, content_of, where_of
 from mixar.data.shards import TokenStore
 from mixar.data.sources import SOURCES, Original, Originals
-from mixar.inventory import place
+from mixar.failures import is_shortage
 from mixar.listing import THREADS, Listing, counted, source_files
-from mixar.memory import is_shortage
-from mixar.spec import Data
+from mixar.study.inventory import place
+from mixar.study.sections import Data
 
 SPLITS = ("train", "held_out")
 

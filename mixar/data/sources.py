@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixar.failures import is_shortage
 from mixar.files import iter_batches
 from mixar.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
-from mixar.memory import is_shortage
 
 
 class Original(NamedTuple):

@@ -20,7 +20,7 @@ from mixar.model.head import NUM_FREQUENCIES
 from mixar.model.layers import width_and_heads
 from mixar.model.mar import MAR
 from mixar.model.masking import mask_rate_at
-from mixar.spec import Model, Sampler, Study
+from mixar.study.sections import Model, Sampler, Study
 
 BACKWARD = 3  # forward and backward together, in forward passes
 QUANTILES = 1000  # of the mask rate, to average the training cost over

@@ -15,7 +15,7 @@ from torch import Tensor
 from mixar.model.layers import put, take, wide
 from mixar.model.mar import MAR
 from mixar.model.masking import mask_first, masked_counts, sample_orders
-from mixar.spec import Sampler
+from mixar.study.sections import Sampler
 
 
 class Draws(NamedTuple):

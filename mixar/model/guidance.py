@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixar import plugins
 from mixar.model.layers import Block, CrossBlock, Memory, initialise, learned, normalised, width_and_heads
-from mixar.spec import Model, Study
+from mixar.study import choices
+from mixar.study.sections import Model, Study
 
 STAGES = ("encoder", "decoder")
 DROPPED = -1  # stands for every token of an image whose tokens are dropped together with its class
@@ -174,7 +174,7 @@ def embed(table: nn.Embedding, q: Tensor) -> Tensor:
 
 def load_strategy(where: str) -> type[Guidance]:
     """The class at "module:Class". Raises ValueError if there is none or it is no Guidance."""
-    return plugins.load_class(where, "strategy", Guidance)
+    return choices.load_class(where, "strategy", Guidance)
 
 
 def build_guidance(study: Study, run: str) -> Guidance:
@@ -184,7 +184,7 @@ def build_guidance(study: Study, run: str) -> Guidance:
     strategy = load_strategy(where)
     width, _ = width_and_heads(model, "decoder")
     sizes = (width, study.num_tokens, study.discrete.bits)
-    guidance = plugins.construct(strategy, where, f"runs.{run}.guidance.options", *sizes, **settings.options)
+    guidance = choices.construct(strategy, where, f"runs.{run}.guidance.options", *sizes, **settings.options)
     joins_encoder = guidance.prefix_tokens("encoder") or guidance.memory_tokens("encoder")
     if joins_encoder and width != model.width:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block as VisionBlock
 from torch import Tensor, nn
 
-from mixar.spec import Model
+from mixar.study.sections import Model
 
 NORM_EPS = 1e-6  # MAR, released code: every LayerNorm
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixar.model.guidance import DROPPED, STAGES, Guidance, build_guidance
 from mixar.model.head import DiffusionHead
 from mixar.model.layers import initialise, layer_norm, learned, put, take, width_and_heads
-from mixar.spec import Model, Study
+from mixar.study.sections import Model, Study
 
 
 class MAR(nn.Module):

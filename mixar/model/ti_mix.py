@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mixar.finite import finite
-from mixar.spec import TiMix
+from mixar.failures import finite
+from mixar.study.sections import TiMix
 
 
 def guidance_rate(ti_mix: TiMix, progress: float) -> float:

@@ -15,7 +15,7 @@ from mixar.reporting.results import label_of
 from mixar.reporting.summary import Summary, distance_name, rows_of, same_ground, summarise
 from mixar.reporting.tables import decimals, interval, number
 from mixar.scoring.intervals import half_width
-from mixar.spec import Study
+from mixar.study.sections import Study
 
 CLOSE = 1.05  # "close": a distance at most 5 % above the other
 RULE = (

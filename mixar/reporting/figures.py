@@ -25,7 +25,7 @@ from mixar.reporting.claims import combined
 from mixar.reporting.results import own_epochs, total_epochs
 from mixar.reporting.summary import Summary, distance_name, rows_of, summarise
 from mixar.reporting.tables import si
-from mixar.spec import Study
+from mixar.study.sections import Study
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from mixar.reporting.claims import RULE, Claim
 from mixar.reporting.tables import Table
-from mixar.spec import Study
+from mixar.study.sections import Study
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -19,11 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixar.files import write_table
-from mixar.layout import Digests
+from mixar.files import json_mapping, write_table
 from mixar.listing import PARQUET, list_files
-from mixar.spec import Study
-from mixar.texts import json_mapping
+from mixar.study.digests import Digests
+from mixar.study.sections import Study
 
 FORMAT = "mixar result rows, version 2"
 SOURCES = ("sample", "reconstruct", "measure")

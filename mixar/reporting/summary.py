@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mixar.reporting.results import OTHERS, OWN
-from mixar.spec import Study
+from mixar.study.sections import Study
 
 # Only these protocols make a Fréchet distance an FID: Inception features and the field's own references.
 FID_PROTOCOLS = {"adm256-gfid", "val256-rfid", "mar-train-rfid", "vavae-val-rfid"}

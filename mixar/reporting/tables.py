@@ -28,7 +28,7 @@ from mixar.reporting.summary import (
     strangers,
     summarise,
 )
-from mixar.spec import Study
+from mixar.study.sections import Study
 
 MISSING = "–"
 TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$",

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from mixar.finite import finite, naming
+from mixar.failures import finite, naming
 from mixar.scoring.released import FURTHER, INCEPTION_NAME, INCEPTION_SHA256, INCEPTIONS, load_inception
-from mixar.spec import Extractor as Settings
-from mixar.spec import ExtractorTraining
+from mixar.study.sections import Extractor as Settings
+from mixar.study.sections import ExtractorTraining
 from mixar.weights import load_module, read_weights, tensors_sha256, unwrapped
 
 GROUPS = 8  # of every GroupNorm

@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mixar.assets import file_sha256
-from mixar.files import iter_batches, write_table
-from mixar.memory import is_shortage
+from mixar.assets.check import file_sha256
+from mixar.failures import is_shortage
+from mixar.files import iter_batches, json_mapping, write_table
 from mixar.scoring.metrics import FeatureSet, merge
-from mixar.texts import json_mapping
 
 FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")

@@ -1,8 +1,8 @@
 """Scores as pure functions of features: torch-fidelity's, asked for by their exact definitions.
 
 A metric of one's own is a function (sample, reference, scoring) -> float, the first two a FeatureSet each, and either a
-row of METRICS with its name in `Metric` of mixar/spec.py, or a line of a study: `scoring: {own_metrics: {mine:
-"my_module:my_function"}}`. Nothing else is needed; a row in BOUNDS cuts its interval, and one in REPLICATES
+row of METRICS with its name in `Metric` of mixar/study/sections.py, or a line of a study: `scoring: {own_metrics:
+{mine: "my_module:my_function"}}`. Nothing else is needed; a row in BOUNDS cuts its interval, and one in REPLICATES
 (replicates.py) saves computing it anew for every group of the jackknife. It must leave the features as they are.
 
 Symbols: n images, F features, V classes of the feature network. Which images a score needs, and how its row is named,
@@ -27,9 +27,9 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metri
 from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-from mixar import plugins
 from mixar.scoring.statistics import factor, frechet_infinity, kept_factor
-from mixar.spec import Scoring
+from mixar.study import choices
+from mixar.study.sections import Scoring
 
 SEED = 2020  # torch-fidelity's: order of the Inception Score's splits, and KID's subsets
 LINE_POINTS = 10  # of the line through distances of fewer images
@@ -271,5 +271,5 @@ FURTHER = {
 def metric_of(name: str, scoring: Scoring) -> Metric:
     """The metric of a name: one of METRICS, or the study's own. Raises ValueError where that cannot be loaded."""
     if name in scoring.own_metrics:
-        return plugins.load_function(scoring.own_metrics[name], f"scoring.own_metrics.{name}")
+        return choices.load_function(scoring.own_metrics[name], f"scoring.own_metrics.{name}")
     return METRICS[name]

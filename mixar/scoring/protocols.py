@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from mixar import assets
-from mixar.asset_table import ASSETS
+from mixar.assets import check as assets
+from mixar.assets.table import ASSETS
 from mixar.scoring.features import EMOJI_NETWORK_SHA256
 from mixar.scoring.metrics import FURTHER
 from mixar.scoring.released import INCEPTION_NAME
-from mixar.scoring.statistics import load_statistics as load_statistics  # offered here too
-from mixar.spec import SpecError, Study
+from mixar.study.problems import SpecError
+from mixar.study.sections import Study
 
 # How the field computes them; a study that differs says so in the protocol id of its rows.
 USUAL = MappingProxyType({"is_splits": 10, "kid_subsets": 100, "kid_subset_size": 1000, "neighbours": 3})

@@ -17,7 +17,7 @@ from torch_fidelity.metric_prc import calc_cdist_part
 from mixar.scoring.intervals import jackknife
 from mixar.scoring.metrics import BLOCK, METRICS, SEED, FeatureSet, kid_subsets, line_sizes, metric_of
 from mixar.scoring.statistics import frechet, influence, limit_weights
-from mixar.spec import Scoring
+from mixar.study.sections import Scoring
 
 LINEAR_FROM = 512  # features from which a Fréchet distance is not computed anew for every group
 IMAGES_FOR_FIRST_ORDER = 4  # images a feature that the first order needs

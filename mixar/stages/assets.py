@@ -8,10 +8,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mixar import assets, download
-from mixar.assets import PREFIX, Asset
-from mixar.spec import Study
+from mixar.assets import check as assets
+from mixar.assets import fetch as download
+from mixar.assets.check import PREFIX
+from mixar.assets.table import Asset, folder
 from mixar.stages.progress import Progress
+from mixar.study.sections import Study
 
 WIDTH = 110  # of the table where it is not printed to a terminal
 
@@ -33,7 +35,7 @@ def list_all(study: Study | None) -> None:
         file = f"{asset.file_name}/" if asset.is_folder else asset.file_name
         table.add_row(name, states[asset.name][0], asset.size, _short_hash(asset), asset.licence, file)
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
-    print(f"\nLooked for in {assets.folder()} (MIXAR_ASSETS).{' * The study needs it.' if study else ''}")
+    print(f"\nLooked for in {folder()} (MIXAR_ASSETS).{' * The study needs it.' if study else ''}")
     for value in sorted(v for v in needed if not v.startswith(PREFIX)):
         print(f"The study names {value}: {'there' if assets.locate(value).exists() else 'missing'}.")
     _print_what_to_do({name: found for name, found in states.items() if not study or PREFIX + name in needed})
@@ -76,7 +78,7 @@ def check(names: list[str]) -> None:
     """
     chosen = [assets.asset_named(name) for name in names] or [a for a in assets.ASSETS.values() if a.is_there]
     if not chosen:
-        print(f"{assets.folder()}: no asset is there yet")
+        print(f"{folder()}: no asset is there yet")
     failed = []
     for asset in chosen:
         problem = assets.check(asset) if asset.is_there else "missing"

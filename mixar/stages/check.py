@@ -1,6 +1,6 @@
 """`check`: can a study run? Looks at its protocols, networks, data, device, custom code and files before any job.
 
-mixar.spec validates the settings themselves; the checks here need torch or open files. Missing files are reported
+mixar.study validates the settings themselves; the checks here need torch or open files. Missing files are reported
 separately, because a dry run works without them.
 """
 
@@ -13,16 +13,17 @@ from functools import partial
 import torch
 from torch import nn
 
-from mixar import assets
-from mixar.code_hashes import is_ours
+from mixar import released
+from mixar.assets import check as assets
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
 from mixar.scoring.features import build_network, load_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
-from mixar.spec import Study, Training
 from mixar.stages.pretrain import read_statistics
 from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
-from mixar.tokens import pretrained, tokenizers
+from mixar.study.code_hashes import is_ours
+from mixar.study.sections import Study, Training
+from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.weights import differences, misfit, read_weights
 
@@ -60,7 +61,7 @@ def _networks(study: Study) -> Iterator[tuple]:
     g, sizes = study.generator, (study.discrete.bits, study.num_tokens, study.data.num_classes)
     for kind in ("continuous", "discrete"):
         s = getattr(study, kind)
-        file = None if s.network else pretrained.tokenizer_kind(s)
+        file = None if s.network else released.tokenizer_kind(s)
         trial = partial(try_tokenizer, study, kind) if s.network else None
         yield kind, file, partial(tokenizers.build, kind, s), [s.weights], trial
     yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights], None
@@ -95,7 +96,7 @@ def _look_at_network(
         raise ValueError(f"{where}: no network can have these sizes ({reason}); use smaller ones") from None
     for path in (assets.resolve(file) for file in files if file and assets.locate(file).exists()):
         if kind:
-            state = pretrained.read_state(kind, path, values=False)
+            state = released.read_state(kind, path, values=False)
             found = [*state.problems, *differences(state.tensors, network, values=False)]
         else:
             found = differences(read_weights(path), network, values=False)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from mixar.assets import file_sha256
+from mixar import released
+from mixar.assets.check import file_sha256
 from mixar.files import replaced
-from mixar.tokens import pretrained
-from mixar.tokens.pretrained import Loaded, some
+from mixar.released import Loaded, some
 from mixar.weights import SHOWN, save_weights
 
 
@@ -29,7 +29,7 @@ def convert(
     force: replace a target that is there. Raises ValueError as `load`, before anything is written.
     """
     _check_target(target, ".safetensors", force)
-    loaded = pretrained.load_released(kind, source, entry, preset, dims)
+    loaded = released.load_released(kind, source, entry, preset, dims)
     metadata = {
         "kind": kind,
         "preset": loaded.preset,
@@ -56,11 +56,11 @@ def to_released(
     Raises ValueError as `load`, and for guided networks: MAR's code has no place for their parameters.
     """
     _check_target(target, (".pth", ".pt"), force)
-    tensors = pretrained.read_state("mar", source).tensors
+    tensors = released.read_state("mar", source).tensors
     if guided := [key for key in tensors if key.startswith("guidance.") and key != "guidance.mask_token"]:
         raise ValueError(f"{source}: a guided network; MAR's own code has no place for {some(guided)}")
-    loaded = pretrained.load_released("mar", source, preset=preset, dims=dims)
-    names = {ours: released for released, ours in pretrained.KINDS["mar"].renamed}
+    loaded = released.load_released("mar", source, preset=preset, dims=dims)
+    names = {ours: released for released, ours in released.KINDS["mar"].renamed}
     state = {names.get(key, key): value for key, value in loaded.network.state_dict().items()}
     with replaced(target) as temporary:
         torch.save({"model": state, "model_ema": state}, temporary)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mixar.spec import SpecError, Study
+from mixar.study.problems import SpecError
+from mixar.study.sections import Study
 
 
 def device_of(study: Study) -> torch.device:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mixar.assets import LITERATURE
+from mixar.assets.check import LITERATURE
 from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
-from mixar.presets import PRESETS
-from mixar.spec import GUIDANCE, Model
-from mixar.strict_yaml import read_yaml
-from mixar.tokens.pretrained import IMAGENET, KINDS
+from mixar.released import IMAGENET, KINDS
+from mixar.study.presets import PRESETS
+from mixar.study.sections import GUIDANCE, Model
+from mixar.study.strict_yaml import read_yaml
 
 MIXAR = {"bits": 14, "channels": 32}  # MaskBit's tokens and VA-VAE's latents, which the paper's models work on
 

@@ -14,25 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixar import assets, locks
+from mixar import locks, released
+from mixar.assets import check as assets
 from mixar.data.images import images_to_unit, iter_images
 from mixar.data.manifest import IDENTITY, check_same_images, images_sha256, read_manifest
 from mixar.data.shards import TokenStore
+from mixar.failures import micro_batch, naming, needs_memory
 from mixar.files import write_text
-from mixar.finite import naming
-from mixar.layout import Digests, Layout
 from mixar.listing import is_service
-from mixar.memory import micro_batch, needs_memory
 from mixar.reporting.results import provenance
 from mixar.scoring import features
-from mixar.spec import Study, Training, seed_of
-from mixar.spec import digest as digest_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import check_statistics
 from mixar.stages.tokens import draw_latents, training_images
+from mixar.study.digests import Digests
+from mixar.study.identity import digest as digest_of
+from mixar.study.identity import seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Study, Training
 from mixar.tokens import generator as bits
-from mixar.tokens import pretrained, tokenizers
+from mixar.tokens import tokenizers
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import Step, fit
@@ -53,8 +55,8 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
     if settings.weights and settings.network:
         _import(lambda path: tokenizers.load(kind, settings, path), settings.weights, target)
     elif settings.weights:
-        released = pretrained.tokenizer_kind(settings)
-        _import(lambda path: _released(released, build, path), settings.weights, target)
+        family = released.tokenizer_kind(settings)
+        _import(lambda path: _released(family, build, path), settings.weights, target)
     else:
         images = training_images(study, layout)
         device = device_of(study)
@@ -193,7 +195,7 @@ def _import(load: Callable[[Path], nn.Module], source: str, target: Path) -> Non
 def _released(kind: str, build: Callable[[], nn.Module], path: Path) -> nn.Module:
     with torch.device("meta"):  # no time for an initialisation that the file replaces
         network = build()
-    return pretrained.load_into(network, kind, path)
+    return released.load_into(network, kind, path)
 
 
 @torch.no_grad()

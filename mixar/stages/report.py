@@ -15,12 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixar.assets import LITERATURE
+from mixar.assets.check import LITERATURE
 from mixar.data.images import load_images
 from mixar.data.manifest import read_manifest
+from mixar.failures import needs_memory
 from mixar.files import write_table, write_text
-from mixar.layout import Layout
-from mixar.memory import needs_memory
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import Claim, claims_markdown, claims_of
@@ -28,8 +27,9 @@ from mixar.reporting.page import page, table_page
 from mixar.reporting.results import label_of, read_losses, read_rows
 from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, number, quality_table
-from mixar.spec import Study
-from mixar.strict_yaml import read_yaml
+from mixar.study.layout import Layout
+from mixar.study.sections import Study
+from mixar.study.strict_yaml import read_yaml
 
 PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark

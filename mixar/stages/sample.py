@@ -13,16 +13,16 @@ from torch import Tensor
 
 from mixar.data.images import unit_to_uint8, write_images
 from mixar.data.shards import read_generated
-from mixar.finite import finite, naming
-from mixar.layout import Layout
-from mixar.memory import needs_memory
+from mixar.failures import finite, naming, needs_memory
 from mixar.model.decode import sample_latents
 from mixar.model.layers import unpatchify
 from mixar.model.mar import MAR
 from mixar.scoring.protocols import protocol_of
-from mixar.spec import Sampler, Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
+from mixar.study.identity import seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.weights import load_module, read_weights
 

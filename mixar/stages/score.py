@@ -19,32 +19,26 @@ import torch
 from rich import print
 from torch import Tensor
 
-from mixar import assets
-from mixar.assets import file_sha256
+from mixar.assets import check as assets
+from mixar.assets.check import file_sha256
 from mixar.data.images import iter_images, read_images
 from mixar.data.manifest import SPLITS, read_manifest
 from mixar.data.sources import open_parquet
-from mixar.finite import naming
-from mixar.layout import Digests, Layout
-from mixar.memory import needs_memory
+from mixar.failures import naming, needs_memory
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features
 from mixar.scoring.intervals import interval, jackknife_groups
 from mixar.scoring.metrics import BOUNDS, FURTHER, METRICS, UNBOUNDED, FeatureSet, check_sizes, inputs_kept, metric_of
-from mixar.scoring.protocols import (
-    Protocol,
-    distance_name,
-    is_of_its_data,
-    load_statistics,
-    protocol_of,
-    row_id,
-    with_ids,
-)
+from mixar.scoring.protocols import Protocol, distance_name, is_of_its_data, protocol_of, row_id, with_ids
 from mixar.scoring.replicates import fd_of_pairs, replicates_of, without
-from mixar.spec import Scoring, Study, seed_of
+from mixar.scoring.statistics import load_statistics
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
+from mixar.study.digests import Digests
+from mixar.study.identity import seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Scoring, Study
 
 BATCH = 64  # images per forward pass
 RECONSTRUCTED = "reconstructed"  # the images that scoring.reconstructions names, where it names a protocol

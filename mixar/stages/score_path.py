@@ -17,22 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixar import assets
-from mixar.assets import file_sha256
+from mixar.assets import check as assets
+from mixar.assets.check import file_sha256
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
-from mixar.files import write_text
-from mixar.finite import naming
-from mixar.layout import Digests, Layout
+from mixar.failures import naming, needs_memory
+from mixar.files import json_mapping, write_text
 from mixar.listing import check_name
-from mixar.memory import needs_memory
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
 from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
 from mixar.scoring.files import Scored, read_features, write_features
 from mixar.scoring.metrics import FURTHER, FeatureSet, check_sizes
-from mixar.scoring.protocols import Protocol, load_statistics, protocol_of, row_id, with_ids
-from mixar.spec import Scoring, Study
-from mixar.spec_problems import check_label
+from mixar.scoring.protocols import Protocol, protocol_of, row_id, with_ids
+from mixar.scoring.statistics import load_statistics
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.score import (
@@ -50,7 +47,10 @@ from mixar.stages.score import (
     roots_of,
     sample_values,
 )
-from mixar.texts import json_mapping
+from mixar.study.digests import Digests
+from mixar.study.layout import Layout
+from mixar.study.problems import check_label
+from mixar.study.sections import Scoring, Study
 
 SHARD = 2000  # images a file of features: what an interruption costs at most
 WITHOUT_IMAGES = ("fd", "fd_infinity", "is")  # the metrics that need no reference images, only their statistics

@@ -14,28 +14,23 @@ import torch
 from rich import print
 from torch import Tensor, nn
 
-from mixar import inventory
-from mixar.assets import file_sha256
-from mixar.data.images import (
-    images_to_unit,
-    iter_images,
-    load_images,
-    unit_to_uint8,
-    write_images,
-)
+from mixar.assets.check import file_sha256
+from mixar.data.images import images_to_unit, iter_images, load_images, unit_to_uint8, write_images
 from mixar.data.manifest import count_smaller, images_sha256, ingest_manifest, read_manifest
 from mixar.data.shards import write_shard
+from mixar.failures import finite, naming, needs_memory
 from mixar.files import write_table
-from mixar.finite import finite, naming
-from mixar.layout import Digests, Layout
-from mixar.memory import needs_memory
 from mixar.model.layers import patchify
 from mixar.scoring.protocols import protocol_of
-from mixar.spec import Study, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import latent_statistics, normalise
 from mixar.stages.score import reference_rows
+from mixar.study import inventory
+from mixar.study.digests import Digests
+from mixar.study.identity import seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Study
 from mixar.tokens import generator as bit_generator
 from mixar.tokens import tokenizers
 from mixar.tokens.vavae import sample_posterior

@@ -12,19 +12,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from mixar import assets, locks
+from mixar import locks, released
+from mixar.assets import check as assets
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
+from mixar.failures import micro_batch, needs_memory
 from mixar.files import write_table
-from mixar.layout import Digests, Layout
-from mixar.memory import micro_batch, needs_memory
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS, provenance
-from mixar.spec import Study, digest, seed_of
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
+from mixar.study.digests import Digests
+from mixar.study.identity import digest, seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Study
 from mixar.tokens import generator as bits
-from mixar.tokens import pretrained
 from mixar.training import checkpoints, distributed
 from mixar.training.distributed import Context
 from mixar.training.loop import Fit, Step, fit, total_steps
@@ -82,7 +84,7 @@ def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
     path = _named_file(study, run, "weights", seed)
     with torch.device("meta"):
         model = MAR.from_study(study, run)
-    network = pretrained.load_into(model, "mar", path)
+    network = released.load_into(model, "mar", path)
     found = {"source": study.runs[run].weights, "sha256": assets.file_sha256(path)}
     write_table(layout.losses(run, seed), pa.table({name: pa.array([], pa.float64()) for name in LOSS_COLUMNS}))
     metadata = {"kind": "train", "study": study.study, "run": run, "seed": seed, **found, **provenance()}
@@ -141,7 +143,7 @@ def _initial_model(study: Study, run: str, seed: int, start: Path | None) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "init"))
         model = MAR.from_study(study, run)
-    return pretrained.load_into(model, "mar", start) if start else model
+    return released.load_into(model, "mar", start) if start else model
 
 
 def _start_file(study: Study, layout: Layout, run: str, seed: int) -> Path | None:

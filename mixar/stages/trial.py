@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixar import plugins
 from mixar.model.decode import sample_latents
 from mixar.model.layers import patchify
 from mixar.model.mar import MAR
 from mixar.scoring.metrics import FeatureSet, InputChangedError, inputs_kept, metric_of
 from mixar.scoring.statistics import INCEPTION_WIDTH
-from mixar.spec import Sampler, Scoring, Study
+from mixar.study import choices
+from mixar.study.sections import Sampler, Scoring, Study
 from mixar.tokens import tokenizers
 
 IMAGES = 2  # of a random batch
@@ -40,8 +40,8 @@ def _tried(what: str) -> Iterator[None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
-    except plugins.CAUGHT as error:
-        said = isinstance(error, ValueError) and str(error) or plugins.in_words(error)
+    except choices.CAUGHT as error:
+        said = isinstance(error, ValueError) and str(error) or choices.in_words(error)
         raise ValueError(f"{what}: {said}") from error
 
 

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar.finite import finite
-from mixar.spec import Generator, GeneratorSampler, GeneratorTraining, Study
+from mixar.failures import finite
+from mixar.study.sections import Generator, GeneratorSampler, GeneratorTraining, Study
 from mixar.tokens.norms import wide
 from mixar.weights import load_module
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar import spec
-from mixar.finite import finite
+from mixar.failures import finite
+from mixar.study import sections as spec
 from mixar.tokens.norms import Norm, wide
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mixar import plugins, spec
+from mixar.study import choices
+from mixar.study import sections as spec
 from mixar.tokens.maskbit import MaskBit
 from mixar.tokens.vavae import VaVae
 from mixar.weights import load_module
@@ -35,8 +36,8 @@ def build(kind: str, settings: spec.Autoencoder) -> nn.Module:
     if settings.network is None:
         return BUILT_IN[kind](settings)
     methods = (*METHODS[kind], *(["training_loss"] if settings.train else []))
-    network = plugins.load_class(settings.network, f"{kind}.network", nn.Module, methods)
-    return plugins.construct(network, settings.network, f"{kind}.options", settings, **settings.options)
+    network = choices.load_class(settings.network, f"{kind}.network", nn.Module, methods)
+    return choices.construct(network, settings.network, f"{kind}.options", settings, **settings.options)
 
 
 def load(kind: str, settings: spec.Autoencoder, path: Path) -> nn.Module:

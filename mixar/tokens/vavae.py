@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar import spec
+from mixar.study import sections as spec
 from mixar.tokens.norms import Norm, wide
 
 

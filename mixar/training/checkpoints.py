@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from mixar.failures import is_shortage
 from mixar.files import replaced
-from mixar.memory import is_shortage
 
 STATE = "state.pt"
 

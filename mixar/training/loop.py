@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixar import spec
-from mixar.finite import naming
-from mixar.spec import seed_of
+from mixar.failures import naming
+from mixar.study import sections as spec
+from mixar.study.identity import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average

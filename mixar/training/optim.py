@@ -9,7 +9,7 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixar import spec
+from mixar.study import sections as spec
 
 
 def learning_rate(s: spec.Training, epoch: float) -> float:

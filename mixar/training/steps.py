@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixar.model.masking import mask_first, sample_mask_rate, sample_orders
 from mixar.model.ti_mix import draw_tokens, guidance_rate, mix_tokens
-from mixar.spec import MarTraining, TiMix
+from mixar.study.sections import MarTraining, TiMix
 
 
 def training_step(

@@ -12,8 +12,8 @@ from cluster import wait_for
 from driver import Driver
 from safetensors.numpy import load_file
 
-from mixar.layout import Layout
-from mixar.spec import parse_study
+from mixar.study.layout import Layout
+from mixar.study.sections import parse_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 # What is never twice the same.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixar.layout import Layout
-from mixar.spec import load_study, parse_study
+from mixar.study.layout import Layout
+from mixar.study.sections import load_study, parse_study
 
 BIN = Path(sys.executable).parent
 STUDIES = {

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from mixar.layout import Layout
-from mixar.spec import parse_study
+from mixar.study.layout import Layout
+from mixar.study.sections import parse_study
 
 pytestmark = pytest.mark.workflow
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"

@@ -8,8 +8,8 @@ import yaml
 from test_dag import jobs, snakemake
 from toy_images import folder, pixels, png
 
-from mixar.layout import Layout
-from mixar.spec import parse_study
+from mixar.study.layout import Layout
+from mixar.study.sections import parse_study
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from mixar import assets, earlier, inventory, locks
-from mixar.files import write_text
-from mixar.identity import plain
-from mixar.layout import Digests, Layout
-from mixar.spec import SpecError, digest, parse_study, read_layer
-from mixar.strict_yaml import check_config
-from mixar.texts import print_anything
+from mixar import locks
+from mixar.assets import check as assets, table
+from mixar.files import print_anything, write_text
+from mixar.study import earlier, inventory
+from mixar.study.digests import Digests
+from mixar.study.identity import digest, plain
+from mixar.study.layout import Layout
+from mixar.study.problems import SpecError
+from mixar.study.sections import parse_study, read_layer
+from mixar.study.strict_yaml import check_config
 
 print_anything()
 
@@ -37,8 +40,8 @@ try:
         read_layer(file)
     STUDY = parse_study({key: value for key, value in config.items() if key != "replace"}, source="study")
     MISSING = assets.missing(STUDY)
-    if {"{", "}"} & set(str(assets.folder())):
-        raise ValueError(f"MIXAR_ASSETS: Snakemake reads braces as wildcards; found {str(assets.folder())!r}")
+    if {"{", "}"} & set(str(table.folder())):
+        raise ValueError(f"MIXAR_ASSETS: Snakemake reads braces as wildcards; found {str(table.folder())!r}")
 except (SpecError, ValueError) as error:
     raise WorkflowError(str(error)) from None
 

@@ -1,0 +1,156 @@
+"""Where each file of a study is.
+
+The Snakefile and the stages take every path from here; nothing else builds one, and none is ever parsed for meaning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixar.listing import is_service
+from mixar.study.sections import Study
+
+
+class Layout:
+    """Paths below results/<study>/. Methods take names and return Path; `"{shard}"` may stand for a number."""
+
+    def __init__(self, study: Study, root: str | Path | None = None):
+        self.study = study
+        self.root = Path(root or study.hardware.results) / study.study
+
+    @property
+    def study_file(self) -> Path:
+        """The validated study as the jobs read it."""
+        return self.root / "study.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "ingest" / "manifest.parquet"
+
+    @property
+    def inventory(self) -> Path:
+        """Names, sizes and times of the files that the manifest was made of."""
+        return self.root / "ingest" / "inventory.json"
+
+    def tokenizer(self, kind: str) -> Path:
+        """kind: continuous or discrete."""
+        return self.root / "tokenizer" / f"{kind}.safetensors"
+
+    @property
+    def statistics(self) -> Path:
+        """Mean and std of the training latents, float32 [C] each."""
+        return self.root / "tokenizer" / "latent_statistics.safetensors"
+
+    def token_shard(self, shard) -> Path:
+        """Latents and tokens of the training and held-out images, cut by manifest row."""
+        return self.root / "tokenize" / f"shard-{_number(shard)}.safetensors"
+
+    def token_shards(self) -> list[Path]:
+        return [self.token_shard(i) for i in range(self.study.data.num_shards)]
+
+    @property
+    def generator(self) -> Path:
+        return self.root / "generator" / "generator.safetensors"
+
+    def generated_shard(self, shard) -> Path:
+        """MaskBit's tokens for the evaluation labels: tokens [n, N], labels [n], index [n]."""
+        return self.root / "generate" / f"shard-{_number(shard)}.safetensors"
+
+    def weights(self, run: str, seed) -> Path:
+        """EMA weights of a finished run."""
+        return self.root / "train" / run / f"seed{seed}" / "weights.safetensors"
+
+    def losses(self, run: str, seed) -> Path:
+        return self.root / "train" / run / f"seed{seed}" / "losses.parquet"
+
+    def checkpoints(self, stage: str, name: str, settings: str) -> Path:
+        """In-flight state, never declared to Snakemake (which deletes declared outputs before a rerun)."""
+        return self.root / "checkpoints" / f"{stage}-{name}-{settings}"
+
+    def samples(self, run: str, seed, sampler: str, shard) -> Path:
+        """Images as Parquet: index, label, image.bytes (PNG)."""
+        return self.root / "sample" / run / f"seed{seed}" / sampler / f"shard-{_number(shard)}.parquet"
+
+    def reconstruction(self, kind: str, shard) -> Path:
+        return self.root / "reconstruct" / kind / f"shard-{_number(shard)}.parquet"
+
+    def extractor(self) -> Path:
+        return self.root / "extractor" / "extractor.safetensors"
+
+    def features(self, images: Path) -> Path:
+        """Features of one Parquet file of images, beside the scores and with the same folders below."""
+        return self.root / "score" / "features" / images.relative_to(self.root)
+
+    def reference_features(self, split: str) -> Path:
+        """split: train, held_out, or reconstructed where reconstructions have a protocol of their own."""
+        return self.root / "score" / "reference" / f"{split}.parquet"
+
+    @property
+    def reconstruction_split(self) -> str:
+        """Which of them reconstructions are scored against."""
+        return "held_out" if self.study.scoring.reconstructions is None else "reconstructed"
+
+    def own_features(self, name: str, shard) -> Path:
+        """Features of images that somebody brought, by the name of their row."""
+        return self.root / "score" / "features" / "own" / name / f"shard-{_number(shard)}.parquet"
+
+    def own_images(self, name: str) -> Path:
+        """Which images stand behind that row: their number, hash and path."""
+        return self.root / "score" / "own" / name / "images.json"
+
+    def own_without_scores(self) -> list[Path]:
+        """Where brought images were scored, and their result rows are no longer there."""
+        folders = (path.parent for path in (self.root / "score" / "own").glob("*/images.json"))
+        return sorted(path for folder in folders if not (path := folder / "scores.parquet").exists())
+
+    def own_scores(self) -> list[Path]:
+        """The result rows of brought images that exist now."""
+        found = (self.root / "score" / "own").glob("*/scores.parquet")
+        return sorted(path for path in found if not is_service(path.parent.name))
+
+    def scores(self, source: str, name: str, seed=None, sampler: str | None = None) -> Path:
+        """source: sample (of a run, with seed and sampler), reconstruct (of a tokenizer) or own (brought images)."""
+        file = "scores" if seed is None else f"seed{seed}-{sampler}"
+        return self.root / "score" / source / name / f"{file}.parquet"
+
+    def measures(self, run: str) -> Path:
+        return self.root / "measure" / f"{run}.parquet"
+
+    def row_files(self) -> list[Path]:
+        """Every file of result rows that the finished study has. Brought images have theirs: own_scores."""
+        samples = [("maskbit", 0, "default")]
+        samples += [(name, seed, sampler) for name, run in self.study.runs.items()
+                    for seed in run.seeds for sampler in run.samplers]  # fmt: skip
+        scores = [self.scores("sample", *names) for names in samples]
+        scores += [self.scores("reconstruct", kind) for kind in ("continuous", "discrete")]
+        return scores + [self.measures(run) for run in self.study.runs]
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    @property
+    def figure2_runs(self) -> list[str]:
+        """The runs below MaskBit's own images: the claims' guided and final ones, else the first guided one."""
+        claims, runs = self.study.report.claims, self.study.runs
+        if claims:
+            return list(dict.fromkeys(run for run in (claims.guided, claims.final) if run))
+        return [name for name, run in runs.items() if run.guidance.strategy != "none"][:1]
+
+    def report_files(self) -> dict[str, Path]:
+        """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
+        tables = ("table1", "table2", "audit", "audit_costs", "later")
+        names = [f"{table}.{ending}" for table in tables for ending in ("md", "csv", "tex", "html")]
+        figures = ["figure6", "figure7", "losses", "reconstructions"]
+        figures += ["figure2"] if self.figure2_runs else []
+        figures += ["figure8"] if self.study.report.figure8 else []
+        names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
+        names += ["claims.md", "report.html", "results.parquet", "summary.txt"]
+        return {name: self.report / name for name in names}
+
+    def log(self, rule: str, *names) -> Path:
+        return self.root / "logs" / rule / ("-".join(str(n) for n in names) + ".log" if names else "log.log")
+
+
+def _number(shard) -> str:
+    return shard if isinstance(shard, str) else f"{shard:05d}"

@@ -1,0 +1,377 @@
+"""External files: where they are looked for, what is said of those that miss, and that only intact ones are used."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from asset_server import serve
+
+from mixar.assets import check as assets
+from mixar.assets import table
+from mixar.assets.table import Address, Hub
+from mixar.scoring.protocols import PROTOCOLS
+from mixar.study.presets import PRESETS
+from mixar.study.sections import load_study, parse_study
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def paper(root):
+    return load_study(root / "config" / "imagenet256.yaml")
+
+
+def test_every_row_says_what_it_is_under_what_licence_and_where_it_comes_from():
+    for name, asset in assets.ASSETS.items():
+        assert asset.name == name
+        assert all([asset.file_name, asset.what, asset.licence, asset.source])
+
+
+def test_every_hash_has_its_length_and_every_way_leads_to_the_files_own_name():
+    for asset in assets.ASSETS.values():
+        assert re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", asset.sha256 or "0" * 64), asset.name
+        assert re.fullmatch("[0-9a-f]{40}", asset.git_blob or "0" * 40), asset.name
+        if isinstance(asset.way, Hub):
+            assert asset.way.file == asset.path.name
+            assert asset.way.revision == "main" or re.fullmatch("[0-9a-f]{40}", asset.way.revision), asset.name
+        if isinstance(asset.way, Address):
+            assert asset.way.url.startswith("https://")
+
+
+def test_no_two_assets_share_a_file():
+    assert len({asset.file_name for asset in assets.ASSETS.values()}) == len(assets.ASSETS)
+
+
+def test_every_asset_that_a_preset_names_is_in_the_table():
+    text = json.dumps(PRESETS)
+
+    names = re.findall(r'"asset:([^"]+)"', text)
+
+    assert len(names) >= 10
+    assert set(names) <= set(assets.ASSETS)
+
+
+def test_the_command_without_mixar_writes_to_the_place_where_the_asset_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path / "with space"))
+
+    for name, target in (("kl16", "with space"), ("mar-l", "with space/mar_large/checkpoint-last.pth")):
+        assert str(tmp_path / target) in shlex.split(assets.ASSETS[name].command)
+
+
+def test_assets_are_looked_for_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+    assert table.folder() == tmp_path
+
+    monkeypatch.delenv("MIXAR_ASSETS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    assert table.folder() == tmp_path / "cache" / "mixar" / "assets"
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MIXAR_ASSETS", "~/x")
+
+    assert table.folder() == tmp_path / "x"
+
+    monkeypatch.setenv("MIXAR_ASSETS", "$HOME/y")
+
+    assert table.folder() == tmp_path / "y"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("~nobody-of-this-name/y", "no home folder of ~nobody-of-this-name is known"),
+        ("$NOT_SET_ANYWHERE/y", r"\$NOT_SET_ANYWHERE is not set here"),
+        (" ", "is empty"),
+    ],
+)
+def test_a_folder_of_assets_that_nobody_can_find_is_refused(monkeypatch, value, said):
+    monkeypatch.setenv("MIXAR_ASSETS", value)
+
+    with pytest.raises(ValueError, match=f"MIXAR_ASSETS: {said}.*; found"):
+        table.folder()
+
+
+def test_a_missing_asset_is_refused_with_its_path_source_licence_size_and_hash(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        assets.resolve("asset:inception")
+
+    message = str(caught.value)
+    asset = assets.ASSETS["inception"]
+    for part in (str(tmp_path / asset.file_name), asset.source, asset.licence, "95,628,359 bytes", asset.sha256):
+        assert part in message
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are():
+    with pytest.raises(ValueError, match="no such asset; choose from vavae-f16d32"):
+        assets.locate("asset:vavae")
+
+
+def test_a_plain_path_is_itself_or_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    with pytest.raises(ValueError, match="no such file or folder"):
+        assets.resolve(str(file))
+
+    file.touch()
+
+    assert assets.resolve(str(file)) == file
+
+
+def test_only_a_file_of_the_known_size_and_hash_is_used(tmp_path, monkeypatch):
+    content = b"weights"
+    known = replace(
+        assets.ASSETS["inception"], num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), git_blob=None
+    )
+    monkeypatch.setitem(assets.ASSETS, "inception", known)
+
+    known.path.write_bytes(content)
+    assert assets.resolve("asset:inception") == known.path
+
+    known.path.write_bytes(b"weighty")
+    with pytest.raises(ValueError, match="expected sha256"):
+        assets.resolve("asset:inception")
+
+    known.path.write_bytes(b"short")
+    with pytest.raises(ValueError, match="expected 7 bytes, found 5"):
+        assets.resolve("asset:inception")
+
+
+def test_the_beginning_of_a_hash_is_compared_where_no_more_is_known():
+    asset = replace(assets.ASSETS["vgg16"], sha256=hashlib.sha256(b"weights").hexdigest()[:8])
+    asset.path.write_bytes(b"weights")
+    assert assets.check(asset) is None
+
+    asset.path.write_bytes(b"weighty")
+    assert re.match("expected sha256 [0-9a-f]{8}…, found [0-9a-f]{64}$", assets.check(asset))
+    assert assets.ASSETS["vgg16"].sha256 and assets.ASSETS["vgg16"].sha256 in assets.ASSETS["vgg16"].file_name
+
+
+@pytest.mark.parametrize(("num_bytes", "fits"), [(990, True), (1010, True), (989, False), (1011, False)])
+def test_a_size_that_its_source_rounds_is_right_to_one_percent(num_bytes, fits):
+    asset = replace(assets.ASSETS["mar-h"], about_bytes=1000)
+    asset.path.parent.mkdir()
+    asset.path.write_bytes(bytes(num_bytes))
+
+    assert assets.check(asset) == (None if fits else f"expected about 1,000 bytes, found {num_bytes:,}")
+    assert assets.state(asset)[0] == ("there" if fits else "damaged")
+
+
+def test_a_git_blob_hash_is_what_git_computes():
+    asset = replace(assets.ASSETS["adm-statistics"], git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
+    asset.path.write_bytes(b"hello\n")  # the blob of `echo hello | git hash-object --stdin`
+
+    assert assets.check(asset) is None
+    asset.path.write_bytes(b"hallo\n")
+    assert "expected git blob" in assets.check(asset)
+
+
+def test_the_paper_study_misses_everything_on_an_empty_machine(paper):
+    missing = assets.missing(paper)
+
+    assert missing == assets.references(paper)
+    assert {"asset:vavae-f16d32", "asset:maskbit-generator-14bit", "asset:inception", "asset:adm-statistics"} <= set(
+        missing.values()
+    )
+
+
+def test_a_protocol_of_the_reconstructions_needs_its_statistics_too(smoke):
+    extractor = {"network": "inception-v3", "weights": "asset:inception"}
+    smoke["scoring"] |= {"reconstructions": "mar-train-rfid", "extractor": extractor}
+
+    named = assets.references(parse_study(smoke))
+
+    assert named["scoring.reconstructions mar-train-rfid"] == "asset:adm-statistics"
+
+
+def test_what_is_there_is_not_missing(paper):
+    os.makedirs(assets.ASSETS["imagenet-train"].path)
+    assets.ASSETS["vavae-f16d32"].path.touch()
+
+    missing = assets.missing(paper)
+
+    assert not {"data.path", "continuous.weights"} & set(missing)
+
+
+def test_start_files_are_named_for_every_seed(smoke):
+    smoke["runs"]["dc_mix"]["start"] = "nowhere/dc_mix-{seed}.safetensors"
+
+    missing = assets.missing(parse_study(smoke))
+
+    assert set(missing.values()) == {f"nowhere/dc_mix-{seed}.safetensors" for seed in (0, 1)}
+
+
+def test_protocols_and_assets_agree_on_who_needs_what():
+    needed = {(name, p.statistics.removeprefix(assets.PREFIX)) for name, p in PROTOCOLS.items() if p.statistics}
+
+    assert {(protocol, name) for name, asset in assets.ASSETS.items() for protocol in asset.protocols} == needed
+
+
+# How an asset stands, without hashing what was hashed before
+
+
+@pytest.fixture
+def thing(monkeypatch):
+    """A row of the table whose content is b"content"."""
+    known = {"num_bytes": 7, "sha256": hashlib.sha256(b"content").hexdigest()}
+    asset = replace(assets.ASSETS["inception"], name="thing", file_name="thing.pt", **known)
+    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    return asset
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Files that were hashed, in order."""
+    seen = []
+    monkeypatch.setitem(assets.HASHES, "sha256", lambda path: seen.append(path) or assets.file_sha256(path))
+    return seen
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(thing, hashed, monkeypatch):
+    monkeypatch.setattr(assets, "HASHED_AT_ONCE", 7)
+    thing.path.write_bytes(b"content")
+
+    assert assets.state(thing)[0] == "there"
+    assert assets.check(thing) is None
+    assert assets.check(thing) is None
+    assert assets.state(thing) == ("intact", "")
+    assert hashed == [thing.path]
+
+    thing.path.write_bytes(b"CONTENT")
+    os.utime(thing.path, ns=(0, 1))  # a coarse clock might show the same time
+
+    assert assets.state(thing)[0] == "there"
+    assert "expected sha256" in assets.check(thing)
+    assert len(hashed) == 2
+    assert assets.state(thing)[0] == "damaged"
+
+
+def test_a_wrong_size_shows_at_once(thing, hashed):
+    thing.path.write_bytes(b"cont")
+
+    assert assets.state(thing) == ("damaged", "expected 7 bytes, found 4")
+    assert hashed == []
+
+
+def test_a_small_file_is_hashed_to_tell_how_it_stands(thing, hashed):
+    thing.path.write_bytes(b"CONTENT")
+
+    assert assets.state(thing)[0] == "damaged"
+    assert assets.state(thing)[0] == "damaged"
+    assert hashed == [thing.path]
+
+
+@pytest.mark.parametrize("memory", ["", "[]", "{", '{"size": 7, "mtime_ns": 1, "sha256": "0"}'])
+def test_a_memory_that_belongs_to_nothing_is_not_believed(thing, memory):
+    thing.path.write_bytes(b"content")
+    assets.memory_of(thing.path).write_text(memory)
+
+    assert assets.check(thing) is None
+
+
+def test_a_folder_that_cannot_be_written_is_hashed_all_the_same(thing, hashed):
+    thing.path.write_bytes(b"content")
+    assets.memory_of(thing.path).mkdir()  # stands where the memory would
+
+    assert assets.check(thing) is None
+    assert assets.check(thing) is None
+    assert len(hashed) == 2
+    assert {p.name for p in thing.path.parent.iterdir()} == {"thing.pt", ".thing.pt.verified"}
+
+
+def test_a_folder_of_classes_is_damaged_until_all_are_there():
+    asset = replace(assets.ASSETS["imagenet-val"], num_folders=2)
+    asset.path.mkdir(parents=True)
+    (asset.path / "n01440764").mkdir()
+    for service in (".hidden", "lost+found", "@eaDir", "__MACOSX"):
+        (asset.path / service).mkdir()
+
+    assert assets.state(asset) == ("damaged", "expected 2 class folders, found 1")
+    (asset.path / "n01443537").mkdir()
+    assert assets.state(asset) == ("intact", "")
+    assert assets.check(asset) is None
+
+
+# The command
+
+
+def mixar(*arguments, **environment):
+    command = [sys.executable, "-m", "mixar", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_show_prints_the_facts_that_a_stage_prints_that_misses_the_asset():
+    shown = mixar("assets", "show", "adm-statistics").stdout
+
+    for label, text in assets.facts(assets.ASSETS["adm-statistics"]).items():
+        assert f"  {label:<14}{text}\n" in shown
+        assert f"  {label:<14}{text}" in assets.describe(assets.ASSETS["adm-statistics"])
+    assert "mixar assets get adm-statistics" in shown
+
+
+def test_check_names_the_damaged_file_and_ends_in_code_2():
+    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1788)
+
+    result = mixar("assets", "check")
+
+    assert result.returncode == 2
+    assert "expected sha256 fb96ba21" in result.stderr
+    assert "mixar assets get vavae-f16d32-statistics" in result.stderr
+
+
+def test_the_list_says_at_once_that_a_small_file_is_damaged():
+    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1788)
+
+    listed = mixar("assets").stdout
+
+    assert re.search(r"^vavae-f16d32-statistics +damaged ", listed, re.MULTILINE)
+    assert "vavae-f16d32-statistics: expected sha256 fb96ba21" in listed
+
+
+def test_get_fetches_what_it_can_and_says_what_it_cannot(empty_folder):
+    content = b"generator" * 1000
+    with serve(content) as site:
+        site.headers = {"X-Repo-Commit": "0" * 40}
+        environment = {"HF_ENDPOINT": site.address, "NO_PROXY": "127.0.0.1", "HF_HOME": str(empty_folder / "hub")}
+        result = mixar("assets", "get", "kl16", "imagenet-train", "maskbit-generator-14bit", **environment)
+
+    assert result.returncode == 2
+    assert "asset 'kl16' could not be fetched from 127.0.0.1" in result.stderr
+    assert "asset 'imagenet-train' needs a person" in result.stderr
+    assert "Traceback" not in result.stderr
+    path = assets.ASSETS["maskbit-generator-14bit"].path
+    assert f"maskbit-generator-14bit: fetched to {path}" in result.stdout
+    assert Path(path).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["get", "klsixteen"], "'klsixteen': no such asset; choose from vavae-f16d32"),
+        (["get"], "give the names of assets, or --study FILE"),
+        (["check", "kl16"], "missing; mixar assets get kl16"),
+    ],
+)
+def test_wrong_names_end_in_one_message(arguments, said):
+    result = mixar("assets", *arguments)
+
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_mixar_check_names_the_statistics_of_the_protocol(root):
+    study = root / "config" / "imagenet256.yaml"
+    result = mixar("check", "--study", study, "--elsewhere", "--files-later")
+
+    assert "missing: scoring.protocol adm256-gfid = asset:adm-statistics, looked for at" in result.stdout
+    assert "mixar assets get adm-statistics" in result.stdout and "licence" in result.stdout

@@ -1,0 +1,81 @@
+"""The sampling loop by laws; test_released_parity.py compares it with MAR's released code."""
+
+import math
+
+import pytest
+import torch
+from toy_models import BITS, CHANNELS, LENGTH, STRATEGIES, randomise, toy_mar
+
+from mixar.model.decode import sample_latents, steps_of
+from mixar.study.sections import Sampler
+
+
+def sampler_of(**settings):
+    return Sampler(**{"num_iterations": 5, "head_steps": 3, "cfg": 2.0, **settings})
+
+
+def toy_tokens(size=3):
+    rng = torch.Generator().manual_seed(8)
+    return torch.randint(2**BITS, (size, LENGTH), generator=rng), torch.arange(size)
+
+
+def draw(model, q, c, sampler, seed=0):
+    return sample_latents(model, q, c, sampler, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 7, LENGTH, 40])
+def test_the_steps_draw_every_token_once_and_skip_what_is_empty(num_iterations):
+    steps = list(steps_of(LENGTH, sampler_of(num_iterations=num_iterations)))
+    assert steps[0].missing == LENGTH and steps[-1].left == 0
+    assert all(a.left == b.missing for a, b in zip(steps, steps[1:], strict=False))
+    assert all(step.left < step.missing for step in steps)
+    assert len(steps) == min(num_iterations, LENGTH)
+
+
+def test_the_linear_weight_rises_and_never_reaches_its_end():
+    weights = [step.cfg for step in steps_of(LENGTH, sampler_of(num_iterations=8, cfg=3.0))]
+    assert weights == sorted(weights) and weights[0] > 1
+    assert math.isclose(weights[-1], 1 + 2 * (LENGTH - 1) / LENGTH)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("cfg", [1.0, 2.5])
+def test_every_strategy_draws_finite_latents_reproducibly(strategy, cfg):
+    model, (q, c) = randomise(toy_mar(strategy)), toy_tokens()
+    first, again, other = (draw(model, q, c, sampler_of(cfg=cfg), seed) for seed in (0, 0, 1))
+    assert first.shape == (3, LENGTH, CHANNELS) and first.isfinite().all()
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_guidance_by_almost_one_approaches_the_single_branch():
+    model, (q, c) = randomise(toy_mar("dc_mix")), toy_tokens()
+    alone = draw(model, q, c, sampler_of(cfg=1.0))
+    nearly = draw(model, q, c, sampler_of(cfg=1.0 + 1e-7, cfg_schedule="constant"))
+    torch.testing.assert_close(alone, nearly, rtol=1e-3, atol=1e-3 * alone.abs().max().item())
+
+
+def test_one_iteration_draws_every_token_at_once():
+    model, (q, c) = randomise(toy_mar()), toy_tokens()
+    sizes = []
+    sample_latents(model, q, c, sampler_of(num_iterations=1), torch.Generator().manual_seed(0), progress=sizes.append)
+    assert sizes == [LENGTH]
+
+
+def test_the_number_of_network_passes_is_the_number_of_steps():
+    model, (q, c) = randomise(toy_mar()), toy_tokens()
+    passes = []
+    model.decoder_norm.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    draw(model, q, c, sampler_of(num_iterations=40, cfg=2.0))
+    assert passes == [6] * LENGTH, "with guidance both branches run in one pass of twice the rows"
+    passes.clear()
+    draw(model, q, c, sampler_of(num_iterations=4, cfg=1.0))
+    assert passes == [3] * 4
+
+
+@pytest.mark.parametrize("strategy", ["dc_sa", "dc_ca"])
+def test_caching_what_depends_on_the_tokens_alone_changes_nothing(strategy, monkeypatch):
+    model, (q, c) = randomise(toy_mar(strategy)), toy_tokens()
+    cached = draw(model, q, c, sampler_of())
+    condition = model.condition
+    monkeypatch.setattr(model, "condition", lambda *arguments: condition(*arguments[:-1]))
+    assert torch.equal(draw(model, q, c, sampler_of()), cached)

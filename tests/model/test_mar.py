@@ -1,0 +1,122 @@
+"""The masked autoregressive transformer by laws; test_released_parity.py compares it with MAR's released code."""
+
+import pytest
+import torch
+from toy_models import LENGTH, SMALL, STRATEGIES, assert_near, randomise, toy_batch, toy_mar
+
+from mixar.model.decode import sample_latents
+from mixar.model.layers import patchify, put, take, unpatchify
+from mixar.model.mar import split_positions
+from mixar.study.sections import Sampler
+
+STEPS = 200  # of overfitting
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_latents_at_masked_positions_do_not_matter(strategy):
+    model, batch = randomise(toy_mar(strategy)), toy_batch()
+    z = model.condition(**batch)
+    batch["x"] = batch["x"].masked_fill(batch["m"][..., None], 7.0)
+    assert torch.equal(model.condition(**batch), z)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("num_masked", [0, 1, LENGTH])
+def test_any_number_of_positions_may_be_missing(strategy, num_masked):
+    z = toy_mar(strategy).condition(**toy_batch(num_masked=num_masked))
+    assert z.shape == (2, LENGTH, 32) and z.isfinite().all()
+
+
+def test_a_dropped_class_is_ignored():
+    model, batch = randomise(toy_mar()), toy_batch(size=2)
+    z = model.condition(**batch)
+    batch["c"] = (batch["c"] + 1) % 4
+    kept, dropped = (model.condition(**batch) - z).abs().amax((1, 2))
+    assert kept > 0 and dropped == 0
+
+
+def test_images_do_not_influence_each_other():
+    model, batch = randomise(toy_mar("dc_mix")), toy_batch(size=3)
+    alone = model.condition(**{k: v[1:2] for k, v in batch.items()})
+    torch.testing.assert_close(model.condition(**batch)[1:2], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_positions_split_into_visible_and_masked_in_ascending_order():
+    m = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    visible, masked = split_positions(m)
+    assert visible.tolist() == [[1, 3], [0, 1]] and masked.tolist() == [[0, 2], [2, 3]]
+
+
+def test_rows_that_miss_unequal_numbers_of_tokens_are_refused():
+    with pytest.raises(AssertionError, match="between 1 and 2"):
+        split_positions(torch.tensor([[True, False, False], [True, True, False]]))
+
+
+def test_put_is_the_inverse_of_take():
+    h, rows = torch.randn(2, 5, 3), torch.tensor([[4, 0], [1, 3]])
+    assert torch.equal(take(h, rows), torch.stack([h[0, [4, 0]], h[1, [1, 3]]]))
+    assert torch.equal(put(h, rows, take(h, rows)), h)
+    assert torch.equal(take(put(h, rows, torch.ones(2, 2, 3)), rows), torch.ones(2, 2, 3))
+
+
+def test_patches_become_tokens_row_by_row_with_channels_before_rows_and_columns():
+    z = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).float()
+
+    x = patchify(z, 2)
+
+    assert x.shape == (2, 6, 12)
+    assert torch.equal(x[1, 4].view(3, 2, 2), z[1, :, 2:4, 2:4])
+    assert torch.equal(unpatchify(x, 2, 2), z)
+    assert torch.equal(patchify(z), z.flatten(2).transpose(1, 2)) and torch.equal(unpatchify(patchify(z), 4), z)
+
+
+def test_the_same_generator_state_gives_the_same_loss():
+    model, batch = randomise(toy_mar("dc_mix")), toy_batch()
+    losses = [model(**batch, rng=torch.Generator().manual_seed(seed), head_batch_multiplier=3) for seed in (5, 5, 6)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bfloat16_autocast_stays_near_float32(strategy):
+    model, batch = toy_mar(strategy), toy_batch()
+    z = model.condition(**batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_near(model.condition(**batch), z, 0.05)
+        loss = model(**batch, rng=torch.Generator().manual_seed(0), head_batch_multiplier=2)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_network_cast_to_bfloat16_stays_near_float32_and_draws_float32_latents(strategy):
+    model, batch = toy_mar(strategy), toy_batch()
+    z = model.condition(**batch)
+    model.to(torch.bfloat16)
+    assert_near(model.condition(**batch).float(), z, 0.05)
+    sampler, rng = Sampler(num_iterations=3, head_steps=4, cfg=2.0), torch.Generator().manual_seed(0)
+    x = sample_latents(model, batch["q"], batch["c"], sampler, rng)
+    assert x.dtype == torch.float32 and x.isfinite().all()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_eight_images_can_be_overfitted_and_are_drawn_again(strategy):
+    """Without guidance the class tells the images apart; with it only the tokens do, for all are of one class."""
+    model, batch = toy_mar(strategy, model=SMALL.model_copy(update={"head_width": 64})).train(), toy_batch(size=8)
+    model.class_emb = torch.nn.Embedding(8, SMALL.width)
+    batch["drop"] = torch.zeros(8, dtype=torch.bool)
+    batch["c"] = torch.arange(8) if strategy == "none" else torch.zeros(8, dtype=torch.int64)
+    rng, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for step in range(STEPS):
+        orders = torch.rand(8, LENGTH, generator=rng).argsort(1)
+        batch["m"] = torch.zeros(8, LENGTH, dtype=torch.bool).scatter_(1, orders[:, : 12 + step % 5], True)
+        model(**batch, rng=rng, head_batch_multiplier=8).backward()
+        optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    sampler = Sampler(num_iterations=4, head_steps=50, cfg=1.0, temperature=0.0, clip=4.0)
+    drawn = sample_latents(model.eval(), batch["q"], batch["c"], sampler, torch.Generator().manual_seed(1))
+
+    error = (drawn - batch["x"]).square().mean().sqrt() / batch["x"].std()
+    others = (drawn - batch["x"].roll(1, dims=0)).square().mean().sqrt() / batch["x"].std()
+    assert error < 0.5 < 1.2 < others  # a model that saw nothing would be as far from its image as from another

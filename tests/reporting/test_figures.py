@@ -1,0 +1,225 @@
+"""Figures: what is plotted, that nothing overlaps, and that pixels stay as they are."""
+
+import io
+import os
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.text import Annotation, Text
+from PIL import Image
+from toy_rows import FD, all_rows, loss_curve, reported_study
+
+from mixar.files import write_table
+from mixar.reporting import figures, pictures
+from mixar.reporting.results import SCHEMA
+
+TOY = {"strategies": {"toy": "somewhere:Toy"},
+       "runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "toy"}}}}  # fmt: skip
+
+
+def rows_of(study, fd=FD) -> pd.DataFrame:
+    return pd.DataFrame(all_rows(study, fd), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def test_the_balance_plot_shows_every_run_that_continues_no_other_with_its_tokens_and_parameters():
+    study = reported_study(**TOY)
+
+    points = figures.balance_data(study, rows_of(study, {**FD, "toy": {0: 99.0}})).set_index("run")
+
+    assert list(points.index) == ["mar", "dc_mix", "dc_sa", "dc_ca", "toy"]
+    assert (points.loc["toy", "label"], points.loc["toy", "fd"]) == ("Invented strategy", 99.0)
+    assert points.loc["dc_ca", "tokens"] == 40
+    assert (points.loc["mar", "low"], points.loc["mar", "high"]) == (200.0, 227.0)  # the intervals of both seeds
+    assert (points.loc["dc_sa", "low"], points.loc["dc_sa", "high"]) == (150.0, 166.0)  # the interval
+
+
+def test_labels_of_the_balance_plot_do_not_overlap_even_for_equal_scores():
+    study = reported_study(report={"figure7": list(reported_study().runs)})
+    same = {run: {0: 160.0} for run in study.runs}
+
+    figure = figures.figure7(study, rows_of(study, same))
+    figure.canvas.draw()
+    labels = [t for t in figure.axes[0].get_children() if isinstance(t, Annotation)]
+    boxes = [Text.get_window_extent(label) for label in labels]  # without the lines to the markers
+
+    assert len(boxes) == len(study.runs)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_marker_areas_grow_with_parameters():
+    study = reported_study()
+    rows = rows_of(study)
+
+    drawn = figures.figure7(study, rows).axes[0].collections
+    sizes = [c.get_sizes()[0] for c in drawn if isinstance(c, PathCollection)]
+    parameters = figures.balance_data(study, rows)["parameters"]
+
+    assert np.allclose(np.array(sizes) / max(sizes), parameters / parameters.max())
+
+
+def test_figure_8_sets_the_continuations_beside_their_parent():
+    study = reported_study()
+
+    points = figures.ablation_data(study, rows_of(study)).set_index("role")
+
+    assert points["epochs"].to_dict() == {"parent": 40, "plain": 60, "ti_mix": 60}
+    assert points.loc["ti_mix", "fd"] == pytest.approx(134.5)
+
+
+def test_captions_name_metric_and_number_of_images():
+    study = reported_study()
+
+    for figure in (figures.figure7(study, rows_of(study)), figures.figure8(study, rows_of(study))):
+        text = " ".join(t.get_text() for t in figure.texts)
+        assert "gFD-toy-net" in text and "n = 72" in text
+
+
+def test_figures_without_any_score_are_still_drawn(tmp_path):
+    study = reported_study()
+    empty = rows_of(study, {})
+
+    for number, make in enumerate((figures.figure7, figures.figure8)):
+        figures.save(make(study, empty), tmp_path / str(number))
+
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_continued_runs_losses_begin_where_its_parent_ended():
+    study = reported_study()
+    curves = {("dc_mix", 0): loss_curve(0, 40), ("long", 0): loss_curve(1, 20)}
+
+    figure = figures.losses_figure(study, curves)
+    lines = {line.get_label(): line.get_xdata() for line in figure.axes[0].get_lines()}
+
+    assert lines["DC-Mix"].max() == pytest.approx(40)
+    assert 40 < lines["DC-Mix, continued"].min() < lines["DC-Mix, continued"].max() == pytest.approx(60)
+
+
+def test_a_figure_is_saved_as_png_and_pdf_without_leftovers(tmp_path):
+    study = reported_study()
+
+    figures.save(figures.figure7(study, rows_of(study)), tmp_path / "figure7")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure7.pdf", "figure7.png"]
+    assert Image.open(tmp_path / "figure7.png").width > 1000
+
+
+# Sheets of images
+
+
+def images(count: int, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def test_a_montage_repeats_pixels_and_invents_none():
+    made = images(5)
+
+    sheet = pictures.montage(list(made), columns=3)
+    factor = round(160 / 8)
+
+    assert np.array_equal(sheet[:160:factor, :160:factor], made[0])
+    white = np.array([[255, 255, 255]])
+    assert len(np.unique(np.concatenate([sheet.reshape(-1, 3), white]), axis=0)) <= 5 * 64 + 1
+
+
+def test_images_are_found_by_index_in_any_order(tmp_path):
+    made, paths = images(6), [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for path, part in zip(paths, (range(3), range(3, 6)), strict=True):
+        _write(path, part, [i % 2 for i in part], made[list(part)])
+
+    assert np.array_equal(pictures.read_selected(paths, [4, 0]), made[[4, 0]])
+    assert pictures.read_labels(paths)[1].tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="no images with index \\[9\\]"):
+        pictures.read_selected(paths, [0, 9])
+
+
+def _write(path, index, labels, made):
+    def png(image):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue()}
+
+    write_table(path, pa.table({"index": list(index), "label": labels, "image": [png(i) for i in made]}))
+
+
+def test_a_grid_takes_classes_that_fill_a_row_and_every_class_once():
+    index, label = np.arange(30), np.repeat([0, 1, 2, 3], [10, 2, 9, 9])
+
+    chosen = pictures.pick_rows(index, label, rows=3, columns=8)
+
+    assert [c for c, _ in chosen] == [0, 2, 3]
+    assert all(len(indices) == 8 and (label[indices] == c).all() for c, indices in chosen)
+
+
+def test_a_varied_choice_has_every_class_before_any_class_twice():
+    index, label = np.arange(12), np.repeat([0, 1, 2], 4)
+
+    assert label[pictures.pick_varied(index, label, 5)].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_psnr_follows_its_formula():
+    flat = np.full((4, 4, 3), 100, np.uint8)
+
+    assert pictures.psnr(flat, flat + np.uint8(10)) == pytest.approx(20 * np.log10(255 / 10))
+    assert pictures.psnr(flat, flat) == float("inf")
+
+
+def test_sheets_are_drawn_from_few_images_too(tmp_path):
+    made = images(3)
+    sheets = {
+        "pairs": pictures.figure2(made, {"A run": made, "Another": made}, ["a", "b", "c"]),
+        "grid": pictures.figure6({"A run": [("a", made[:2]), ("b", made[2:])]}),
+        "back": pictures.reconstruction_sheet(
+            made, {"VA-VAE": made, "MaskBit": made[::-1]}, ["a", "b", "c"], {"VA-VAE": "x"}
+        ),
+    }
+
+    for name, sheet in sheets.items():
+        figures.save(sheet, tmp_path / name)
+
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+NOTEBOOK = """
+from mixar.reporting import figures
+from mixar.reporting.figures import plt, STYLE
+with plt.style.context(STYLE):
+    drawn = plt.figure()
+    drawn.text(0.5, 0.5, "costs $5 and $\\\\frac{")
+figures.save(drawn, "drawn")
+print(plt.get_backend())
+"""
+
+
+def test_figures_are_drawn_whatever_backend_and_settings_the_environment_asks_for(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: nonsense\n")
+    inherited = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+    result = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK], cwd=tmp_path, capture_output=True, text=True, env=os.environ | inherited
+    )
+
+    assert result.stdout.strip().lower() == "agg", result.stderr
+    assert (tmp_path / "drawn.png").is_file() and (tmp_path / "drawn.pdf").is_file()
+
+
+def test_reading_rows_leaves_a_notebook_its_backend():
+    code = "import os, mixar.reporting.results; print(os.environ['MPLBACKEND'])"
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "module://mine"}
+    )
+
+    assert result.stdout.strip() == "module://mine", result.stderr

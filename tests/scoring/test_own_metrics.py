@@ -1,0 +1,47 @@
+"""Metrics of one's own in a study: what check refuses, which names are taken, and the README's example."""
+
+import re
+
+import pytest
+import torch
+import yaml
+
+from mixar.scoring.metrics import FURTHER, METRICS, metric_of
+from mixar.stages.check import problems
+from mixar.study.problems import RESERVED_METRICS
+from mixar.study.sections import Scoring, parse_study
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("no_such_module:f", "scoring.own_metrics.mine 'no_such_module:f': No module named"),
+        ("toy_metrics:shift", "toy_metrics has no shift"),
+        ("toy_metrics", "expected 'module:function'"),
+        ("toy_metrics:__doc__", "expected 'module:function', found a str"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded_is_said_by_check(smoke, where, message):
+    smoke["scoring"]["own_metrics"] = {"mine": where}
+
+    assert [message in found for found in problems(parse_study(smoke))] == [True]
+
+
+def test_no_metric_of_ours_can_be_replaced():
+    ours = {*METRICS, *(row for rows in FURTHER.values() for row in rows)}
+
+    assert ours <= set(RESERVED_METRICS)
+
+
+def test_the_readmes_example_is_a_metric(smoke, tmp_path, root, monkeypatch):
+    text = (root / "README.md").read_text()
+    code, lines = re.search(r"```python\n(# my_metric\.py.*?)```\n\n```yaml\n(.*?)```", text, re.DOTALL).groups()
+    (tmp_path / "my_metric.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    smoke["scoring"] |= yaml.safe_load(lines)["scoring"]
+    study = parse_study(smoke)
+
+    assert not problems(study)
+    one, two = (type("Features", (), {"features": torch.full((3, 4), value)}) for value in (0.0, 1.0))
+    assert metric_of("mean_shift", study.scoring)(one, two, study.scoring) == 2.0
+    assert Scoring.model_validate(study.scoring.model_dump()) == study.scoring

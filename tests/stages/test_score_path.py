@@ -1,0 +1,246 @@
+"""`score PATH`: images of any program become a row of Table 1; everything unfit is refused before the first feature."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from test_stage_score import SMOKE_ID, stand_for_the_emoji
+from toy_images import COUNT, SIZE, folder, pixels
+
+from mixar.__main__ import app
+from mixar.data.images import write_images
+from mixar.data.manifest import ingest_manifest
+from mixar.files import write_table
+from mixar.reporting.results import make_rows, read_rows, write_rows
+from mixar.reporting.tables import quality_table
+from mixar.scoring.features import build_network
+from mixar.stages import score, score_path
+from mixar.study.layout import Layout
+from mixar.study.sections import parse_study
+from mixar.weights import save_weights
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 60 images in three class folders: what the study is made of."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label in range(3):
+        folder(root / f"class{label}", pixels(20, seed=100 + label))
+    return root
+
+
+@pytest.fixture
+def house(smoke, pictures, tmp_path, monkeypatch):
+    """A study with a random feature network and its references; returns (study, layout)."""
+    smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
+                     "num_classes": 3, "num_shards": 2}  # fmt: skip
+    smoke["evaluation"] = {"num_images": COUNT, "shard_size": COUNT}
+    smoke["hardware"] = {"device": "cpu", "results": str(tmp_path / "results")}
+    study = parse_study(smoke)
+    layout = Layout(study)
+    write_table(layout.manifest, ingest_manifest(study.data))
+    torch.manual_seed(0)
+    network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
+    save_weights(layout.extractor(), network.state_dict(), {})
+    stand_for_the_emoji(monkeypatch, study, layout)
+    for split in score.SPLITS:
+        score.reference_features(study, layout, split)
+    return study, layout
+
+
+def scored(house, path, label=None, protocol=None, replace=False):
+    return score_path.score_path(*house, path, label, protocol, replace)
+
+
+def values(layout, name):
+    return {r["metric"]: (r["value"], r["low"], r["high"]) for r in rows(layout, name)}
+
+
+def rows(layout, name):
+    return pq.read_table(layout.scores("own", name)).to_pylist()
+
+
+# The three kinds of files
+
+
+def test_folder_array_and_parquet_of_one_set_of_images_give_the_same_scores(house, tmp_path):
+    _, layout = house
+    images = pixels()
+    np.savez(tmp_path / "plain.npz", images)
+    np.savez_compressed(tmp_path / "packed.npz", arr_0=images)
+    write_images(tmp_path / "drawn.parquet", range(COUNT), [0] * COUNT, images)
+    paths = [folder(tmp_path / "drawn", images), tmp_path / "plain.npz", tmp_path / "packed.npz"]
+
+    names = [scored(house, path, f"set {i}") for i, path in enumerate([*paths, tmp_path / "drawn.parquet"])]
+
+    found = [values(layout, name) for name in names]
+    assert found[1] == found[0] and found[2] == found[0]
+    # these images have labels, which spread the jackknife's groups over the classes: the values stay
+    assert {m: v[0] for m, v in found[3].items()} == {m: v[0] for m, v in found[0].items()}
+
+
+# The row
+
+
+def test_the_row_says_whose_images_under_which_protocol_and_reference(house, tmp_path):
+    study, layout = house
+
+    name = scored(house, folder(tmp_path / "a", pixels()), "Another Generator, v2", study.scoring.protocol)
+
+    found = rows(layout, name)
+    assert name == "own_another_generator_v2"
+    assert [r["metric"] for r in found] == ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
+    for row in found:
+        assert (row["run"], row["label"], row["n"]) == (name, "Another Generator, v2", COUNT)
+        assert row["protocol"].startswith(SMOKE_ID[:-1]) and row["low"] <= row["value"] <= row["high"]
+        assert {"extractor", "reference", "images"} <= set(json.loads(row["hashes"]))
+
+
+def study_rows(house, label_of):
+    """Rows as the study's run 'mar' would have them: the brought row's own hashes under the run's name."""
+    study, layout = house
+    made = rows(layout, label_of)
+    found = [{k: r[k] for k in ("metric", "value", "low", "high", "n")} for r in made]
+    write_rows(
+        layout.scores("sample", "mar", 0, "default"),
+        make_rows(study, "mar", source="sample", seed=0, sampler="default", values=found,
+                  protocol=SMOKE_ID, hashes=json.loads(made[0]["hashes"])),
+    )  # fmt: skip
+
+
+def test_brought_images_stand_in_table_1_and_another_n_is_marked(house, tmp_path):
+    study, layout = house
+    study_rows(house, scored(house, folder(tmp_path / "a", pixels()), "Like ours"))
+    scored(house, folder(tmp_path / "b", pixels(20, seed=2)), "Fewer")
+
+    table = quality_table(study, read_rows(layout.root))
+
+    labels = [row[0] for row in table.cells]
+    assert "Like ours" in labels and "Fewer†" in labels and "MAR" in labels
+    fewer = table.cells[labels.index("Fewer†")]
+    assert fewer[table.columns.index("n")] == "20"
+    assert any(note.startswith("†") for note in table.notes)
+    assert any("Fewer, Like ours" in note for note in table.notes)
+    assert list(table.frame["label"])[-2:] == ["Fewer", "Like ours"]
+
+
+def test_the_folder_one_stands_in_gives_its_own_name(house, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder(tmp_path / "my images", pixels()))
+
+    assert scored(house, ".") == "own_my_images"
+
+
+# Once more
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(house, tmp_path, monkeypatch):
+    study, layout = house
+    monkeypatch.setattr(score_path, "SHARD", 8)
+    path, seen = folder(tmp_path / "a", pixels()), []
+    name = scored(house, path, "Mine")
+    first, kept = values(layout, name), layout.own_features(name, 0).stat().st_mtime_ns
+    layout.own_features(name, 1).write_bytes(b"half of a shard")
+    layout.own_features(name, 2).unlink()
+    extract = score_path.extract_all
+    monkeypatch.setattr(score_path, "extract_all", lambda *a: seen.append(1) or extract(*a))
+
+    scored(house, path, "Mine")
+
+    assert len(seen) == 2 and layout.own_features(name, 0).stat().st_mtime_ns == kept
+    assert values(layout, name) == first
+
+
+def test_the_same_name_with_other_images_is_refused_or_replaces_on_request(house, tmp_path):
+    _, layout = house
+    name = scored(house, folder(tmp_path / "a", pixels()), "Mine")
+    before = values(layout, name)
+    other = folder(tmp_path / "b", pixels(seed=9))
+
+    with pytest.raises(ValueError, match="holds 24 other images.*--replace"):
+        scored(house, other, "mine")
+    assert values(layout, name) == before
+    scored(house, other, "Mine", replace=True)
+
+    assert values(layout, name) != before
+
+
+@pytest.mark.parametrize("content", ['{"images": "a', "[]", "{}"])
+def test_a_damaged_note_of_the_images_is_named_and_replaced_on_request(house, tmp_path, content):
+    layout, record = house[1], {"images": "abc", "n": 24, "path": "here"}
+    file = layout.own_images("own_mine")
+    score_path._claim(layout, "own_mine", record, replace=False)
+    whole = file.read_text()
+    file.write_text(content)
+
+    with pytest.raises(ValueError, match=r"own_mine: .*/images.json is damaged .*another --label, or .*--replace"):
+        score_path._claim(layout, "own_mine", record, replace=False)
+    score_path._claim(layout, "own_mine", record, replace=True)
+
+    assert file.read_text() == whole
+
+
+def test_features_of_a_row_that_was_deleted_never_stand_for_other_images(house, tmp_path):
+    _, layout = house
+    name = scored(house, folder(tmp_path / "a", pixels()), "Mine")
+    before = values(layout, name)
+    shutil.rmtree(layout.own_images(name).parent)
+
+    scored(house, folder(tmp_path / "b", pixels(seed=9)), "Mine")
+
+    assert values(layout, name) != before
+
+
+def test_a_new_feature_network_makes_all_features_again(house, tmp_path):
+    study, layout = house
+    path = folder(tmp_path / "a", pixels())
+    before = values(layout, scored(house, path, "Mine"))
+    torch.manual_seed(1)
+    network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
+    save_weights(layout.extractor(), network.state_dict(), {})
+
+    with pytest.raises(ValueError, match=r"train.parquet: made with .* run `score --reference` again"):
+        scored(house, path, "Mine")
+    for split in score.SPLITS:
+        score.reference_features(study, layout, split)
+
+    assert values(layout, scored(house, path, "Mine")) != before
+
+
+def test_references_of_another_split_of_the_images_are_refused(house, tmp_path):
+    study, layout = house
+    study = study.model_copy(update={"data": study.data.model_copy(update={"held_out_rate": 0.2})})
+    write_table(layout.manifest, ingest_manifest(study.data))
+
+    with pytest.raises(ValueError, match="features of other images than the study's train images are now"):
+        scored((study, layout), folder(tmp_path / "a", pixels()))
+
+
+# The command
+
+
+def test_the_command_scores_a_path_and_keeps_its_other_uses_apart(house, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    study, layout = house
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    path = folder(tmp_path / "drawn images", pixels())
+
+    def call(*arguments):
+        return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+    result = call(path, "--study", file, "--protocol", "emoji-gfd")
+
+    assert result.exit_code == 0, result.output
+    assert "drawn images" in result.output and layout.scores("own", "own_drawn_images").is_file()
+    for arguments, said in (
+        ([path, "--run", "mar"], "give one of PATH"),
+        (["--label", "x", "--run", "mar", "--study", file], "belong to images of your own"),
+        ([path], "give --study, or --protocol with one of adm256-gfid"),
+        ([path, "--protocol", "val256-rfid"], "found val256-rfid"),
+    ):
+        assert said in str(call(*arguments).exception)

@@ -1,0 +1,417 @@
+"""`score`: shards against one direct call of the library, rows, references, protocols, and all that is refused."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch_fidelity
+from PIL import Image
+from torch.utils.data import Dataset
+from toy_metrics import mean_shift
+
+from mixar.data.images import load_images, write_images
+from mixar.data.manifest import ingest_manifest, read_manifest
+from mixar.files import write_table
+from mixar.reporting.results import read_rows
+from mixar.reporting.tables import number, quality_table
+from mixar.scoring.features import build_network, load_extractor
+from mixar.scoring.files import read_features, write_features
+from mixar.scoring.metrics import METRICS
+from mixar.scoring.protocols import DATA, PROTOCOLS, distance_name, protocol_of
+from mixar.scoring.statistics import load_statistics
+from mixar.stages import score as stage
+from mixar.study.layout import Layout
+from mixar.study.sections import parse_study
+from mixar.weights import read_weights, save_weights, tensors_sha256
+
+SIZE, SHARD, NUM_IMAGES, BATCH = 16, 20, 60, 12
+SMOKE_ID = "emoji-gfd[is_splits=2, kid_subsets=4, kid_subset_size=16]"  # the smoke study's own settings
+SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
+
+
+def drawing(rng, label: int) -> np.ndarray:
+    """A disc on white whose colour tells the class, uint8 [SIZE, SIZE, 3]."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    centre, radius = rng.uniform(5, 11, 2), rng.uniform(3, 6)
+    image = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2, label] = rng.integers(0, 120)
+    return image
+
+
+def drawings(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.stack([drawing(rng, i % 3) for i in range(n)])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 90 images in three class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i, image in enumerate(drawings(90, 0)):
+        (root / f"class{i % 3}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(root / f"class{i % 3}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def house(smoke, pictures, tmp_path, monkeypatch):
+    """A study with a manifest, a random feature network and both references; returns (study, layout).
+
+    Its images and its network stand for those that the emoji's protocols are defined for.
+    """
+    smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
+                     "num_classes": 3, "num_shards": 2}  # fmt: skip
+    smoke["evaluation"] = {"num_images": NUM_IMAGES, "shard_size": SHARD}
+    smoke["hardware"] = {"device": "cpu", "results": str(tmp_path)}
+    smoke["scoring"]["jackknife_groups"] = 5
+    study = parse_study(smoke)
+    layout = Layout(study)
+    write_table(layout.manifest, ingest_manifest(study.data))
+    new_network(study, layout, seed=0)
+    stand_for_the_emoji(monkeypatch, study, layout)
+    for split in stage.SPLITS:
+        stage.reference_features(study, layout, split)
+    return study, layout
+
+
+def stand_for_the_emoji(monkeypatch, study, layout):
+    """From now on the emoji's protocols are defined for this study's images and network."""
+    monkeypatch.setitem(DATA, "emoji", lambda *_: True)
+    sha256 = tensors_sha256(read_weights(layout.extractor()))
+    known = {"image_size": SIZE, "num_classes": study.data.num_classes, "extractor_sha256": sha256}
+    for name in ("emoji-gfd", "emoji-rfd"):
+        monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[name], **known))
+
+
+def new_network(study, layout, seed):
+    torch.manual_seed(seed)
+    network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
+    save_weights(layout.extractor(), network.state_dict(), {})
+
+
+def draw(layout, images, run="mar", seed=0, shards=(0, 1, 2)):
+    for shard in shards:
+        rows = np.arange(shard * SHARD, (shard + 1) * SHARD)
+        write_images(layout.samples(run, seed, "default", shard), rows, rows % 3, images[rows])
+
+
+def features(study, layout, run="mar", seed=0, shards=(0, 1, 2)):
+    for shard in shards:
+        stage.score_features(study, layout, layout.samples(run, seed, "default", shard))
+
+
+def rows_of(path):
+    return {row["metric"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def scored(study, layout, images, run="mar"):
+    draw(layout, images, run)
+    features(study, layout, run)
+    stage.score(study, layout, "sample", run, 0, "default")
+    return rows_of(layout.scores("sample", run, 0, "default"))
+
+
+class Images(Dataset):
+    """What torch-fidelity takes: one uint8 tensor [3, H, W] an item."""
+
+    def __init__(self, images):
+        self.images = torch.as_tensor(images).movedim(-1, 1).contiguous()
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i]
+
+
+def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(house, monkeypatch):
+    study, layout = house
+    study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"shard_size": BATCH})})
+    images, s = drawings(NUM_IMAGES, 1), study.scoring
+    monkeypatch.setattr(stage, "BATCH", BATCH)  # the last bits of a matrix product depend on the size of its batch
+    stage.reference_features(study, layout, "train")
+    parts = np.random.default_rng(3).permutation(NUM_IMAGES).reshape(5, BATCH)
+    assert study.evaluation.num_shards == 5
+
+    for shard in (3, 0, 4, 2, 1):
+        rows = parts[shard]
+        write_images(layout.samples("mar", 0, "default", shard), rows, rows % 3, images[rows])
+        stage.score_features(study, layout, layout.samples("mar", 0, "default", shard))
+    stage.score(study, layout, "sample", "mar", 0, "default")
+
+    train = load_images(read_manifest(layout.manifest, "train"), SIZE)
+    direct = torch_fidelity.calculate_metrics(
+        input1=Images(images), input2=Images(train), isc=True, fid=True, kid=True, prc=True,
+        feature_extractor=load_extractor(s.extractor, layout.extractor()).name, batch_size=BATCH,
+        isc_splits=s.is_splits, kid_subsets=s.kid_subsets, kid_subset_size=s.kid_subset_size,
+        prc_neighborhood=s.neighbours, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    keys = {"fd": "frechet_inception_distance", "is": "inception_score_mean", "kid": "kernel_inception_distance_mean"}
+    for metric, row in rows_of(layout.scores("sample", "mar", 0, "default")).items():
+        if metric != "fd_held_out":
+            assert row["value"] == direct[keys.get(metric, metric)], metric
+
+
+def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references(house):
+    study, layout = house
+
+    rows = scored(study, layout, drawings(NUM_IMAGES, 1))
+
+    extractor = load_extractor(study.scoring.extractor, layout.extractor(), owner="smoke")
+    assert list(rows) == SAMPLE_METRICS
+    for metric, row in rows.items():
+        reference = ", reference=held_out]" if metric == "fd_held_out" else "]"
+        assert (row["run"], row["seed"], row["sampler"], row["source"]) == ("mar", 0, "default", "sample")
+        assert (row["n"], row["protocol"]) == (NUM_IMAGES, SMOKE_ID.replace("]", reference))
+        assert row["low"] <= row["value"] <= row["high"]
+        hashes = json.loads(row["hashes"])
+        assert (hashes["extractor"], hashes["extractor_name"]) == (extractor.sha256, extractor.name)
+        assert hashes["reference"] != hashes["reference_held_out"]
+
+
+@pytest.mark.parametrize("place", ["study", "table"])
+def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monkeypatch, place):
+    study, layout = house
+    added = {"own_metrics": {"mine": "toy_metrics:mean_shift"}} if place == "study" else {"metrics": ("fd", "mine")}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
+    monkeypatch.setitem(METRICS, "mine", mean_shift)
+
+    rows = scored(study, layout, drawings(NUM_IMAGES, 1))
+
+    assert rows["mine"]["low"] < rows["mine"]["value"] < rows["mine"]["high"]
+    assert len(rows["mine"]["replicates"]) == study.scoring.jackknife_groups
+    table = quality_table(study, read_rows(layout.root))
+    assert table.columns[table.columns.index("Recall ↑") + 1] == "mine"
+    mar = next(cells for cells in table.cells if cells[0] == "MAR")
+    assert mar[table.columns.index("mine")] == number(rows["mine"]["value"])
+
+
+def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_path):
+    study, layout = house
+    source = tmp_path / "versioned_metric.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    added = {"own_metrics": {"mine": "versioned_metric:f"}}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
+    ids = []
+    for run, value in (("mar", 1.0), ("dc_mix", 20.0)):
+        source.write_text(f"def f(sample, reference, scoring):\n    return {value}\n")
+        sys.modules.pop("versioned_metric", None)
+        ids.append(scored(study, layout, drawings(NUM_IMAGES, 1), run)["mine"]["protocol"])
+
+    assert all(", code=" in found for found in ids) and ids[0] != ids[1]
+    with pytest.raises(ValueError, match="column mine: a column cannot mix protocols"):
+        quality_table(study, read_rows(layout.root))
+
+
+def test_a_metric_that_changes_the_features_falsifies_no_other(house):
+    study, layout = house
+    added = {"own_metrics": {"mine": "toy_metrics:in_place"}}
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
+
+    with pytest.raises(ValueError, match="mine: toy_metrics:in_place changes the features that it is given"):
+        scored(study, layout, drawings(NUM_IMAGES, 1))
+
+
+def test_scoring_again_writes_the_same_numbers(house):
+    study, layout = house
+    first = scored(study, layout, drawings(NUM_IMAGES, 1))
+
+    stage.score(study, layout, "sample", "mar", 0, "default")
+
+    again = rows_of(layout.scores("sample", "mar", 0, "default"))
+    assert [(r["value"], r["low"], r["high"]) for r in again.values()] == [
+        (r["value"], r["low"], r["high"]) for r in first.values()
+    ]
+
+
+def test_more_noise_means_a_larger_distance(house):
+    study, layout = house
+    images, noise = drawings(NUM_IMAGES, 1), np.random.default_rng(2).standard_normal((NUM_IMAGES, SIZE, SIZE, 3))
+
+    found = [
+        scored(study, layout, (images + level * noise).round().clip(0, 255).astype(np.uint8))["fd"]["value"]
+        for level in (0, 20, 60, 150)
+    ]
+
+    assert found == sorted(found) and found[-1] > 3 * found[0]
+
+
+def test_repeating_training_images_shows_in_the_held_out_distance(house):
+    study, layout = house
+    train, held_out = (load_images(read_manifest(layout.manifest, split), SIZE).numpy() for split in stage.SPLITS)
+
+    copied = scored(study, layout, np.resize(train, (NUM_IMAGES, SIZE, SIZE, 3)))
+    fresh = scored(study, layout, np.resize(held_out, (NUM_IMAGES, SIZE, SIZE, 3)), run="maskbit")
+
+    assert copied["fd"]["value"] < copied["fd_held_out"]["value"]
+    assert fresh["fd_held_out"]["value"] < copied["fd_held_out"]["value"]
+    assert fresh["fd"]["label"] == "MaskBit's own images"
+
+
+def reconstruct(study, layout, level, shards=(0, 1)):
+    rows = read_manifest(layout.manifest, "held_out")
+    images, index = load_images(rows, SIZE).numpy().astype(int), rows["index"].to_numpy()
+    for shard in shards:
+        part = slice(shard * len(index) // 2, (shard + 1) * len(index) // 2)
+        made = (images[part] - level).clip(0, 255).astype(np.uint8)
+        path = layout.reconstruction("continuous", shard)
+        write_images(path, index[part], rows["label"].to_numpy()[part], made, {"psnr": index[part] + 20.0})
+        stage.score_features(study, layout, path)
+    return index
+
+
+def test_reconstructions_are_scored_against_their_own_originals(house):
+    study, layout = house
+
+    index = reconstruct(study, layout, level=0)
+    stage.score(study, layout, "reconstruct", "continuous")
+    rows = rows_of(layout.scores("reconstruct", "continuous"))
+
+    assert list(rows) == ["rfd", "psnr"]
+    assert rows["rfd"]["value"] == pytest.approx(0, abs=1e-6) and rows["rfd"]["protocol"] == "emoji-rfd"
+    assert rows["psnr"]["value"] == pytest.approx(index.mean() + 20) and rows["psnr"]["unit"] == "dB"
+    assert rows["psnr"]["n"] == len(index) and rows["psnr"]["seed"] is None
+    reconstruct(study, layout, level=40)
+    stage.score(study, layout, "reconstruct", "continuous")
+    assert rows_of(layout.scores("reconstruct", "continuous"))["rfd"]["value"] > 1e-5
+
+
+def test_missing_surplus_and_repeated_images_are_refused(house):
+    study, layout = house
+    images = drawings(NUM_IMAGES, 1)
+    draw(layout, images)
+    features(study, layout, shards=(0, 1))
+    with pytest.raises(ValueError, match="shard-00002.parquet: no such features"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+    write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD), np.zeros(SHARD), images[:SHARD])
+    features(study, layout, shards=(2,))
+    with pytest.raises(ValueError, match="index 0 occurs twice"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+    write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD) + 50, np.zeros(SHARD), images[:SHARD])
+    features(study, layout, shards=(2,))
+    with pytest.raises(ValueError, match=r"10 of 60 images are missing \(first \[40, 41, 42\]\), and 10 do not belong"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+
+def test_features_of_another_network_are_refused(house):
+    study, layout = house
+    draw(layout, drawings(NUM_IMAGES, 1))
+    features(study, layout, shards=(0, 1))
+    new_network(study, layout, seed=1)
+    features(study, layout, shards=(2,))
+    with pytest.raises(ValueError, match="shard-00002.parquet: made with"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+    features(study, layout)
+    with pytest.raises(ValueError, match="the train reference was made with"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+
+def test_damaged_and_foreign_feature_files_are_named(house):
+    study, layout = house
+    draw(layout, drawings(NUM_IMAGES, 1))
+    features(study, layout)
+    path = layout.features(layout.samples("mar", 0, "default", 1))
+    whole = path.read_bytes()
+
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="shard-00001.parquet: not a complete Parquet file"):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+    path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
+    with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
+        stage.score(study, layout, "sample", "mar", 0, "default")
+
+
+@pytest.mark.parametrize(("key", "said"), [("mixar", "result rows, version 2"), ("mixar", "[]"), ("further", "{")])
+def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
+    path = tmp_path / "a.parquet"
+    write_features(path, [0], [0], (torch.zeros(1, 2), torch.zeros(1, 2)), {})
+    table = pq.read_table(path)
+    write_table(path, table.replace_schema_metadata(table.schema.metadata | {key.encode(): said}))
+
+    with pytest.raises(ValueError, match=f"a.parquet: no features .*'{key}' in its metadata .*; delete it and run `sc"):
+        read_features([path])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "mor", 0, "default"), "run 'mor' is unknown"),
+        (("sample", "mar", 7, "default"), "no seed 7"),
+        (("sample", "mar", 0, "slow"), "sampler 'slow' is unknown"),
+        (("reconstruct", "both"), "kind 'both' is unknown"),
+        (("measure", "mar"), "source 'measure' is unknown"),
+    ],
+)
+def test_unknown_names_are_refused(house, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stage.score(*house, *arguments)
+
+
+def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
+    study, layout = house
+    write_images(tmp_path / "elsewhere.parquet", [0], [0], drawings(1, 0))
+    write_images(layout.samples("mar", 0, "default", 0), [0], [0], np.zeros((1, 8, 8, 3), np.uint8))
+
+    for path, message in (
+        (layout.samples("mar", 0, "default", 5), "no such file of images"),
+        (tmp_path / "elsewhere.parquet", "no file of this study"),
+        (layout.samples("mar", 0, "default", 0), "16 x 16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stage.score_features(study, layout, path)
+    with pytest.raises(ValueError, match="split 'test' is unknown"):
+        stage.reference_features(study, layout, "test")
+
+
+def test_a_protocol_must_exist_and_fit_the_network(house):
+    study, _ = house
+
+    for name, message in (("emoji-fid", "'emoji-fid' is unknown"), ("adm256-gfid", "'inception-v3'")):
+        scoring = study.scoring.model_copy(update={"protocol": name})
+        with pytest.raises(ValueError, match=message):
+            protocol_of(study.model_copy(update={"scoring": scoring}), "sample")
+
+
+def test_only_inception_gives_a_distance_called_fid():
+    assert distance_name("inception-v3-compat") == "FID"
+    assert distance_name("emoji-subgroups-c32-1a2b3c4d") == "FD-emoji-subgroups-c32-1a2b3c4d"
+    assert all(p.reconstruction in PROTOCOLS for p in PROTOCOLS.values() if p.source == "sample")
+
+
+def test_a_protocol_may_take_part_of_the_training_images_always_the_same(house, monkeypatch):
+    study, layout = house
+    monkeypatch.setitem(PROTOCOLS, "emoji-gfd", replace(PROTOCOLS["emoji-gfd"], reference_images=10))
+
+    chosen = [stage.reference_rows(study, layout, "train")["index"].to_pylist() for _ in range(2)]
+
+    assert chosen[0] == chosen[1] == sorted(set(chosen[0])) and len(chosen[0]) == 10
+    assert set(chosen[0]) <= set(read_manifest(layout.manifest, "train")["index"].to_pylist())
+
+
+def test_statistics_files_are_checked(tmp_path):
+    mu, sigma = np.zeros(2048, np.float32), np.eye(2048, dtype=np.float32)
+    np.savez(tmp_path / "good.npz", mu=mu, sigma=sigma)
+    np.savez(tmp_path / "short.npz", mu=mu[:10], sigma=sigma[:10, :10])
+    np.savez(tmp_path / "lopsided.npz", mu=mu, sigma=np.triu(np.ones_like(sigma)))
+    np.savez(tmp_path / "nan.npz", mu=mu * np.nan, sigma=sigma)
+    np.savez(tmp_path / "other.npz", mean=mu)
+
+    found = load_statistics(tmp_path / "good.npz")
+
+    assert found["mu"].dtype == np.float64 and np.array_equal(found["sigma"], np.eye(2048))
+    for name, message in (
+        ("short", "2048 Inception features"),
+        ("lopsided", "not symmetric"),
+        ("nan", "not finite"),
+        ("other", "arrays mu and sigma"),
+        ("missing", "arrays mu and sigma"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_statistics(tmp_path / f"{name}.npz")

@@ -1,0 +1,193 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from toy_runs import toy_study
+
+from mixar.data.images import images_to_unit, load_images, read_images
+from mixar.data.manifest import read_manifest
+from mixar.data.shards import TokenStore, open_shard, read_generated
+from mixar.stages import tokens as stage
+from mixar.study.layout import Layout
+from mixar.tokens import maskbit, tokenizers, vavae
+from mixar.tokens.generator import BitTransformer
+from mixar.weights import save_weights
+
+EMOJI = {"source": "emoji", "path": "resources/noto-emoji-32.parquet", "num_classes": 9, "limit": 30, "num_shards": 2}
+
+
+def prepared(root, data=None, **changes):
+    """The toy study on 30 emoji, ingested, with random networks whose posterior has next to no spread."""
+    study = toy_study(root, data={**EMOJI, **(data or {})}, **changes)
+    layout = Layout(study)
+    torch.manual_seed(0)
+    continuous, discrete = vavae.VaVae(study.continuous), maskbit.MaskBit(study.discrete)
+    continuous.quant_conv.bias.data[study.continuous.latent_channels :] = -30
+    generator = BitTransformer(study.generator, study.discrete.bits, study.num_tokens, study.data.num_classes)
+    save_weights(layout.tokenizer("continuous"), continuous.state_dict(), {})
+    save_weights(layout.tokenizer("discrete"), discrete.state_dict(), {})
+    save_weights(layout.generator, generator.state_dict(), {})
+    channels = torch.arange(study.continuous.latent_channels)
+    save_weights(layout.statistics, {"mean": 0.1 * channels, "std": 0.5 + channels}, {})
+    stage.ingest(study, layout)
+    return study, layout
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory):
+    study, layout = prepared(tmp_path_factory.mktemp("tokens"))
+    for shard in range(2):
+        stage.tokenize(study, layout, shard)
+    return study, layout, TokenStore(layout.token_shards())
+
+
+def images_of(study, layout, split=None):
+    return images_to_unit(load_images(read_manifest(layout.manifest, split), study.data.image_size))
+
+
+def test_shards_cover_every_row_of_the_manifest_once_and_in_order(tokenized):
+    _, layout, store = tokenized
+    manifest = read_manifest(layout.manifest)
+
+    assert store.index.tolist() == list(range(30))
+    assert store.labels.tolist() == manifest["label"].to_pylist()
+    assert store.held_out.tolist() == [split == "held_out" for split in manifest["split"].to_pylist()]
+    assert [len(open_shard(p)[0]["labels"]) for p in layout.token_shards()] == [15, 15]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_stored_latents_are_the_normalised_posterior_in_row_major_order(tokenized, mirrored):
+    study, layout, store = tokenized
+    images = images_of(study, layout)
+    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous"))
+    with torch.no_grad():
+        mean, _ = model.encode((images.flip(-1) if mirrored else images) * 2 - 1)
+
+    x = store.batch(range(30), [mirrored] * 30)["x"]
+
+    channels = torch.arange(study.continuous.latent_channels)
+    z = (x * (0.5 + channels) + 0.1 * channels).transpose(1, 2).unflatten(2, (study.grid, study.grid))
+    assert torch.allclose(z, mean, atol=2e-2, rtol=2e-3)
+
+
+def test_stored_tokens_are_the_tokenizers_tokens_of_image_and_mirror_image(tokenized):
+    study, layout, store = tokenized
+    images = images_of(study, layout)
+    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete"))
+
+    for mirrored, view in ((False, images), (True, images.flip(-1))):
+        with torch.no_grad():
+            expected = model.tokens(view)
+        found = store.batch(range(30), [mirrored] * 30)["q"]
+        assert (found == expected).float().mean() > 0.99  # another batch size may round a value across zero
+
+
+def test_tokenizing_again_gives_the_same_bytes(tokenized):
+    study, layout, _ = tokenized
+    before = layout.token_shard(1).read_bytes()
+
+    stage.tokenize(study, layout, 1)
+
+    assert layout.token_shard(1).read_bytes() == before
+
+
+def test_a_shard_records_what_it_was_made_with(tokenized):
+    study, layout, store = tokenized
+
+    assert store.metadata["num_shards"] == 2
+    assert store.metadata["statistics"]["mean"] == pytest.approx([0.1 * i for i in range(8)])
+    assert set(store.metadata["tokenizers"]) == {"continuous", "discrete"}
+
+
+def test_generated_shards_hold_balanced_labels_once_each_and_repeat_exactly(tokenized):
+    study, layout, _ = tokenized
+    for shard in range(study.evaluation.num_shards):
+        stage.generate(study, layout, shard)
+    paths = [layout.generated_shard(s) for s in range(study.evaluation.num_shards)]
+    q, labels, index = read_generated(paths)
+
+    assert index.tolist() == list(range(6))
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert q.shape == (6, study.num_tokens)
+    assert q.min() >= 0 and q.max() < 2**study.discrete.bits
+    assert len({tuple(row) for row in q.tolist()}) > 1
+    before = paths[1].read_bytes()
+    stage.generate(study, layout, 1)
+    assert paths[1].read_bytes() == before
+
+
+def test_evaluation_labels_follow_the_training_proportions_where_asked(tmp_path):
+    study, layout = prepared(tmp_path, {"limit": None}, evaluation={"num_images": 1507, "labels": "training"})
+
+    labels = stage.evaluation_labels(study, layout)
+
+    assert labels.tolist() == sorted(read_manifest(layout.manifest, "train")["label"].to_pylist())
+
+
+def test_proportional_counts_add_up_and_stay_within_one_of_the_exact_share():
+    rng = np.random.default_rng(0)
+    for total in (1, 7, 1000):
+        weights = rng.random(9)
+        counts = stage.proportional_counts(weights, total)
+        assert counts.sum() == total
+        assert np.abs(counts - weights / weights.sum() * total).max() < 1
+    assert stage.proportional_counts(np.ones(3), 7).tolist() == [3, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, kind):
+    study, layout, _ = tokenized
+    for shard in range(2):
+        stage.reconstruct(study, layout, kind, shard)
+    paths = [layout.reconstruction(kind, shard) for shard in range(2)]
+    parts = [read_images(p) for p in paths]
+    manifest = read_manifest(layout.manifest, "held_out")
+
+    assert np.concatenate([p[0] for p in parts]).tolist() == manifest["index"].to_pylist()
+    assert np.concatenate([p[1] for p in parts]).tolist() == manifest["label"].to_pylist()
+    made = np.concatenate([p[2] for p in parts]).astype(float)
+    originals = load_images(manifest, study.data.image_size).numpy()
+    expected = 10 * np.log10(255**2 / np.square(made - originals).mean((1, 2, 3)))
+    found = np.concatenate([pq.read_table(p)["psnr"].to_numpy() for p in paths])
+    assert np.allclose(found, expected)
+
+
+def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_stay_finite():
+    black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+
+    found = stage.psnr_db(black, torch.stack([black[0] + 1, black[1]]))
+
+    assert found[0].item() == pytest.approx(20 * np.log10(255))
+    assert found[0] < found[1] < 100
+
+
+def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
+    study, layout, _ = tokenized
+
+    images = stage.training_images(study, layout)
+
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, load_images(read_manifest(layout.manifest, "train"), 8))
+
+
+def test_images_that_do_not_fit_in_memory_are_refused(tokenized, monkeypatch):
+    study, layout, _ = tokenized
+    monkeypatch.setattr(stage, "MEMORY_LIMIT_GIB", 1e-9)
+
+    with pytest.raises(ValueError, match="24 images of 8 pixels need"):
+        stage.training_images(study, layout)
+
+
+def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenized, tmp_path):
+    study, layout, _ = tokenized
+    with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
+        stage.tokenize(study, layout, 2)
+    with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
+        stage.generate(study, layout, 2)
+    with pytest.raises(ValueError, match="'both' is unknown; choose from continuous, discrete"):
+        stage.reconstruct(study, layout, "both", 0)
+    many = toy_study(tmp_path, data={**EMOJI, "num_shards": 31})
+    with pytest.raises(ValueError, match="31 shards for 30 images"):
+        stage.tokenize(many, layout, 0)
+    with pytest.raises(ValueError, match="no manifest yet; run `ingest`"):
+        stage.tokenize(many, Layout(many), 0)

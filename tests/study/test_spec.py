@@ -1,0 +1,504 @@
+"""The study: what is accepted, what is refused and in which words, and what its digests depend on."""
+
+import copy
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from mixar.study.digests import Digests
+from mixar.study.identity import digest, seed_of
+from mixar.study.layout import Layout
+from mixar.study.problems import SpecError, section_in
+from mixar.study.sections import Study, laid_over, load_study, parse_study
+
+
+def refusal(content):
+    with pytest.raises(SpecError) as caught:
+        parse_study(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "demo", "smoke"])
+def test_every_committed_study_is_valid(name, root):
+    study = load_study(root / "config" / f"{name}.yaml")
+
+    assert study.study == name
+
+
+def test_the_scratch_demo_differs_from_the_demo_only_in_name_starts_and_length(root):
+    demo = yaml.safe_load((root / "config" / "demo.yaml").read_text())
+    overlay = yaml.safe_load((root / "config" / "demo-scratch.yaml").read_text())
+
+    started = {name for name, run in demo["runs"].items() if "start" in run}
+
+    assert set(overlay) == {"study", "title", "training", "runs"}
+    assert set(overlay["training"]) == {"epochs", "warmup_epochs"}
+    assert started <= set(overlay["runs"]) <= set(demo["runs"])
+    assert all(run == {"start": None, "start_epochs": 0} for run in overlay["runs"].values())
+
+
+def test_the_paper_study_holds_every_run_the_paper_reports(root):
+    study = load_study(root / "config" / "imagenet256.yaml")
+
+    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 50, 64)
+    for run in study.report.figure7:
+        assert study.training_of(run).epochs == 320
+    parts = study.report.figure8
+    assert [study.training_of(r).epochs for r in (parts.parent, parts.plain, parts.ti_mix)] == [200, 200, 200]
+    assert study.runs[parts.plain].parent == study.runs[parts.ti_mix].parent == parts.parent
+
+
+def test_a_study_survives_the_way_through_json(smoke, tmp_path):
+    study = parse_study(smoke)
+    file = tmp_path / "study.json"
+
+    file.write_text(study.model_dump_json())
+
+    assert load_study(file) == study
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "near"),
+    [
+        ((), "sampelrs", "samplers"),
+        (("data",), "image_sise", "image_size"),
+        (("training",), "learing_rate", "learning_rate"),
+        (("runs", "mar"), "guidence", "guidance"),
+        (("generator", "sampler"), "guidance_scal", "guidance_scale"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_valid_one(smoke, path, key, near):
+    section = smoke
+    for part in path:
+        section = section[part]
+    section[key] = 1
+
+    message = refusal(smoke)
+
+    assert repr(key) in message
+    assert f"did you mean {near!r}?" in message
+
+
+def test_an_unknown_strategy_is_refused_with_the_nearest_valid_one(smoke):
+    smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "dc_mxi"
+
+    message = refusal(smoke)
+
+    assert "runs.dc_mix.guidance.strategy: 'dc_mxi' is unknown; did you mean 'dc_mix'?" in message
+
+
+def test_a_study_may_name_a_strategy_of_its_own(smoke):
+    smoke["strategies"] = {"mine": "my_package:Mine"}
+    smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "mine"
+    for name in ("dc_mix_long", "dc_mix_timix"):
+        smoke["runs"][name]["guidance"]["strategy"] = "mine"
+
+    study = parse_study(smoke)
+
+    assert study.guidance_table["mine"] == "my_package:Mine"
+
+
+def remove(*path):
+    def change(content):
+        for part in path[:-1]:
+            content = content[part]
+        del content[path[-1]]
+
+    return change
+
+
+def put(*path_and_value):
+    *path, key, value = path_and_value
+
+    def change(content):
+        for part in path:
+            content = content[part]
+        content[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (remove("data", "image_size"), "data.image_size: is missing"),
+        (put("data", "image_size", 36), "image_size divisible by 8, found 36"),
+        (put("continuous", "multipliers", [1, 1, 1]), "grids differ: 8 and 4 tokens a side"),
+        (remove("continuous", "train"), "continuous: give `weights` (a file) or `train`"),
+        (remove("generator", "train"), "generator: give `weights` (a file) or `train`"),
+        (put("discrete", "channels", 48), "discrete.channels: 48 is no multiple of 32"),
+        (put("discrete", "options", {"depth": 2}), "discrete.options: they go to a network of one's own"),
+        (put("discrete", "train", "entropy_groups", 7), "discrete.train.entropy_groups: 7 groups of 4 bits; use fewer"),
+        (put("continuous", "train", "max_shift", 32), "continuous.train.max_shift: 32 pixels move an image of 32"),
+        (put("continuous", "train", "max_shift", -1), "continuous.train.max_shift"),
+        (put("discrete", "bits", 5), "generator.splits: 2 does not divide discrete.bits 5"),
+        (put("models", "tiny", "heads", 3), "models.tiny.width: 32 is not divisible by heads 3"),
+        (
+            put("models", "tiny", "decoder_heads", 5),
+            "models.tiny: the decoder's width 32 is not divisible by its heads 5",
+        ),
+        (put("runs", "mar", "model", "tny"), "runs.mar.model: 'tny' is unknown; did you mean 'tiny'?"),
+        (put("runs", "mar", "samplers", ["quick"]), "runs.mar.samplers: 'quick' is unknown"),
+        (put("runs", "mar", "training", {"epoch": 3}), "did you mean 'epochs'?"),
+        (put("runs", "mar", "ti_mix", {"schedule": "linear"}), "TI-Mix mixes discrete tokens"),
+        (put("runs", "dc_mix_long", "parent", "dc_mx"), "runs.dc_mix_long.parent: 'dc_mx' is unknown"),
+        (put("runs", "dc_mix_long", "parent", "mar"), "has another model or guidance"),
+        (put("runs", "dc_mix_long", "parent", "dc_mix_long"), "dc_mix_long -> dc_mix_long is a circle"),
+        (put("runs", "dc_mix_long", "seeds", [0, 7]), "has no seed [7]"),
+        (put("runs", "dc_mix_long", "start", "weights.safetensors"), "keep one"),
+        (put("report", "figure8", "plain", "nobody"), "report.figure8: 'nobody' is unknown"),
+        (put("scoring", "own_metrics", {"sfid": "a:b"}), "scoring.own_metrics: 'sfid' stands for another result"),
+        (put("samplers", "default", "head_steps", 1), "samplers.default.head_steps"),
+        (put("study", "Not A Folder"), "study"),
+        (put("data", "image_size", 8), "data.image_size: 8 pixels give 1 tokens an image; at least 4 are needed"),
+        (put("discrete", "bits", 18), "discrete.bits: 18, but a token shard stores 16 bits"),
+        (put("continuous", "attention_levels", [4]), "continuous.attention_levels: 4 is no level of 4 multipliers"),
+        (
+            put("runs", "maskbit", {"label": "Mine", "model": "tiny"}),
+            "runs.maskbit: this name stands for other results",
+        ),
+        (put("runs", "own_mine", {"label": "Mine", "model": "tiny"}), "runs.own_mine: this name stands for other"),
+        (put("runs", "dc_mix", "seeds", [0, 1, 0]), "runs.dc_mix.seeds: [0, 1, 0] names a seed twice"),
+        (put("runs", "mar", "start", "mar-{sead}.safetensors"), "only {seed} may be in braces"),
+        (put("runs", "mar", "weights", "{{mar}}.safetensors"), "runs.mar.weights: Snakemake reads braces as wildcards"),
+        (put("data", "path", "images/{train}"), "data.path: Snakemake reads braces as wildcards"),
+        (put("hardware", "results", "results{}"), "hardware.results: Snakemake reads braces as wildcards"),
+        (put("hardware", "results", "my\nresults"), "hardware.results: a line break or control character"),
+        (put("scoring", "further", {"vgg16": "vgg\t.pth"}), "scoring.further.vgg16: a line break or control character"),
+        (put("runs", "mar", "seeds", [0, -1]), "runs.mar.seeds.1: Input should be greater than or equal to 0"),
+        (put("runs", "mar", "seeds", [2**63]), "runs.mar.seeds.0: Input should be less than 9223372036854775808"),
+        (put("runs", "mar", "samplers", ["default", "default"]), "names a sampler twice"),
+        (put("runs", "dc_mix", "label", "MAR "), "runs.dc_mix.label: 'MAR' is the label of 'mar', too"),
+        (put("runs", "mar", "label", " "), "runs.mar.label: is empty"),
+        (put("runs", "mar", "label", "M\nAR"), "runs.mar.label: a line break"),
+        (put("study", "s" * 101), "study: String should have at most 100 characters"),
+        (put("data", "image_size", 2**40), "data.image_size: Input should be less than or equal to 16384"),
+        (put("evaluation", "num_images", 10**30), "evaluation.num_images: Input should be less than or equal to"),
+        (put("training", "epochs", 10**30), "training.epochs: Input should be less than or equal to 1000000000"),
+        (put("continuous", "multipliers", [1, 2**60]), "continuous.multipliers.1: Input should be less than or equal"),
+        (put("data", "num_shards", 100_001), "data.num_shards: Input should be less than or equal to 100000"),
+        (put("evaluation", {"num_images": 10**6, "shard_size": 9}), "1000000 images in shards of 9 are"),
+        (put("continuous", "scale", 0), "continuous.scale: Input should be greater than 0"),
+        (put("continuous", "attention_levels", [-1]), "continuous.attention_levels.0: Input should be greater"),
+        (put("training", "betas", [0.9, 1]), "training.betas.1: Input should be less than 1"),
+        (put("models", "tiny", "mlp_ratio", 0), "models.tiny.mlp_ratio: Input should be greater than 0"),
+        (put("generator", "sampler", {"softmax_temperature": 0}), "softmax_temperature: Input should be greater"),
+        (put("continuous", "train", "kl_weight", float("nan")), "continuous.train.kl_weight: expected a finite number"),
+        (put("runs", "mar", "label", "\u200b "), "runs.mar.label: is empty"),
+        (put("title", "one\u2028two"), "title: a line break"),
+        (put("runs", "mar", "label", "MAR \ud800"), "runs.mar.label: 'MAR \\ud800' holds half of a character"),
+        (put("runs", {"m\ud800": {}}), "runs: 'm\\ud800' is no text"),
+        (put("runs", {1: {}}), "runs: 1 is no text, and keys must be"),
+        (put("report", {"grid": [4, 10**9]}), "report.grid.1: Input should be less than or equal to 100"),
+        (put("training", "warmup_epochs", 1.0e308), "training.warmup_epochs: Input should be less than or equal to"),
+        (put("models", "tiny", "mlp_ratio", 1.0e308), "models.tiny.mlp_ratio: Input should be less than or equal to"),
+        (put("runs", "mar", "start_epochs", 2**70), "runs.mar.start_epochs: Input should be less than or equal to"),
+        (put("scoring", "jackknife_groups", 2**70), "scoring.jackknife_groups: Input should be less than or equal to"),
+        (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
+        (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
+        (put("hardware", {"device": "cuda", "gpus": 3}), "training.batch_size: 16 images do not divide over 3"),
+        (put("scoring", "extractor", "network", "inception-v3"), "'inception-v3' is not trained here; give"),
+        (put("continuous", "preset", ["kl16"]), "preset: ['kl16'] is unknown; choose from vavae-f16d32, kl16"),
+        (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
+        (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),
+        (put("evaluation", "num_images", 2), "scoring.jackknife_groups: metric 'fd' needs at least 3 images"),
+        (put("runs", "dc_sa", "guidance", {"strategy": "DC-SA"}), "'DC-SA' is unknown; did you mean 'dc_sa'?"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_words(smoke, change, said):
+    change(smoke)
+
+    assert said in refusal(smoke)
+
+
+def itself():
+    found = [1]
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), ".x: expected a finite number; found nan"),
+        ([1, float("-inf")], ".x[1]: expected a finite number; found -inf"),
+        ({1: 2}, ".x: 1 is no text, and keys must be"),
+        ({"a": {None: 2}}, ".x.a: None is no text"),
+        (datetime.date(2024, 2, 1), ".x: a date, which the jobs' JSON cannot hold"),
+        ({1, 2}, ".x: a set, which the jobs' JSON cannot hold"),
+        ([b"\xff"], ".x[0]: a bytes, which the jobs' JSON cannot hold"),
+        (itself(), "nested more than 50 deep"),
+    ],
+)
+def test_options_that_jobs_would_read_differently_are_refused(smoke, value, said):
+    sections = {
+        "runs.mar.guidance.options": smoke["runs"]["mar"].setdefault("guidance", {}),
+        "continuous.options": smoke["continuous"],
+        "discrete.options": smoke["discrete"],
+    }
+    for where, section in sections.items():
+        section["options"] = {"x": value}
+        assert f"{where}.x" in refusal(smoke) and said in refusal(smoke)
+        del section["options"]
+
+
+def test_options_reach_the_jobs_as_they_are_written(smoke):
+    value = [1, 10**30, -0.5, 1.0e300, True, None, "é😀", {"a": [], "b": {}}]
+    smoke["runs"]["mar"]["guidance"] = {"options": {"x": value}}
+
+    read = json.loads(parse_study(smoke).model_dump_json())
+
+    assert read["runs"]["mar"]["guidance"]["options"]["x"] == value
+
+
+def test_a_wrong_entry_of_a_list_is_said_alone(smoke):
+    smoke["runs"]["mar"]["seeds"] = [2**63]
+
+    assert len(refusal(smoke).splitlines()) == 2  # the study, and the entry
+
+
+def test_spaces_and_line_ends_around_a_label_or_title_are_left_out(smoke):
+    smoke["title"], smoke["runs"]["mar"]["label"] = "A title\n", " MAR\n"
+
+    study = parse_study(smoke)
+
+    assert (study.title, study.runs["mar"].label) == ("A title", "MAR")
+
+
+def test_parents_in_a_circle_are_reported_as_one_whatever_their_seeds(smoke):
+    smoke["runs"]["dc_mix"] |= {"parent": "dc_mix_long", "seeds": [0, 1]}
+    smoke["runs"]["dc_mix_long"]["seeds"] = [0]
+
+    message = refusal(smoke)
+
+    assert "is a circle" in message and "no seed" not in message
+
+
+def fields(model, path=()):
+    """(keys that lead there, annotation) of every field below a section that the smoke study has."""
+    for name, field in model.model_fields.items():
+        section = section_in(field.annotation)
+        inner = {"models": ("tiny",), "samplers": ("default",), "runs": ("mar",)}.get(name, ())
+        if section:
+            yield from fields(section, (*path, name, *inner))
+        else:
+            yield (*path, name), field.annotation
+
+
+def test_no_number_of_a_study_may_be_a_yes_or_no_and_no_yes_or_no_a_number(smoke):
+    checked = 0
+    for path, annotation in fields(Study):
+        kinds = set(re.findall(r"\b(?:int|float|bool)\b", repr(annotation)))
+        wrong = {"bool": [1, "yes"]}.get(*kinds, [True, [True, True]]) if kinds else []
+        for value in wrong:
+            content = copy.deepcopy(smoke)
+            section = content
+            for key in path[:-1]:
+                section[key] = section.get(key) or {}
+                section = section[key]
+            section[path[-1]] = value
+            assert f"{'.'.join(path)}: expected " in refusal(content), (path, value)
+            checked += 1
+    assert checked > 120
+    smoke["runs"]["mar"]["training"] = {"epochs": True}
+    assert "runs.mar.training.epochs: expected a number; found True" in refusal(smoke)
+
+
+# Layers
+
+
+def test_several_files_are_laid_over_each_other_as_snakemake_does(smoke, tmp_path):
+    layers = [
+        smoke,
+        {"title": "B", "runs": {"mar": {"training": {"epochs": 5}}, "dc_sa": {"seeds": [3]}}},
+        {"runs": {"mar": {"training": {"epochs": 6}, "ti_mix": None}}, "samplers": {"more": {"cfg": 1.0}}},
+    ]
+    for number, layer in enumerate(layers):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(layer))
+    expected = {}
+    for layer in copy.deepcopy(layers):
+        update_config(expected, layer)
+
+    found = load_study(*(tmp_path / f"{number}.yaml" for number in range(3)))
+
+    assert found == parse_study(expected)
+    assert found.title == "B" and found.training_of("mar").epochs == 6 and found.runs["dc_sa"].seeds == (3,)
+    assert laid_over({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}} and laid_over({"a": {"b": 2}}, {"a": 1}) == {"a": 1}
+
+
+def test_every_problem_of_form_is_listed_at_once(smoke):
+    smoke["data"]["image_size"] = -1
+    smoke["training"]["epochs"] = "many"
+
+    message = refusal(smoke)
+
+    assert "data.image_size" in message
+    assert "training.epochs" in message
+
+
+def test_files_that_are_no_study_are_named(tmp_path):
+    with pytest.raises(SpecError, match="no such study file"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(SpecError, match="not readable as YAML"):
+        load_study(tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(SpecError, match="expected a mapping"):
+        load_study(tmp_path / "list.yaml")
+
+
+def digests(content):
+    d = Digests(parse_study(content))
+    return {
+        "tokenize": d.tokenize(),
+        "generate": d.generate(),
+        "mar": d.train("mar", 0),
+        "dc_mix": d.train("dc_mix", 0),
+        "dc_mix_long": d.train("dc_mix_long", 0),
+        "dc_mix_timix": d.train("dc_mix_timix", 0),
+        "sample mar": d.sample("mar", 0, "default"),
+        "score": d.score(),
+        "reconstruct": d.reconstruct("continuous"),
+        "measure mar": d.measure("mar"),
+    }
+
+
+TRAININGS = {"mar", "dc_mix", "dc_mix_long", "dc_mix_timix"}
+IMAGES = {"sample mar", "reconstruct", "measure mar"}
+
+
+@pytest.mark.parametrize(
+    ("change", "concerned"),
+    [
+        (put("hardware", {"device": "cuda", "gpus": 4}), set()),
+        (put("runs", "mar", "label", "Plain"), set()),
+        (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
+        (put("training", "epochs", 3), TRAININGS | {"sample mar", "measure mar"}),
+        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar", "measure mar"}),
+        (put("runs", "dc_mix", "training", {"epochs": 3}), {"dc_mix", "dc_mix_long", "dc_mix_timix"}),
+        (put("runs", "dc_mix_timix", "ti_mix", {"end": 0.5}), {"dc_mix_timix"}),
+        (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar", "measure mar"}),
+        (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate"} | IMAGES),
+        (put("scoring", "kid_subsets", 5), {"score"}),
+        (put("scoring", "reconstructions", "vavae-val-rfid"), {"score", "reconstruct"}),  # another crop and rounding
+        (put("scoring", "protocol", "adm256-gfid"), {"score", "reconstruct", "sample mar"}),
+        (put("evaluation", "batch_size", 9), {"score", "generate", "sample mar", "measure mar"}),
+    ],
+)
+def test_a_changed_setting_concerns_exactly_the_stages_that_depend_on_it(smoke, change, concerned):
+    before = digests(smoke)
+
+    change(smoke)
+    after = digests(smoke)
+
+    assert {name for name in before if before[name] != after[name]} == concerned
+
+
+def test_digests_do_not_depend_on_the_process(smoke, root):
+    code = (
+        "import yaml; from mixar.study.digests import Digests; from mixar.study.sections import *;"
+        "print(Digests(load_study('config/smoke.yaml')).train('dc_mix_timix', 0), seed_of('a', 1))"
+    )
+
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert outputs == {f"{Digests(parse_study(smoke)).train('dc_mix_timix', 0)} {seed_of('a', 1)}\n"}
+
+
+def test_seeds_differ_wherever_a_part_differs():
+    seeds = {seed_of(*parts) for parts in [(0,), (1,), (0, 0), ("0",), (0, "a"), (0, "b"), ("a", 0)]}
+
+    assert len(seeds) == 7
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_every_file_of_a_study_has_a_path_of_its_own(smoke):
+    study = parse_study(smoke)
+    layout = Layout(study, "elsewhere")
+    runs = [(n, s) for n, r in study.runs.items() for s in r.seeds]
+
+    paths = [layout.manifest, layout.generator, layout.statistics, layout.study_file, layout.extractor()]
+    paths += [layout.tokenizer(kind) for kind in ("continuous", "discrete")]
+    paths += [f(i) for f in (layout.token_shard, layout.generated_shard) for i in range(2)]
+    paths += [f(n, s) for f in (layout.weights, layout.losses) for n, s in runs]
+    images = [layout.samples(n, s, "default", 0) for n, s in runs] + [layout.reconstruction("discrete", 0)]
+    paths += images + [layout.features(path) for path in images]
+    paths += [layout.scores("sample", n, s, "default") for n, s in runs] + [layout.measures(n) for n in study.runs]
+
+    assert len(set(paths)) == len(paths)
+    assert all(path.is_relative_to("elsewhere/smoke") for path in paths)
+
+
+def test_parsing_a_study_imports_no_torch(root):
+    code = (
+        "import sys; from mixar.assets import check; from mixar.study import layout, sections;"
+        "sections.load_study('config/imagenet256.yaml'); print('torch' in sys.modules)"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+
+    assert found == "False\n"
+
+
+def sections(model):
+    """A section's class and those of everything below it."""
+    found = {model}
+    for field in model.model_fields.values():
+        inner = section_in(field.annotation)
+        found |= sections(inner) if inner and inner not in found else set()
+    return found
+
+
+def test_the_readme_explains_every_key_of_every_section(root):
+    text = (root / "config" / "README.md").read_text()
+
+    keys = {name for section in sections(Study) for name in section.model_fields}
+
+    assert not {key for key in keys if not re.search(rf"`(?:[\w.]+\.)?{key}`", text)}
+
+
+def test_a_model_with_equal_halves_has_the_digest_it_had_before_they_could_differ(smoke):
+    model = parse_study(smoke).models["tiny"]
+    assert "decoder_width" not in model.model_dump() and "decoder_heads" not in model.model_dump(mode="json")
+    other = model.model_copy(update={"decoder_width": 2 * model.width})
+    assert digest(model) != digest(other) and type(other).model_validate(other.model_dump()) == other
+
+
+# Of the sections as they were before later keys had defaults: what was made under them is kept.
+DIGESTS = {
+    "demo": {"scoring": "a0055be37cec2fce"},
+    "smoke": {"continuous": "71a0aca7418d644b", "discrete": "64dba2d1db7cff05", "scoring": "548253927c468232"},
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_studies_that_bring_nothing_of_their_own_keep_their_digests(name, root):
+    study = load_study(root / "config" / f"{name}.yaml")
+
+    assert {section: digest(getattr(study, section)) for section in DIGESTS[name]} == DIGESTS[name]
+
+
+def test_a_tokenizer_of_ones_own_is_part_of_what_identifies_the_study(smoke):
+    smoke["continuous"] |= {"network": "my_tokenizer:Mine", "options": {"depth": 2}, "channels": 5}
+    study = parse_study(smoke)
+    smoke["continuous"]["options"]["depth"] = 3
+
+    assert parse_study(study.model_dump(mode="json")) == study
+    assert Digests(parse_study(smoke)).tokenize() != Digests(study).tokenize()

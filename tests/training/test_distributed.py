@@ -1,0 +1,246 @@
+"""Two processes train as one: shares, averaged gradients, and the errors of a wrong launch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mixar import locks
+from mixar.stages.train import _held
+from mixar.study import sections as spec
+from mixar.tokens.generator import BitTransformer, training_loss
+from mixar.training import distributed
+from mixar.training.distributed import MEETING_POINT, VARIABLES, Context, joined
+
+CPU = torch.device("cpu")
+PAIR = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """A function that sets torchrun's variables to what it is given and removes the others."""
+
+    def launch(**variables):
+        for name in VARIABLES + MEETING_POINT:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return launch
+
+
+def linear_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of a linear model on this context's share of a fixed batch of eight; each rank starts differently."""
+    batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(context.rank)
+    wrapped = context.wrap(nn.Linear(3, 2))
+    loss = wrapped(batch[context.split(8)]).square().mean()
+    loss.backward()
+    weight, bias = wrapped.parameters()
+    return {"weight": weight.grad, "bias": bias.grad, "loss": context.mean(loss)}
+
+
+def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of the bit transformer's loss, with each rank's own random numbers."""
+    settings = spec.Generator(width=8, depth=1, heads=2, mlp_width=8, dropout=0.0)
+    training = spec.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
+    wrapped = context.wrap(BitTransformer(settings, bits=4, num_tokens=4, num_classes=2))
+    q, c = torch.arange(16).view(4, 4)[context.split(4)], torch.tensor([0, 1, 0, 1])[context.split(4)]
+    training_loss(wrapped, q, c, torch.Generator().manual_seed(context.rank), training).backward()
+    return {name.replace("module", "generator"): p.grad for name, p in wrapped.named_parameters()}
+
+
+def be_one_of_two(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    places = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ.update(places, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    """One of the two processes: writes what it found."""
+    be_one_of_two(rank, port)
+    with joined(CPU) as context:
+        found = linear_gradients(context) | generator_gradients(context)
+        context.barrier()
+        save_file(found, folder / f"{rank}.safetensors")
+
+
+def told_to_end(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that end before their training does."""
+    be_one_of_two(rank, port)
+    try:
+        with joined(CPU) as context:
+            context.barrier()
+            raise SystemExit(143)
+    finally:
+        (folder / str(rank)).write_text(str(torch.distributed.is_initialized()))
+
+
+def after_an_orphan(rank: int, port: int, folder: Path) -> None:
+    """One of two processes whose folder is held by a third until this has been said three times."""
+    be_one_of_two(rank, port)
+    locks.SECONDS_BETWEEN_NOTICES = 0.0
+    said, orphan = [], locks.lease(folder / "run", folder / "made")
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            (folder / "made").write_text("")
+            orphan.__exit__(None, None, None)
+
+    locks.say, rounds, broadcast = say, [], torch.distributed.broadcast
+    torch.distributed.broadcast = lambda *args: (rounds.append(1), broadcast(*args))
+    if rank == 0:
+        orphan.__enter__()
+    with joined(CPU) as context, _held(folder / "made", folder / "run", context) as is_made:
+        (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
+
+
+def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
+    """Run two processes to their end."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = multiprocessing.get_context("forkserver")
+    # seconds, spent once for both processes; DDP imports the first
+    server.set_forkserver_preload(["torch._dynamo", "mixar.stages.train"])
+    workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(timeout=200)
+    return [w.exitcode for w in workers]
+
+
+def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path):
+    alone = linear_gradients(Context(0, 1, CPU))
+    assert exit_codes_of_two(worker, tmp_path) == [0, 0]
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    for name, expected in alone.items():
+        torch.testing.assert_close(first[name], expected)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    assert any(name.startswith("generator.") for name in first)
+
+
+def test_processes_that_are_told_to_end_leave_the_group_and_keep_their_exit_code(tmp_path):
+    assert exit_codes_of_two(told_to_end, tmp_path) == [143, 143]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
+
+
+def test_all_processes_wait_for_an_orphan_and_one_says_so(tmp_path):
+    assert exit_codes_of_two(after_an_orphan, tmp_path) == [0, 0]
+
+    found = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert found == ["True, said 3 times, met 4 times", "True, said 0 times, met 4 times"]
+
+
+def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
+    launched()
+    model, value = nn.Linear(1, 1), torch.tensor(3.0)
+    with joined(CPU) as context:
+        assert context == Context(0, 1, CPU) and context.is_main
+        assert context.wrap(model) is model
+        assert context.mean(value) == value
+        assert context.told(2) == 2
+        context.barrier()
+        assert not torch.distributed.is_initialized()
+
+
+def test_torchrun_with_one_process_opens_no_group(launched):
+    launched(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+    with joined(CPU) as context:
+        assert context.world_size == 1
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_shares_are_equal_and_together_the_whole_batch(world_size):
+    batch = torch.arange(8)
+    shares = [batch[Context(rank, world_size, CPU).split(8)] for rank in range(world_size)]
+    assert {len(share) for share in shares} == {8 // world_size}
+    assert torch.equal(torch.cat(shares), batch)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch_size: 10 images do not divide over 4 processes.*multiple of 4"):
+        Context(0, 4, CPU).split(10)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "0"}, "RANK, WORLD_SIZE, LOCAL_RANK: expected a number each"),
+        ({"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0"}, "found .*two"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK: 2 must be below WORLD_SIZE 2"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "for a training of one process: unset RANK"),
+        ({**PAIR, "MASTER_ADDR": "127.0.0.1"}, r"MASTER_ADDR, MASTER_PORT: expected .* found {'MASTER_ADDR'.* unset"),
+        ({**PAIR, "MASTER_ADDR": "a", "MASTER_PORT": "b"}, "MASTER_ADDR, MASTER_PORT: expected the address and port"),
+    ],
+)
+def test_contradicting_variables_are_refused(launched, variables, message):
+    launched(**variables)
+    with pytest.raises(ValueError, match=message), joined(CPU):
+        pass
+
+
+def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "SECONDS_UNTIL_NOTICE", 0.01)
+    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_NOTICES", 0.01)
+    printed = threading.Event()
+    for rank, whom in (("0", "processes 1 to 3 at here:7"), ("2", "process 0 at here:7")):
+        launched(RANK=rank, WORLD_SIZE="4", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="7")
+        said = []
+
+        def note(text, said=said, **_):
+            said.append(text)
+            if len(said) == 3:
+                printed.set()
+
+        def meet(*_, **__):
+            assert printed.wait(30)
+            raise torch.distributed.DistNetworkError("the connection was refused\nframe #0")
+
+        monkeypatch.setattr("builtins.print", note)
+        monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+        printed.clear()
+
+        message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; for"
+        with pytest.raises(OSError, match=message), joined(CPU):
+            pass
+
+        assert said[0] == said[2]
+        assert said[0].startswith(f"process {rank} of 4 waits for {whom}; for a training of one process: unset RANK")
+
+
+def test_ctrl_c_ends_a_process_that_waits_for_others(launched, monkeypatch):
+    found = []
+    launched(**PAIR, MASTER_ADDR="127.0.0.1", MASTER_PORT="7")
+    monkeypatch.setattr(
+        distributed.dist, "init_process_group", lambda *_, **__: found.append(signal.getsignal(signal.SIGINT))
+    )
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+
+    with joined(CPU):
+        found.append(signal.getsignal(signal.SIGINT))
+
+    assert found == [signal.SIG_DFL, before]
+
+
+def test_more_processes_than_gpus_are_refused(launched, monkeypatch):
+    launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", MASTER_ADDR="here", MASTER_PORT="7")
+    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
+    message = "LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"
+    with pytest.raises(ValueError, match=message), joined(torch.device("cuda")):
+        pass

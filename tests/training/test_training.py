@@ -1,0 +1,392 @@
+"""The training loop, its schedule and average, and the state it resumes from."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mixar.study.sections import Training
+from mixar.training import checkpoints
+from mixar.training.distributed import Context
+from mixar.training.loop import Curve, Fit, _of_any, fit, total_steps
+from mixar.training.optim import average_decay, build_optimizer, parameter_groups, update_average
+
+ALONE = Context(0, 1, torch.device("cpu"))
+NUM_ITEMS = 10
+ITEMS = torch.randn(NUM_ITEMS, 3, generator=torch.Generator().manual_seed(1))
+
+
+def settings(**changes) -> Training:
+    return Training(**{"epochs": 3, "batch_size": 4, "learning_rate": 0.64, "ema_decay": 0.5, **changes})
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+
+
+def noisy_step(model, rows, rng, progress):
+    """Randomness from both sources a network may use: the step's generator, and dropout's global state."""
+    x = ITEMS[rows]
+    return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
+
+
+def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, steps_before=0, **changes) -> Fit:
+    return fit(
+        model or network(),
+        step,
+        settings(**changes),
+        name="toy",
+        num_items=NUM_ITEMS,
+        seed=3,
+        folder=folder,
+        context=ALONE,
+        checkpoint_minutes=minutes,
+        announce=announce or (lambda *_: None),
+        steps_before=steps_before,
+    )
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_seconds(curve: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in curve]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("stopped_at", range(2, 7))
+def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stopped_at, optimizer):
+    def stop(done, total, note):
+        if done == stopped_at:  # a step is announced before it is saved, so this one is done again
+            raise KeyboardInterrupt
+
+    whole = run_fit(tmp_path / "whole", optimizer=optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "broken", announce=stop, optimizer=optimizer)
+    other_weights = network().apply(lambda m: nn.init.ones_(m.weight) if isinstance(m, nn.Linear) else None)
+    resumed = run_fit(tmp_path / "broken", model=other_weights, optimizer=optimizer)
+
+    assert same(whole.weights, resumed.weights)
+    assert without_seconds(whole.curve) == without_seconds(resumed.curve)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tmp_path, capsys, number, code):
+    def told_to_end(done, total, note):
+        if done == 3:
+            signal.raise_signal(number)
+
+    whole = run_fit(tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit, match=str(code)):
+        run_fit(tmp_path / "told", announce=told_to_end, minutes=1e9)
+    assert signal.getsignal(number) == before
+    assert checkpoints.load_state(tmp_path / "told", ALONE.device)["done"] == 3
+    resumed = run_fit(tmp_path / "told")
+
+    said = f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, run this again, or the snakemake"
+    assert said in capsys.readouterr().out
+    assert same(whole.weights, resumed.weights)
+    assert without_seconds(whole.curve) == without_seconds(resumed.curve)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    def told_twice(done, total, note):
+        if done:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    def train():
+        torch.set_num_threads(1)  # threads do not survive a fork
+        run_fit(tmp_path, announce=told_twice, minutes=1e9)
+
+    process = multiprocessing.get_context("fork").Process(target=train)
+    process.start()
+    process.join(60)
+    process.kill()
+
+    assert process.exitcode == -signal.SIGINT and checkpoints.load_state(tmp_path, ALONE.device) is None
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        fitted = run_fit(tmp_path, announce=lambda *_: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert fitted.steps == 6
+
+
+def test_a_training_of_one_process_asks_no_device_whether_to_end():
+    device = torch.device("meta")  # whose tensors have no values to read
+
+    assert [_of_any(Context(0, 1, device), mine) for mine in (True, False)] == [True, False]
+
+
+def test_a_finished_state_is_not_trained_any_further(tmp_path):
+    first = run_fit(tmp_path)
+
+    def refuse(*_):
+        raise AssertionError("no step is left")
+
+    again = run_fit(tmp_path, step=refuse)
+    assert same(first.weights, again.weights) and again.seconds < first.seconds + 5
+
+
+def test_randomness_depends_on_the_seed_and_the_step_and_not_on_what_ran_before(tmp_path):
+    first = run_fit(tmp_path / "a")
+    torch.rand(17)
+    second = run_fit(tmp_path / "b", minutes=1e6)
+
+    assert same(first.weights, second.weights)
+
+
+def test_dropout_and_the_steps_generator_draw_different_numbers(tmp_path):
+    drawn = []
+
+    def step(model, rows, rng, progress):
+        drawn.append((torch.rand(100, generator=rng), torch.rand(100)))
+        return {"loss": model(ITEMS[rows]).square().mean()}
+
+    run_fit(tmp_path, step=step)
+
+    assert not any(torch.equal(own, dropout) for own, dropout in drawn)
+
+
+def test_an_epoch_meets_every_item_at_most_once_in_an_order_of_its_own(tmp_path):
+    met = []
+
+    def step(model, rows, rng, progress):
+        met.append(rows.tolist())
+        return noisy_step(model, rows, rng, progress)
+
+    run_fit(tmp_path, step=step)
+
+    epochs = [met[i] + met[i + 1] for i in (0, 2, 4)]  # 10 items in batches of 4: two steps an epoch
+    assert all(len(rows) == len(set(rows)) == 8 for rows in epochs)
+    assert len({tuple(rows) for rows in epochs}) == 3
+
+
+def test_progress_rises_from_zero_in_equal_steps(tmp_path):
+    seen = []
+
+    def step(model, rows, rng, progress):
+        seen.append(progress)
+        return noisy_step(model, rows, rng, progress)
+
+    run_fit(tmp_path, step=step)
+
+    assert seen == [i / 6 for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("ema_decay", "steps_before", "decays"),
+    [
+        (0.9999, 0, [1 / 10, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15]),
+        (0.2, 0, [1 / 10, 2 / 11, 0.2, 0.2, 0.2, 0.2]),
+        (0.0, 0, [0.0] * 6),
+        (0.9999, 30, [31 / 40, 32 / 41, 33 / 42, 34 / 43, 35 / 44, 36 / 45]),
+        (0.9, math.inf, [0.9] * 6),
+    ],
+)
+def test_weights_are_the_exponential_average_over_steps_with_a_warm_up(tmp_path, ema_decay, steps_before, decays):
+    model, history = nn.Linear(3, 3), []
+    start = model.weight.detach().clone()
+
+    def record(done, total, note):
+        if done:
+            history.append(model.weight.detach().clone())
+
+    fitted = run_fit(tmp_path, model=model, announce=record, ema_decay=ema_decay, steps_before=steps_before)
+
+    average = start
+    for decay, weight in zip(decays, history, strict=True):
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(fitted.weights["weight"], average)
+
+
+def test_a_short_training_forgets_its_random_weights_under_the_default_decay():
+    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
+
+    kept = np.prod([average_decay(s, step) for step in range(460)])
+
+    assert s.ema_decay == 0.9999 and kept < 1e-15
+
+
+@pytest.mark.parametrize(("steps", "moved"), [(250_000, 4e-9), (125_000, 1e-3)])
+def test_the_warm_up_hardly_moves_the_average_of_a_long_training(steps, moved):
+    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
+    warm = np.array([average_decay(s, step) for step in range(steps)])
+
+    def mass(decays):  # of the initial weights, and of the weights after each step
+        kept = np.append(np.cumprod(decays[::-1])[::-1], 1.0)
+        return np.append(kept[0], (1 - decays) * kept[1:])
+
+    difference = np.abs(mass(warm) - mass(np.full(steps, s.ema_decay))).sum() / 2
+
+    assert difference < moved  # float32 rounds at 6e-8
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ema_decay": 0.9999}, r"toy: ema_decay 0.9999 is slow for 6 steps: .* = 0.0006, below 5; .* a decay of 0.4 "),
+        ({"ema_decay": 0.9999, "steps_before": math.inf}, "keep 100% of those that the training starts from"),
+        ({"ema_decay": 0.9, "steps_before": math.inf}, "keep 53% of those"),
+        ({"ema_decay": 0.9, "epochs": 30}, None),
+        ({"ema_decay": 0.1}, None),
+    ],
+)
+def test_a_decay_that_is_slow_for_the_training_is_said_once(tmp_path, capsys, changes, said):
+    run_fit(tmp_path, **changes)
+    printed = capsys.readouterr().out
+    run_fit(tmp_path, **changes)
+
+    assert re.search(said, printed) if said else not printed
+    assert not capsys.readouterr().out, "a resumed training has said it before"
+
+
+def test_a_tensor_under_two_names_moves_once_towards_the_model():
+    model, average = tied(), tied()
+    nn.init.zeros_(average["a"].weight)
+    nn.init.ones_(model["a"].weight)
+
+    update_average(average, model, 0.9)
+
+    torch.testing.assert_close(average["a"].weight, torch.full((3, 3), 0.1))
+
+
+def tied() -> nn.Module:
+    """Two linear layers with one matrix."""
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    return model
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path):
+    def curve(micro_batch):
+        torch.manual_seed(0)
+        folder = tmp_path / str(micro_batch)
+        return run_fit(folder, step=step, model=nn.Linear(3, 1), micro_batch=micro_batch).curve
+
+    def step(model, rows, rng, progress):
+        return {"loss": (model(ITEMS[rows]) - 1).square().mean()}
+
+    for whole, parts in zip(curve(None), curve(3), strict=True):
+        assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert parts["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+def test_gradients_are_clipped_to_the_norm_and_reported_before(tmp_path):
+    def step(model, rows, rng, progress):
+        return {"loss": 1e6 * model.weight.sum()}
+
+    seen = []
+    model = nn.Linear(1, 1, bias=False)
+    hook = model.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad))
+    fitted = run_fit(tmp_path, step=step, model=model, clip_norm=2.0, epochs=1)
+    hook.remove()
+
+    assert fitted.curve[0]["grad_norm"] == pytest.approx(1e6)
+    assert seen[0].norm().item() == pytest.approx(2.0, rel=1e-4)  # clipped in place
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_naming_it_and_the_step(tmp_path):
+    def step(model, rows, rng, progress):
+        loss = noisy_step(model, rows, rng, progress)["loss"]
+        return {"loss": loss * float("nan") if progress >= 0.5 else loss}
+
+    with pytest.raises(FloatingPointError, match="toy: loss nan .* at step 4"):
+        run_fit(tmp_path, step=step)
+
+    state = checkpoints.load_state(tmp_path, ALONE.device)
+    assert state["done"] == 3 and all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_rows_of_the_loss_curve_are_means_over_steps():
+    curve = Curve(every=2)
+    for step, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
+        curve.add({"step": step, "epoch": step / 2, "loss": torch.tensor(loss), "grad_norm": 1.0}, "toy")
+    curve.flush("toy")
+
+    assert [(row["step"], row["loss"]) for row in curve.rows] == [(2, 2.0), (3, 5.0)]
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    assert total_steps(settings(), 11) == 3 * 2
+    with pytest.raises(ValueError, match="batch_size: 4 exceeds the 3 training images"):
+        total_steps(settings(), 3)
+
+
+def test_vectors_biases_and_the_diffusion_head_do_not_decay_and_tables_do():
+    model = nn.ModuleDict({"trunk": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "diffloss": nn.Linear(2, 2)})
+    model.register_parameter("fake_latent", nn.Parameter(torch.zeros(1, 2)))
+    model["frozen"] = nn.Linear(2, 2).requires_grad_(False)
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    plain, decayed = parameter_groups(model, 0.02)
+
+    assert {names[id(p)] for p in decayed["params"]} == {"trunk.weight", "fake_latent"}
+    assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.02
+    assert sum(len(g["params"]) for g in (plain, decayed)) == 7
+    assert build_optimizer(model, settings()).defaults["betas"] == (0.9, 0.95)
+
+
+def test_muon_orthogonalises_the_updates_of_kernels_and_leaves_vectors_to_adamw():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3)
+    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    layer(torch.randn(2, 4, 5, 5)).square().sum().backward()
+    optimizer = build_optimizer(layer, settings(optimizer="muon", weight_decay=0.0))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    optimizer.step()
+    moved = {name: (p.detach() - before[name]) / 0.1 for name, p in layer.named_parameters()}
+
+    assert torch.allclose(moved["bias"].abs(), torch.tensor(1.9), atol=1e-3)  # the sign, and Nesterov's 0.9 more
+    lengths = torch.linalg.svdvals(moved["weight"].flatten(1)) / (0.2 * 36**0.5)  # AdamW's root mean square, 0.2
+    assert ((lengths > 0.6) & (lengths < 1.4)).all() and lengths.numel() == 6
+
+
+def test_the_optimizer_is_named_in_a_settings_dump_only_where_it_is_not_adamw():
+    assert "optimizer" not in settings().model_dump()  # so earlier studies keep their digests
+    assert settings(optimizer="muon").model_dump(mode="json")["optimizer"] == "muon"
+
+
+def test_a_damaged_checkpoint_is_named_with_what_would_do(tmp_path):
+    assert checkpoints.load_state(tmp_path, ALONE.device) is None
+    run_fit(tmp_path)
+    state = tmp_path / checkpoints.STATE
+    state.write_bytes(state.read_bytes()[:200])
+
+    with pytest.raises(ValueError, match=r"state.pt: damaged checkpoint .* delete it"):
+        run_fit(tmp_path)
+
+
+def test_a_checkpoint_replaces_the_last_one_and_leaves_nothing_else(tmp_path):
+    run_fit(tmp_path)
+
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoints.STATE]
+    assert torch.load(tmp_path / checkpoints.STATE, weights_only=True)["done"] == 6
+    checkpoints.discard(tmp_path)
+    assert not tmp_path.exists()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_small_network_learns(tmp_path, optimizer):
+    torch.manual_seed(0)
+    fitted = run_fit(tmp_path, step=lambda m, rows, *_: {"loss": (m(ITEMS[rows]) - ITEMS[rows]).square().mean()},
+                     model=nn.Linear(3, 3), epochs=120, ema_decay=0.0, minutes=1e6, optimizer=optimizer)  # fmt: skip
+
+    assert fitted.curve[-1]["loss"] < 0.1 * fitted.curve[0]["loss"]
