@@ -403,7 +403,8 @@ def test_a_changed_setting_concerns_exactly_the_stages_that_depend_on_it(smoke, 
 
 def test_digests_do_not_depend_on_the_process(smoke, root):
     code = (
-        "import yaml; from mixar.study.digests import Digests; from mixar.study.sections import *;"
+        "import yaml; from mixar.study.digests import Digests;"
+        "from mixar.study.identity import seed_of; from mixar.study.sections import load_study;"
         "print(Digests(load_study('config/smoke.yaml')).train('dc_mix_timix', 0), seed_of('a', 1))"
     )
 
