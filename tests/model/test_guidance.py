@@ -15,20 +15,9 @@ from toy_models import (
     toy_study,
 )
 
-from mixar.model.guidance import DROPPED, Guidance, build_guidance, load_strategy, token_bits
-from mixar.model.layers import CrossBlock, learned
+from mixar.model.guidance import DROPPED, build_guidance, load_strategy, token_bits
+from mixar.model.layers import CrossBlock
 from mixar.model.mar import MAR
-
-
-class Doubled(Guidance):
-    """A strategy of one's own: every masked position holds twice a learned vector."""
-
-    def __init__(self, width, num_tokens, bits, factor=2.0):
-        super().__init__()
-        self.factor, self.vector = factor, learned(1, 1, width)
-
-    def fill(self, q):
-        return self.factor * self.vector
 
 
 def loss_of(model, batch):
@@ -130,7 +119,7 @@ def own_study(where, **options):
 
 
 def test_a_strategy_of_ones_own_is_one_class_and_one_line_of_the_study():
-    study = own_study("test_guidance:Doubled", factor=3.0)
+    study = own_study("toy_strategies:Doubled", factor=3.0)
     model = MAR.from_study(study, "mine")
     assert model.guidance.factor == 3.0
     q, m = torch.zeros(2, 16, dtype=torch.long), torch.ones(2, 16, dtype=torch.bool)
@@ -142,9 +131,9 @@ def test_a_strategy_of_ones_own_is_one_class_and_one_line_of_the_study():
     ("where", "message"),
     [
         ("no_such_module:Doubled", "No module named 'no_such_module'"),
-        ("test_guidance:Tripled", "test_guidance has no Tripled"),
-        ("test_guidance:own_study", "expected 'module:Class'"),
-        ("test_guidance", "expected 'module:Class'"),
+        ("toy_strategies:Tripled", "toy_strategies has no Tripled"),
+        ("toy_strategies:learned", "expected 'module:Class'"),
+        ("toy_strategies", "expected 'module:Class'"),
     ],
 )
 def test_a_strategy_that_cannot_be_loaded_says_why(where, message):
@@ -153,8 +142,8 @@ def test_a_strategy_that_cannot_be_loaded_says_why(where, message):
 
 
 def test_an_option_that_a_strategy_does_not_take_is_named():
-    with pytest.raises(ValueError, match=r"runs.mine.guidance.options: test_guidance:Doubled .*'speed'"):
-        build_guidance(own_study("test_guidance:Doubled", speed=1), "mine")
+    with pytest.raises(ValueError, match=r"runs.mine.guidance.options: toy_strategies:Doubled .*'speed'"):
+        build_guidance(own_study("toy_strategies:Doubled", speed=1), "mine")
 
 
 def test_a_wrong_option_is_answered_with_the_valid_ones():

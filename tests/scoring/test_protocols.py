@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from test_stage_score import NUM_IMAGES, SMOKE_ID, draw, drawings, features, rows_of
-from test_stage_score import house as house
-from test_stage_score import pictures as pictures
+from toy_models import Colours
+from toy_scored import NUM_IMAGES, SMOKE_ID, changed, draw, drawings, features, rows_of
+from toy_scored import house as house
+from toy_scored import pictures as pictures
 
 from mixar.assets.check import file_sha256
 from mixar.assets.table import ASSETS
@@ -34,11 +34,6 @@ from mixar.study.layout import Layout
 from mixar.study.problems import FURTHER, SpecError
 from mixar.study.sections import load_study, parse_study
 from mixar.weights import tensors_sha256
-
-
-def changed(study, **changes):
-    """The study with other settings of `scoring`."""
-    return study.model_copy(update={"scoring": study.scoring.model_copy(update=changes)})
 
 
 def test_every_protocol_names_things_that_exist():
@@ -320,18 +315,6 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
 
 
 FURTHER_FILE = b"stands for a file".hex()  # its bytes, and in these tests its hash, too
-
-
-class Colours(torch.nn.Module):
-    """Mean and deviation of each colour: six features."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, pixels):
-        unit = pixels.float().flatten(2) / 255 * self.scale
-        return (torch.cat([unit.mean(2), unit.std(2)], dim=1),)
 
 
 @pytest.fixture

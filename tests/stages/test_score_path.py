@@ -4,12 +4,14 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from test_stage_score import SMOKE_ID, stand_for_the_emoji
+from toy_brought import house as house
+from toy_brought import pictures as pictures
+from toy_brought import rows, scored, values
 from toy_images import COUNT, SIZE, folder, pixels
+from toy_scored import SMOKE_ID
 
 from mixar.__main__ import app
 from mixar.data.images import write_images
@@ -19,50 +21,7 @@ from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
 from mixar.scoring.features import build_network
 from mixar.stages import score, score_path
-from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
 from mixar.weights import save_weights
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder of 60 images in three class folders: what the study is made of."""
-    root = tmp_path_factory.mktemp("pictures")
-    for label in range(3):
-        folder(root / f"class{label}", pixels(20, seed=100 + label))
-    return root
-
-
-@pytest.fixture
-def house(smoke, pictures, tmp_path, monkeypatch):
-    """A study with a random feature network and its references; returns (study, layout)."""
-    smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
-                     "num_classes": 3, "num_shards": 2}  # fmt: skip
-    smoke["evaluation"] = {"num_images": COUNT, "shard_size": COUNT}
-    smoke["hardware"] = {"device": "cpu", "results": str(tmp_path / "results")}
-    study = parse_study(smoke)
-    layout = Layout(study)
-    write_table(layout.manifest, ingest_manifest(study.data))
-    torch.manual_seed(0)
-    network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
-    save_weights(layout.extractor(), network.state_dict(), {})
-    stand_for_the_emoji(monkeypatch, study, layout)
-    for split in score.SPLITS:
-        score.reference_features(study, layout, split)
-    return study, layout
-
-
-def scored(house, path, label=None, protocol=None, replace=False):
-    return score_path.score_path(*house, path, label, protocol, replace)
-
-
-def values(layout, name):
-    return {r["metric"]: (r["value"], r["low"], r["high"]) for r in rows(layout, name)}
-
-
-def rows(layout, name):
-    return pq.read_table(layout.scores("own", name)).to_pylist()
-
 
 # The three kinds of files
 

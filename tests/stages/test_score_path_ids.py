@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_protocols import Colours
-from test_score_path import house as house
-from test_score_path import pictures as pictures
-from test_score_path import rows, scored, values
-from test_stage_score import SMOKE_ID
+from toy_brought import house as house
+from toy_brought import pictures as pictures
+from toy_brought import rows, scored, values
 from toy_images import COUNT, folder, pixels
+from toy_models import Colours
+from toy_scored import SMOKE_ID
 
 from mixar.assets.check import file_sha256
 from mixar.data.images import read_images

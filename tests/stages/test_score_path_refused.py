@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_decoding import png_16_bit
-from test_score_path import house, pictures, scored  # noqa: F401 - two of them are fixtures
+from png_files import png_16_bit
+from toy_brought import house as house
+from toy_brought import pictures as pictures
+from toy_brought import scored
 from toy_images import folder, pixels, png
 
 from mixar.data.images import write_images

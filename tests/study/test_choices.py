@@ -2,31 +2,20 @@
 
 import pytest
 from torch import nn
+from toy_choices import Mine
 
 from mixar.study import choices
 
 
-class Mine(nn.Module):
-    def __init__(self, size, speed=1):
-        super().__init__()
-        self.speed = speed
-
-    def encode(self):
-        """Here."""
-
-
-NUMBER = 3
-
-
 def test_a_class_and_a_function_are_loaded_by_name():
-    assert choices.load_class("test_choices:Mine", "network", nn.Module, ["encode"]) is Mine
+    assert choices.load_class("toy_choices:Mine", "network", nn.Module, ["encode"]) is Mine
     assert choices.load_function("math:sqrt", "metric")(4) == 2
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("test_choices", "network 'test_choices': expected 'module:Class'"),
+        ("toy_choices", "network 'toy_choices': expected 'module:Class'"),
         (":Mine", "expected 'module:Class'"),
         ("./mine:Mine", "expected 'module:Class', a module's name and not a path"),
         ("/tmp/mine.py:Mine", "expected 'module:Class', a module's name and not a path"),
@@ -34,10 +23,10 @@ def test_a_class_and_a_function_are_loaded_by_name():
         ("damaged_module:Mine", "importing damaged_module fails: ZeroDivisionError: division by zero"),
         ("wordless_module:Mine", "importing wordless_module fails: RuntimeError$"),
         ("ending_module:Mine", r"importing ending_module fails: it ends Python \(SystemExit: 0\)"),
-        ("test_choices:Yours", "test_choices has no Yours"),
-        ("test_choices:pytest", "a subclass of torch.nn.modules.module.Module"),
+        ("toy_choices:Yours", "toy_choices has no Yours"),
+        ("toy_choices:pytest", "a subclass of torch.nn.modules.module.Module"),
         ("builtins:dict", "a subclass of torch.nn.modules.module.Module"),
-        ("test_choices:Mine", "the class has no decode and no fly"),
+        ("toy_choices:Mine", "the class has no decode and no fly"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(where, message, tmp_path, monkeypatch):
@@ -51,8 +40,8 @@ def test_what_cannot_be_used_is_refused_with_the_reason(where, message, tmp_path
 
 
 def test_what_is_no_function_is_refused():
-    with pytest.raises(ValueError, match="metric 'test_choices:NUMBER': expected 'module:function', found a int"):
-        choices.load_function("test_choices:NUMBER", "metric")
+    with pytest.raises(ValueError, match="metric 'toy_choices:NUMBER': expected 'module:function', found a int"):
+        choices.load_function("toy_choices:NUMBER", "metric")
 
 
 class Base(nn.Module):
@@ -105,6 +94,6 @@ def test_a_constructor_that_fails_is_named_with_its_error(error, said):
 
 
 def test_options_go_to_the_constructor_and_others_are_named():
-    assert choices.construct(Mine, "test_choices:Mine", "options", 2, speed=5).speed == 5
-    with pytest.raises(ValueError, match=r"a\.options: test_choices:Mine has no option 'colour'; it takes speed"):
-        choices.construct(Mine, "test_choices:Mine", "a.options", 2, colour=5)
+    assert choices.construct(Mine, "toy_choices:Mine", "options", 2, speed=5).speed == 5
+    with pytest.raises(ValueError, match=r"a\.options: toy_choices:Mine has no option 'colour'; it takes speed"):
+        choices.construct(Mine, "toy_choices:Mine", "a.options", 2, colour=5)

@@ -5,17 +5,16 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dry_runs import BIN, dry_run, jobs, jobs_with_reasons, snakemake
 
 from mixar.study.layout import Layout
 from mixar.study.sections import load_study, parse_study
 
-BIN = Path(sys.executable).parent
 STUDIES = {
     "imagenet256": ["config/imagenet256.yaml"],
     "demo": ["config/demo.yaml"],
@@ -23,32 +22,6 @@ STUDIES = {
     "mar_released": ["config/mar-released.yaml"],
     "smoke": ["config/smoke.yaml"],
 }
-
-
-def snakemake(root, *arguments, **environment):
-    return subprocess.run(
-        [BIN / "snakemake", *map(str, arguments)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def dry_run(root, configs, *arguments, **environment):
-    result = snakemake(root, "-n", "--quiet", "rules", "--configfile", *configs, *arguments, **environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def jobs(output):
-    """Rule -> number of jobs, from Snakemake's table."""
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.M)}
-
-
-def jobs_with_reasons(output):
-    """Rule -> number of jobs, from the table that closes a dry run."""
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)  \S", output, re.M)}
 
 
 def in_folder(folder):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from test_dag import jobs, snakemake
+from dry_runs import jobs, snakemake
 from toy_images import folder, pixels, png
 
 from mixar.study.layout import Layout

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_protocols import changed
-from test_stage_score import NUM_IMAGES, SIZE, draw, drawings
-from test_stage_score import house as house
 from toy_images import folder, pixels
+from toy_scored import NUM_IMAGES, SIZE, changed, draw, drawings
+from toy_scored import house as house
 
 from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
 from mixar.data.manifest import read_manifest

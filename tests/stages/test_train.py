@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
+from toy_strategies import Fused
 
 from mixar.data.shards import open_shard, write_shard
-from mixar.model.guidance import DCMix
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.stages.train import train
@@ -29,33 +28,10 @@ from mixar.weights import load_module, read_metadata, save_weights
 EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
 
 
-class Fused(DCMix):
-    """DC-Mix that ends its process in its own way when the fuse has burnt down."""
-
-    fuse: ClassVar[int | None] = None  # forward passes left
-    end: ClassVar[Callable[[], None]]
-
-    def fill(self, q):
-        if Fused.fuse is not None:
-            Fused.fuse -= 1
-            if Fused.fuse == 0:
-                Fused.end()
-        return super().fill(q)
-
-
-class Twice(DCMix):
-    """DC-Mix that has its embedding under two names, one of them laid out otherwise in memory."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.again = self.embed
-        self.embed.weight = torch.nn.Parameter(self.embed.weight.detach().T.contiguous().T)
-
-
 def fused_study(root: Path):
     runs = {"fused": {"label": "Fused", "model": "s", "guidance": {"strategy": "fused"}, "ti_mix": {}}}
     hardware = {**EACH_STEP, "results": str(root)}
-    return toy_study(root, runs=runs, hardware=hardware, strategies={"fused": "test_stage_train:Fused"})
+    return toy_study(root, runs=runs, hardware=hardware, strategies={"fused": "toy_strategies:Fused"})
 
 
 def burn(study) -> None:
@@ -123,7 +99,7 @@ def test_a_run_leaves_averaged_weights_with_provenance_and_a_loss_curve(tmp_path
 def test_a_strategy_with_tied_weights_is_trained_saved_and_continued(tmp_path):
     runs = {"twice": {"model": "s", "guidance": {"strategy": "twice"}}}
     runs["more"] = {**runs["twice"], "parent": "twice"}
-    study = toy_study(tmp_path, runs=runs, strategies={"twice": "test_stage_train:Twice"})
+    study = toy_study(tmp_path, runs=runs, strategies={"twice": "toy_strategies:Twice"})
     layout = write_inputs(study)
 
     for run in runs:

@@ -1,9 +1,9 @@
 """After images were replaced and ingested again, nothing goes on with what was made of the old ones."""
 
 import pytest
-from test_stage_train import Fused
 from toy_images import folder, pixels, png
 from toy_runs import toy_study, write_networks
+from toy_strategies import Fused
 
 from mixar.stages import pretrain, score, tokens
 from mixar.stages import train as stage
@@ -18,7 +18,7 @@ def house(tmp_path):
         folder(images / name, pixels(8, seed, 8))
     data = {"source": "folder", "path": str(images), "num_shards": 2}
     runs = {"fused": {"model": "s", "guidance": {"strategy": "fused"}}}
-    strategies = {"fused": "test_stage_train:Fused"}
+    strategies = {"fused": "toy_strategies:Fused"}
     hardware = {"checkpoint_minutes": 1e-9}
     study = toy_study(tmp_path / "results", data=data, runs=runs, strategies=strategies, hardware=hardware)
     layout = Layout(study)

@@ -1,0 +1,43 @@
+"""Guidance strategies that a study names as its own."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+
+from mixar.model.guidance import DCMix, Guidance
+from mixar.model.layers import learned
+
+
+class Fused(DCMix):
+    """DC-Mix that ends its process in its own way when the fuse has burnt down."""
+
+    fuse: ClassVar[int | None] = None  # forward passes left
+    end: ClassVar[Callable[[], None]]
+
+    def fill(self, q):
+        if Fused.fuse is not None:
+            Fused.fuse -= 1
+            if Fused.fuse == 0:
+                Fused.end()
+        return super().fill(q)
+
+
+class Twice(DCMix):
+    """DC-Mix that has its embedding under two names, one of them laid out otherwise in memory."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.again = self.embed
+        self.embed.weight = torch.nn.Parameter(self.embed.weight.detach().T.contiguous().T)
+
+
+class Doubled(Guidance):
+    """A strategy of one's own: every masked position holds twice a learned vector."""
+
+    def __init__(self, width, num_tokens, bits, factor=2.0):
+        super().__init__()
+        self.factor, self.vector = factor, learned(1, 1, width)
+
+    def fill(self, q):
+        return self.factor * self.vector

@@ -1,0 +1,104 @@
+"""Two processes that train as one: what each of them does, and how they are started and end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mixar import locks
+from mixar.stages.train import _held
+from mixar.study import sections as spec
+from mixar.tokens.generator import BitTransformer, training_loss
+from mixar.training.distributed import Context, joined
+
+CPU = torch.device("cpu")
+
+
+def linear_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of a linear model on this context's share of a fixed batch of eight; each rank starts differently."""
+    batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(context.rank)
+    wrapped = context.wrap(nn.Linear(3, 2))
+    loss = wrapped(batch[context.split(8)]).square().mean()
+    loss.backward()
+    weight, bias = wrapped.parameters()
+    return {"weight": weight.grad, "bias": bias.grad, "loss": context.mean(loss)}
+
+
+def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
+    """Gradients of the bit transformer's loss, with each rank's own random numbers."""
+    settings = spec.Generator(width=8, depth=1, heads=2, mlp_width=8, dropout=0.0)
+    training = spec.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
+    wrapped = context.wrap(BitTransformer(settings, bits=4, num_tokens=4, num_classes=2))
+    q, c = torch.arange(16).view(4, 4)[context.split(4)], torch.tensor([0, 1, 0, 1])[context.split(4)]
+    training_loss(wrapped, q, c, torch.Generator().manual_seed(context.rank), training).backward()
+    return {name.replace("module", "generator"): p.grad for name, p in wrapped.named_parameters()}
+
+
+def be_one_of_two(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    places = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ.update(places, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    """One of the two processes: writes what it found."""
+    be_one_of_two(rank, port)
+    with joined(CPU) as context:
+        found = linear_gradients(context) | generator_gradients(context)
+        context.barrier()
+        save_file(found, folder / f"{rank}.safetensors")
+
+
+def told_to_end(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that end before their training does."""
+    be_one_of_two(rank, port)
+    try:
+        with joined(CPU) as context:
+            context.barrier()
+            raise SystemExit(143)
+    finally:
+        (folder / str(rank)).write_text(str(torch.distributed.is_initialized()))
+
+
+def after_an_orphan(rank: int, port: int, folder: Path) -> None:
+    """One of two processes whose folder is held by a third until this has been said three times."""
+    be_one_of_two(rank, port)
+    locks.SECONDS_BETWEEN_NOTICES = 0.0
+    said, orphan = [], locks.lease(folder / "run", folder / "made")
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            (folder / "made").write_text("")
+            orphan.__exit__(None, None, None)
+
+    locks.say, rounds, broadcast = say, [], torch.distributed.broadcast
+    torch.distributed.broadcast = lambda *args: (rounds.append(1), broadcast(*args))
+    if rank == 0:
+        orphan.__enter__()
+    with joined(CPU) as context, _held(folder / "made", folder / "run", context) as is_made:
+        (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
+
+
+def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
+    """Run two processes to their end."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = multiprocessing.get_context("forkserver")
+    # seconds, spent once for both processes; DDP imports the first
+    server.set_forkserver_preload(["torch._dynamo", "mixar.stages.train"])
+    workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join(timeout=200)
+    return [w.exitcode for w in workers]
