@@ -17,9 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mixar.assets.check import CONFIG
+from mixar.assets.shipped import CONFIG
 from mixar.failures import MORE, is_shortage
 from mixar.files import print_anything
+from mixar.study import external
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, load_study
 from mixar.study.strict_yaml import load_yaml
@@ -286,12 +287,10 @@ def check(
     files_later: Annotated[bool, typer.Option("--files-later", help="Missing files are no mistake yet.")] = False,
 ) -> None:
     """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
-    from mixar.assets import check as files
-
     loaded, layout = load(study)
     from mixar.stages import check as stage
 
-    missing, warnings = files.missing_in_words(files.missing(loaded)), []
+    missing, warnings = external.missing_in_words(external.missing(loaded)), []
     if found := stage.problems(loaded, elsewhere, warnings.append) + ([] if files_later else missing):
         raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())

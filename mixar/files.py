@@ -1,10 +1,11 @@
-"""Files and text streams. Every file that the project writes is either whole or absent; text is UTF-8 in any locale;
-Parquet files are read a few rows at a time; printing never fails.
+"""Files, paths and text streams. Every file that the project writes is either whole or absent; text is UTF-8 in any
+locale; Parquet files are read a few rows at a time; printing never fails.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -23,6 +24,41 @@ from mixar.failures import is_shortage
 BATCH_ROWS = 32
 BATCH_BYTES = 2**26
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
+_VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\}|)")
+
+
+def expanded(text: str) -> str:
+    """The path that a user means by `text`: `~` and variables such as $SCRATCH filled in, `$$` as a dollar sign.
+
+    Raises ValueError for an unknown user, a variable that is not set, an empty path and control characters.
+    """
+    path = os.path.expanduser(_VARIABLE.sub(_value, text))
+    if path.startswith("~"):
+        home = f"no home folder of {path.split('/')[0]} is known"
+        raise ValueError(f"{home}; write the path out, or ./~ for a name that begins with ~")
+    if not path.strip():
+        raise ValueError("is empty; give a path, or leave the key out")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
+        raise ValueError("a line break or control character; use a path without it")
+    path = str(Path(path))
+    return f"./{path}" if path.startswith("~") else path
+
+
+def _value(found: re.Match) -> str:
+    if found["dollar"]:
+        return "$"
+    name = found["name"] or found["braced"]
+    if not name:
+        raise ValueError("a $ that begins no variable; write $$ for a dollar sign")
+    if not os.environ.get(name):
+        raise ValueError(f"${name} is not set here; set it, write the path out, or write $$ for a dollar sign")
+    return os.environ[name]
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""External files that a study may need: where they are looked for, what is missing, what is whole.
+"""External files that a study may need: where they are looked for, and which are whole.
 
 `ASSETS` is the one table. A study names a file of its own by path, or a row of the table as `asset:NAME`. Rows are
 looked for under MIXAR_ASSETS (default: mixar/assets in the user's cache). Nothing here downloads, `mixar.assets.fetch`
@@ -8,23 +8,16 @@ does; no torch here.
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
 from pathlib import Path
 
-from mixar.assets.table import ASSETS, Asset, ByHand
-from mixar.files import json_mapping
+from mixar.assets.shipped import RESOURCES, ROOT
+from mixar.assets.table import ASSETS, PREFIX, Asset, ByHand
+from mixar.files import file_sha256, json_mapping
 from mixar.listing import is_service
-from mixar.study.paths import ASSET as PREFIX
-from mixar.study.sections import Study
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel holds config/ and resources/ inside the package; in the repository they are beside it.
-ROOT = PACKAGE if (PACKAGE / "resources").is_dir() else PACKAGE.parent
-CONFIG, RESOURCES = ROOT / "config", ROOT / "resources"
-LITERATURE = RESOURCES / "literature.yaml"  # what papers and repositories print
 HASHED_AT_ONCE = 64 * 2**20  # bytes that are read in a moment
 ROUNDED_BY = 0.01  # of a size that its source rounds
 
@@ -170,60 +163,6 @@ def describe(asset: Asset) -> str:
     """The asset's row in words, for a stage that misses it."""
     rows = [f"  {label:<14}{text}" for label, text in facts(asset).items()]
     return "\n".join([f"asset {asset.name!r} is missing: {asset.what}", *rows])
-
-
-def places(found: dict[str, str]) -> list[str]:
-    """A line for each key of the study that `missing` found: its value, and where that is looked for."""
-    return [f"{key} = {value}, looked for at {os.path.abspath(locate(value))}" for key, value in found.items()]
-
-
-def missing_in_words(found: dict[str, str]) -> list[str]:
-    """What `missing` found: a line for each key of the study, then the row of each asset among them, once."""
-    lines = [f"missing: {place}" for place in places(found)]
-    named = dict.fromkeys(value for value in found.values() if value.startswith(PREFIX))
-    return lines + [line for value in named for line in describe(asset_named(value)).splitlines()]
-
-
-def references(study: Study) -> dict[str, str]:
-    """Every external file or folder that the study names: key of the study -> `asset:NAME` or path."""
-    named = {
-        "data.path": study.data.path,
-        "data.held_out_path": study.data.held_out_path,
-        "continuous.weights": study.continuous.weights,
-        "continuous.statistics": study.continuous.statistics,
-        "discrete.weights": study.discrete.weights,
-        "generator.weights": study.generator.weights,
-        "scoring.extractor.weights": study.scoring.extractor.weights,
-        **{f"scoring.further.{name}": value for name, value in study.scoring.further.items()},
-        **{f"scoring.further_statistics.{name}": value for name, value in study.scoring.further_statistics.items()},
-    }
-    for name, run in study.runs.items():
-        for key, value in (("start", run.start), ("weights", run.weights)):
-            for seed in run.seeds if value else ():
-                named[f"runs.{name}.{key} (seed {seed})"] = value.replace("{seed}", str(seed))
-    for key in ("protocol", "reconstructions"):
-        protocol = getattr(study.scoring, key)
-        for asset in ASSETS.values():
-            if protocol in asset.protocols:
-                named[f"scoring.{key} {protocol}"] = PREFIX + asset.name
-    return {key: value for key, value in named.items() if value}
-
-
-def missing(study: Study) -> dict[str, str]:
-    """The part of `references` that is not there. Raises ValueError for an unknown asset name."""
-    return {key: value for key, value in references(study).items() if not _is_there(key, value)}
-
-
-def _is_there(key: str, value: str) -> bool:
-    """Images may be named by a pattern such as train-*.parquet."""
-    path = locate(value)
-    return path.exists() or (key.startswith("data.") and bool(glob.glob(str(path))))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_blob(path: Path) -> str:

@@ -11,8 +11,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixar.study import paths as study_paths
-from mixar.study.presets import MASKBIT_BITS
+from mixar.files import expanded
+
+PREFIX = "asset:"  # a study names a row of the table as `asset:NAME`
 
 
 def folder() -> Path:
@@ -23,7 +24,7 @@ def folder() -> Path:
     """
     if given := os.environ.get("MIXAR_ASSETS"):
         try:
-            return Path(study_paths.parse(given))
+            return Path(expanded(given))
         except ValueError as error:
             raise ValueError(f"MIXAR_ASSETS: {error}; found {given!r}") from None
     try:
@@ -124,7 +125,8 @@ _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batche
 
 # Bits -> what Hugging Face states of the tokenizer's file. Of the one with 10 bits and of the generators nothing was
 # found; there `mixar assets get` compares with what the Hub announces.
-_TOKENIZERS = {
+_TOKENIZERS: dict[int, dict] = {
+    10: {},
     12: {
         "revision": "aa302c0afb6a5e06f264542843157583c9e7d215",
         "about_bytes": 218_000_000,
@@ -197,11 +199,8 @@ _TABLE = (
         num_bytes=265_900_046,
         sha256="34ce001bcfffb7af67ec8af1e683a30d7bd45760855ddc7deedc1330f2cfd38f",
     ),
-    *(
-        _maskbit("tokenizer", b, f"discrete tokenizer: 256 tokens of {b} bits", **_TOKENIZERS.get(b, {}))
-        for b in MASKBIT_BITS
-    ),
-    *(_maskbit("generator", b, f"generator of tokens of {b} bits, 305 M parameters") for b in MASKBIT_BITS),
+    *(_maskbit("tokenizer", b, f"discrete tokenizer: 256 tokens of {b} bits", **_TOKENIZERS[b]) for b in _TOKENIZERS),
+    *(_maskbit("generator", b, f"generator of tokens of {b} bits, 305 M parameters") for b in _TOKENIZERS),
     Asset(
         "mar-b",
         "mar_base/checkpoint-last.pth",

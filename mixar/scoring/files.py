@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mixar.assets.check import file_sha256
 from mixar.failures import is_shortage
-from mixar.files import iter_batches, json_mapping, write_table
+from mixar.files import file_sha256, iter_batches, json_mapping, write_table
 from mixar.scoring.metrics import FeatureSet, merge
 
 FORMAT = "mixar features, version 1"

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from mixar.assets import check as assets
 from mixar.assets.table import ASSETS
+from mixar.files import file_sha256
 from mixar.scoring.features import EMOJI_NETWORK_SHA256
 from mixar.scoring.metrics import FURTHER
 from mixar.scoring.released import INCEPTION_NAME
@@ -202,7 +203,7 @@ def _is_emoji(study: Study, _counts: Mapping[str, int] | None) -> bool:
     if any(getattr(study.data, key) != value for key, value in EMOJI_SPLIT.items()):
         return False
     path = assets.locate(study.data.path)
-    return path.is_file() and assets.file_sha256(path) == EMOJI_SHA256
+    return path.is_file() and file_sha256(path) == EMOJI_SHA256
 
 
 def _is_imagenet(study: Study, counts: Mapping[str, int] | None) -> bool:

@@ -17,9 +17,9 @@ from torch_fidelity import FeatureExtractorInceptionV3
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from mixar.assets.check import file_sha256
 from mixar.assets.table import ASSETS
 from mixar.failures import is_shortage
+from mixar.files import file_sha256
 from mixar.weights import check_finite, load_module, read_metadata, read_weights, tensors_sha256, unwrapped
 
 INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it

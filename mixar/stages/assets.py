@@ -10,9 +10,9 @@ from rich.table import Table
 
 from mixar.assets import check as assets
 from mixar.assets import fetch as download
-from mixar.assets.check import PREFIX
-from mixar.assets.table import Asset, folder
+from mixar.assets.table import PREFIX, Asset, folder
 from mixar.stages.progress import Progress
+from mixar.study import external
 from mixar.study.sections import Study
 
 WIDTH = 110  # of the table where it is not printed to a terminal
@@ -23,7 +23,7 @@ def list_all(study: Study | None) -> None:
 
     study: mark what it needs, tell how to get that alone, and how the files stand that it names by path.
     """
-    needed = set(assets.references(study).values()) if study else set()
+    needed = set(external.references(study).values()) if study else set()
     states = {asset.name: assets.state(asset) for asset in assets.ASSETS.values()}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), expand=True)
     for column in ("asset", "state", "size", "SHA-256"):
@@ -93,7 +93,7 @@ def get(names: list[str], study: Study | None) -> None:
 
     Raises ValueError: for an unknown name at once, for everything that could not be fetched at the end.
     """
-    missed = [v for v in assets.missing(study).values() if v.startswith(PREFIX)] if study else []
+    missed = [v for v in external.missing(study).values() if v.startswith(PREFIX)] if study else []
     chosen = {asset.name: asset for asset in map(assets.asset_named, [*names, *missed])}
     if not chosen and not study:
         raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study misses")

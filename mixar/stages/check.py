@@ -21,6 +21,7 @@ from mixar.scoring.features import build_network, load_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.stages.pretrain import read_statistics
 from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
+from mixar.study import external
 from mixar.study.code_hashes import is_ours
 from mixar.study.sections import Study, Training
 from mixar.tokens import tokenizers
@@ -33,7 +34,7 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     of its own that fails, data that are too few or of other classes, a GPU that is not there.
 
     elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: told what may be a problem.
-    Files that are not there are left to `assets.missing`.
+    Files that are not there are left to `external.missing`.
     """
     looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
@@ -137,7 +138,7 @@ def _gpu_problems(study: Study) -> list[str]:
 
 def _data_problems(study: Study) -> list[str]:
     data = study.data
-    if any(key.startswith("data.") for key in assets.missing(study)):
+    if any(key.startswith("data.") for key in external.missing(study)):
         return []
     try:
         return list(_size_problems(study, **count_images(data)))

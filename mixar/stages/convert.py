@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from mixar import released
-from mixar.assets.check import file_sha256
-from mixar.files import replaced
+from mixar.files import file_sha256, replaced
 from mixar.released import Loaded, some
 from mixar.weights import SHOWN, save_weights
 

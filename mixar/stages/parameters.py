@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mixar.assets.check import LITERATURE
+from mixar.assets.shipped import LITERATURE
 from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
 from mixar.released import IMAGENET, KINDS

@@ -20,7 +20,7 @@ from mixar.data.images import images_to_unit, iter_images
 from mixar.data.manifest import IDENTITY, check_same_images, images_sha256, read_manifest
 from mixar.data.shards import TokenStore
 from mixar.failures import micro_batch, naming, needs_memory
-from mixar.files import write_text
+from mixar.files import file_sha256, write_text
 from mixar.listing import is_service
 from mixar.reporting.results import provenance
 from mixar.scoring import features
@@ -176,7 +176,7 @@ def _train(
             "command": " ".join(["mixar", *sys.argv[1:]]),
             "digest": digest,
             "seed": seed_of(digest, "train"),
-            "manifest_sha256": assets.file_sha256(layout.manifest),
+            "manifest_sha256": file_sha256(layout.manifest),
             "device": str(context.device),
             **provenance(),
         }
@@ -188,7 +188,7 @@ def _import(load: Callable[[Path], nn.Module], source: str, target: Path) -> Non
     """Publish weights from elsewhere as float32, strictly checked by `load`."""
     path = assets.resolve(source)
     tensors = load(path).state_dict()
-    hashes = {"sha256": assets.file_sha256(path), "tensors_sha256": tensors_sha256(tensors)}
+    hashes = {"sha256": file_sha256(path), "tensors_sha256": tensors_sha256(tensors)}
     save_weights(target, tensors, {**read_metadata(path), "source": source, **hashes})
 
 
@@ -257,6 +257,6 @@ def publish(study: Study, layout: Layout, folder: Path) -> list[Path]:
     for path, name in named.items():
         save_weights(folder / name, read_weights(path), read_metadata(path) | {"stored_as": "float16"}, torch.float16)
     files = [path for path in sorted(folder.glob("*.safetensors")) if not is_service(path.name)]
-    sums = [f"{assets.file_sha256(path)}  {path.name}" for path in files]
+    sums = [f"{file_sha256(path)}  {path.name}" for path in files]
     write_text(folder / "SHA256SUMS", "\n".join(sums) + "\n")
     return [folder / name for name in named.values()]

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixar.assets.check import LITERATURE
+from mixar.assets.shipped import LITERATURE
 from mixar.data.images import load_images
 from mixar.data.manifest import read_manifest
 from mixar.failures import needs_memory
@@ -91,9 +91,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def summary_text(
-    tables: list[Table], claims: list[Claim], files: dict[str, Path], remarks: Iterable[str] = ()
-) -> str:
+def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path], remarks: Iterable[str] = ()) -> str:
     """What the terminal shows at the end: tables, one line per claim, missing results, and the paths of the figures."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
     said = ["The paper's claims in this study, by Fréchet distance", *(claim.line() for claim in claims)]

@@ -20,11 +20,11 @@ from rich import print
 from torch import Tensor
 
 from mixar.assets import check as assets
-from mixar.assets.check import file_sha256
 from mixar.data.images import iter_images, read_images
 from mixar.data.manifest import SPLITS, read_manifest
 from mixar.data.sources import open_parquet
 from mixar.failures import naming, needs_memory
+from mixar.files import file_sha256
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features

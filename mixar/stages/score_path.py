@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 from mixar.assets import check as assets
-from mixar.assets.check import file_sha256
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
 from mixar.failures import naming, needs_memory
-from mixar.files import json_mapping, write_text
+from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import check_name
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table

@@ -14,12 +14,11 @@ import torch
 from rich import print
 from torch import Tensor, nn
 
-from mixar.assets.check import file_sha256
 from mixar.data.images import images_to_unit, iter_images, load_images, unit_to_uint8, write_images
 from mixar.data.manifest import count_smaller, images_sha256, ingest_manifest, read_manifest
 from mixar.data.shards import write_shard
 from mixar.failures import finite, naming, needs_memory
-from mixar.files import write_table
+from mixar.files import file_sha256, write_table
 from mixar.model.layers import patchify
 from mixar.scoring.protocols import protocol_of
 from mixar.stages.device import device_of

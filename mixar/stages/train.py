@@ -17,7 +17,7 @@ from mixar.assets import check as assets
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
 from mixar.failures import micro_batch, needs_memory
-from mixar.files import write_table
+from mixar.files import file_sha256, write_table
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS, provenance
 from mixar.stages.device import device_of
@@ -85,7 +85,7 @@ def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
     with torch.device("meta"):
         model = MAR.from_study(study, run)
     network = released.load_into(model, "mar", path)
-    found = {"source": study.runs[run].weights, "sha256": assets.file_sha256(path)}
+    found = {"source": study.runs[run].weights, "sha256": file_sha256(path)}
     write_table(layout.losses(run, seed), pa.table({name: pa.array([], pa.float64()) for name in LOSS_COLUMNS}))
     metadata = {"kind": "train", "study": study.study, "run": run, "seed": seed, **found, **provenance()}
     save_weights(layout.weights(run, seed), network.state_dict(), metadata)
@@ -213,7 +213,7 @@ def _publish(
         "digest": Digests(study).train(run, seed),
         "seed": seed,
         "tokenizers_sha256": store.metadata.get("tokenizers"),
-        "start_sha256": assets.file_sha256(start) if start else None,
+        "start_sha256": file_sha256(start) if start else None,
         "steps": result.steps,
         "steps_before": steps_before if math.isfinite(steps_before) else None,  # unknown
         "wall_seconds": round(result.seconds, 1),

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from mixar.assets import check as assets
-from mixar.files import json_mapping, write_text
+from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import File, source_files
 from mixar.study.sections import Data
 
@@ -118,6 +118,6 @@ def _hold_the_same(files: list[File], before: list[Row] | None) -> bool:
 def _content(file: File) -> str | None:
     """SHA-256 of a file; None of one that cannot be read."""
     try:
-        return assets.file_sha256(Path(file.path))
+        return file_sha256(Path(file.path))
     except OSError:
         return None

@@ -15,8 +15,10 @@ from asset_server import serve
 
 from mixar.assets import check as assets
 from mixar.assets import table
-from mixar.assets.table import Address, Hub
+from mixar.assets.table import PREFIX, Address, Hub
+from mixar.files import file_sha256
 from mixar.scoring.protocols import PROTOCOLS
+from mixar.study import external
 from mixar.study.presets import PRESETS
 from mixar.study.sections import load_study, parse_study
 
@@ -176,9 +178,9 @@ def test_a_git_blob_hash_is_what_git_computes():
 
 
 def test_the_paper_study_misses_everything_on_an_empty_machine(paper):
-    missing = assets.missing(paper)
+    missing = external.missing(paper)
 
-    assert missing == assets.references(paper)
+    assert missing == external.references(paper)
     assert {"asset:vavae-f16d32", "asset:maskbit-generator-14bit", "asset:inception", "asset:adm-statistics"} <= set(
         missing.values()
     )
@@ -188,7 +190,7 @@ def test_a_protocol_of_the_reconstructions_needs_its_statistics_too(smoke):
     extractor = {"network": "inception-v3", "weights": "asset:inception"}
     smoke["scoring"] |= {"reconstructions": "mar-train-rfid", "extractor": extractor}
 
-    named = assets.references(parse_study(smoke))
+    named = external.references(parse_study(smoke))
 
     assert named["scoring.reconstructions mar-train-rfid"] == "asset:adm-statistics"
 
@@ -197,7 +199,7 @@ def test_what_is_there_is_not_missing(paper):
     os.makedirs(assets.ASSETS["imagenet-train"].path)
     assets.ASSETS["vavae-f16d32"].path.touch()
 
-    missing = assets.missing(paper)
+    missing = external.missing(paper)
 
     assert not {"data.path", "continuous.weights"} & set(missing)
 
@@ -205,13 +207,13 @@ def test_what_is_there_is_not_missing(paper):
 def test_start_files_are_named_for_every_seed(smoke):
     smoke["runs"]["dc_mix"]["start"] = "nowhere/dc_mix-{seed}.safetensors"
 
-    missing = assets.missing(parse_study(smoke))
+    missing = external.missing(parse_study(smoke))
 
     assert set(missing.values()) == {f"nowhere/dc_mix-{seed}.safetensors" for seed in (0, 1)}
 
 
 def test_protocols_and_assets_agree_on_who_needs_what():
-    needed = {(name, p.statistics.removeprefix(assets.PREFIX)) for name, p in PROTOCOLS.items() if p.statistics}
+    needed = {(name, p.statistics.removeprefix(PREFIX)) for name, p in PROTOCOLS.items() if p.statistics}
 
     assert {(protocol, name) for name, asset in assets.ASSETS.items() for protocol in asset.protocols} == needed
 
@@ -232,7 +234,7 @@ def thing(monkeypatch):
 def hashed(monkeypatch):
     """Files that were hashed, in order."""
     seen = []
-    monkeypatch.setitem(assets.HASHES, "sha256", lambda path: seen.append(path) or assets.file_sha256(path))
+    monkeypatch.setitem(assets.HASHES, "sha256", lambda path: seen.append(path) or file_sha256(path))
     return seen
 
 

@@ -8,7 +8,7 @@ import torch_fidelity
 from inception_file import write_random_inception
 from torch.utils.data import Dataset
 
-from mixar.assets.check import file_sha256
+from mixar.files import file_sha256
 from mixar.scoring import features, released
 from mixar.scoring.features import extract, extract_all, load_extractor, load_further, load_network
 from mixar.scoring.files import read_features, write_features

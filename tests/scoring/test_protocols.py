@@ -14,12 +14,11 @@ from toy_scored import NUM_IMAGES, SMOKE_ID, changed, draw, drawings, features, 
 from toy_scored import house as house
 from toy_scored import pictures as pictures
 
-from mixar.assets.check import file_sha256
 from mixar.assets.table import ASSETS
 from mixar.data import images
 from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, write_images
 from mixar.data.manifest import ingest_manifest, read_manifest
-from mixar.files import write_table
+from mixar.files import file_sha256, write_table
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import distance_name
 from mixar.reporting.tables import quality_table

@@ -17,9 +17,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixar.__main__ import app
-from mixar.assets.check import file_sha256
 from mixar.assets.table import ASSETS
 from mixar.data.images import write_images
+from mixar.files import file_sha256
 from mixar.scoring import released
 from mixar.scoring.statistics import save_statistics
 from mixar.study.layout import Layout

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_runs import toy_study, write_inputs
 
-from mixar.assets.check import file_sha256
+from mixar.files import file_sha256
 from mixar.stages.pretrain import publish
 from mixar.weights import read_file, read_metadata, save_weights
 

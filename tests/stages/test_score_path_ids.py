@@ -15,8 +15,8 @@ from toy_images import COUNT, folder, pixels
 from toy_models import Colours
 from toy_scored import SMOKE_ID
 
-from mixar.assets.check import file_sha256
 from mixar.data.images import read_images
+from mixar.files import file_sha256
 from mixar.scoring import released
 from mixar.scoring.files import read_features
 from mixar.scoring.protocols import PROTOCOLS

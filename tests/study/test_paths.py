@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mixar.assets import check as assets
+from mixar.study import external
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.problems import SpecError
@@ -94,7 +95,7 @@ def test_what_cannot_be_filled_in_is_refused_with_the_key(smoke, keys, text, sai
 def test_a_variable_in_braces_and_the_seed_go_together(smoke):
     smoke["runs"]["dc_mix"]["start"] = "${SCRATCH}/mar-{seed}.safetensors"
 
-    named = assets.references(parse_study(smoke))
+    named = external.references(parse_study(smoke))
 
     assert named["runs.dc_mix.start (seed 1)"] == "/scratch/me/mar-1.safetensors"
 
@@ -123,7 +124,7 @@ def test_results_lie_where_the_text_says(smoke):
 def test_a_file_that_comes_with_mixar_is_found_from_any_folder(root, tmp_path, monkeypatch):
     study = load_study(root / "config" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
-    assert not assets.missing(study)
+    assert not external.missing(study)
     assert assets.resolve(study.data.path) == root / study.data.path
 
     (tmp_path / "resources").mkdir()
@@ -135,7 +136,7 @@ def test_a_missing_file_is_named_with_the_folder_in_which_it_was_looked_for(smok
     monkeypatch.chdir(tmp_path)
     smoke["runs"]["mar"]["start"] = "nowhere.safetensors"
 
-    lines = assets.missing_in_words(assets.missing(parse_study(smoke)))
+    lines = external.missing_in_words(external.missing(parse_study(smoke)))
 
     place = os.path.join(os.getcwd(), "nowhere.safetensors")
     assert lines == [f"missing: runs.mar.start (seed 0) = nowhere.safetensors, looked for at {place}"]

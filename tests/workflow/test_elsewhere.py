@@ -42,10 +42,11 @@ def test_a_profile_and_its_site_file_are_found_before_the_directory_changes(root
 
 ASKED = """
 from mixar import __main__
-from mixar.assets import check as assets
+from mixar.assets.shipped import LITERATURE
+from mixar.study import external
 from mixar.study.sections import load_study
 study = load_study(__main__.STUDIES["emoji-gfd"])
-print(__main__.__file__, assets.missing(study), assets.RESOURCES.joinpath("literature.yaml").is_file())
+print(__main__.__file__, external.missing(study), LITERATURE.is_file())
 """
 
 

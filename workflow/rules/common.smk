@@ -12,9 +12,11 @@ from snakemake.logging import logger
 
 from mixar import locks
 from mixar.assets import check as assets, table
+from mixar.assets.shipped import LITERATURE
 from mixar.files import print_anything, write_text
 from mixar.study import earlier, inventory
 from mixar.study.digests import Digests
+from mixar.study.external import missing, missing_in_words, places
 from mixar.study.identity import digest, plain
 from mixar.study.layout import Layout
 from mixar.study.problems import SpecError
@@ -39,7 +41,7 @@ try:
     for file in workflow.configfiles:  # Snakemake keeps the last of two equal keys without a word
         read_layer(file)
     STUDY = parse_study({key: value for key, value in config.items() if key != "replace"}, source="study")
-    MISSING = assets.missing(STUDY)
+    MISSING = missing(STUDY)
     if {"{", "}"} & set(str(table.folder())):
         raise ValueError(f"MIXAR_ASSETS: Snakemake reads braces as wildcards; found {str(table.folder())!r}")
 except (SpecError, ValueError) as error:
@@ -175,7 +177,7 @@ def refuse_missing():
         return rest.split(".")[0] in trained if section == "runs" else not READERS[section].isdisjoint(rules_needed)
 
     if needed := {key: value for key, value in MISSING.items() if is_needed(key)}:
-        lines = [f"  {line}" for line in assets.missing_in_words(needed)]
+        lines = [f"  {line}" for line in missing_in_words(needed)]
         advice = f"Nothing was started. Get them first; for assets: {GET_ASSETS}"
         said = [f"{STUDY.study} cannot run without these files or folders:", *lines, advice]
         raise WorkflowError("\n".join(said))
@@ -210,7 +212,7 @@ def announce_held():
 def announce_missing():
     """Say which files outside the study are not there yet. A dry run closes with it."""
     lines = [f"{STUDY.study} needs {len(MISSING)} files or folders that are not there:"]
-    lines += [f"  {place}" for place in assets.places(MISSING)]
+    lines += [f"  {place}" for place in places(MISSING)]
     lines += [f"Fetch what can be fetched: {GET_ASSETS}"]
     logger.warning("\n".join(lines), extra={"mixar_closing": True})
 

@@ -8,7 +8,7 @@ rule report:
         own=LAYOUT.own_scores(),
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
-        literature=assets.RESOURCES / "literature.yaml",
+        literature=str(LITERATURE),
     output:
         report_outputs(),
     log:
