@@ -6,7 +6,6 @@ One home for what belongs together: which rows are a run's headline, and when tw
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,11 +13,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from mixar.reporting.results import OTHERS, OWN
+from mixar.scoring import protocols
 from mixar.study.sections import Study
 
-# Only these protocols make a Fréchet distance an FID: Inception features and the field's own references.
-FID_PROTOCOLS = {"adm256-gfid", "val256-rfid", "mar-train-rfid", "vavae-val-rfid"}
-OTHER_DATA = "data="  # in the id of rows that were scored against other images than their protocol is defined for
 QUALITY = ("fd", "is", "kid", "precision", "recall")
 # Metrics that Table 1 shows as well where a study has them, in this order; one's own come after them, by name.
 FURTHER = ("fd_infinity", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg")
@@ -178,11 +175,9 @@ def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> s
     letter = {"sample": "g", "reconstruct": "r"}[source]
     metric = {"sample": "fd", "reconstruct": "rfd"}[source]
     used = _without_brought(rows[(rows["metric"] == metric) & (rows["source"] == source)])
-    if len(used) and set(used["protocol"]) <= FID_PROTOCOLS:
-        return f"{letter}FID"
-    name = re.sub(r"-[0-9a-f]{8}$", "", extractor_name(study, used))
-    is_own = used["protocol"].astype(str).str.contains(OTHER_DATA, regex=False).any()
-    return f"{letter}FD-{study.study if is_own and not name.startswith(study.study) else name}"
+    extractor = extractor_name(study, used)
+    names = {protocols.distance_name(str(found), extractor, study.study) for found in used["protocol"]}
+    return letter + max(names or {protocols.distance_name("", extractor, study.study)}, key=lambda name: name != "FID")
 
 
 def extractor_name(study: Study, rows: pd.DataFrame) -> str:

@@ -1,11 +1,12 @@
 """What a score is measured against, and how: one record for each way of scoring, under the id that every row carries.
 
 Two numbers are comparable only under one protocol, and a protocol belongs to its images and its feature network: rows
-of others say so in their id. `FID` is the name of an Inception distance; other networks give FD.
+of others say so in their id. `FID` is the name of an Inception distance under a protocol's bare id; all else is FD.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,9 +14,9 @@ from types import MappingProxyType
 from mixar.assets import check as assets
 from mixar.assets.table import ASSETS
 from mixar.files import file_sha256
+from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.features import EMOJI_NETWORK_SHA256
 from mixar.scoring.metrics import FURTHER
-from mixar.scoring.released import INCEPTION_NAME
 from mixar.study.problems import SpecError
 from mixar.study.sections import Study
 
@@ -268,6 +269,25 @@ def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
     return PROTOCOLS[name]
 
 
-def distance_name(extractor: str) -> str:
-    """What the Fréchet distance of an extractor is called in print: FID for Inception, else FD- and its name."""
-    return "FID" if extractor == INCEPTION_NAME else f"FD-{extractor}"
+def is_fid(protocol_id: str) -> bool:
+    """Whether the protocol defines FID and the row differs from it in nothing, such as the number of images.
+
+    The rows of a further network name it and its statistics in their brackets, which is no difference.
+    """
+    name, _, brackets = protocol_id.removesuffix("]").partition("[")
+    differs = [part for part in brackets.split(", ") if part and not part.startswith(("network=", "statistics="))]
+    network = PROTOCOLS[name].network if name in PROTOCOLS else None
+    return not differs and network is not None and bool(NETWORKS[network].fid)
+
+
+def distance_name(protocol_id: str, extractor: str, study: str) -> str:
+    """A Fréchet distance in print: FID where `is_fid`, else FD- and the feature network's name.
+
+    extractor: the network's name as rows have it; the hash at its end is left out. Distances to images that the
+    protocol is not defined for carry the name of their study instead.
+    """
+    if is_fid(protocol_id):
+        return NETWORKS[PROTOCOLS[protocol_id.partition("[")[0]].network].fid
+    name = re.sub(r"-[0-9a-f]{8}$", "", extractor)
+    is_own = "data=" in protocol_id and not name.startswith(study)
+    return f"FD-{study if is_own else name}"

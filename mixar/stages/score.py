@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from rich import print
 from torch import Tensor
 
 from mixar.assets import check as assets
@@ -217,8 +216,8 @@ def score(
         hashes=hashes,
     )
     write_rows(layout.scores(source, run, seed, sampler), rows)
-    name = distance_name(scored.header["extractor"])
-    print(f"score {run} ({protocol.name}, n = {len(scored.features)}, fd = {name})")
+    name = distance_name(identity, hashes["extractor_name"], study.study)
+    print(f"score {run} (fd = {name}, n = {len(scored.features)}, {identity})")
     for v in values:
         print(f"  {v['metric']:<12} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
 

@@ -111,7 +111,7 @@ def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path
         assert row["n"] == IMAGES and np.isfinite(row["value"]) and row["low"] <= row["value"] <= row["high"]
         assert row["protocol"] == f"adm256-gfid[{settings}{reference}]"
         assert sha256 in row["hashes"]
-    assert "fd = FID" not in said and f"fd = FD-inception-v3-compat-{sha256[:8]}" in said
+    assert "FID" not in said and f"fd = FD-{layout.study.study}, n = {IMAGES}, adm256-gfid[" in said
 
 
 def test_other_bytes_under_the_released_name_stop_the_path_at_its_first_step(study_file, tmp_path):

@@ -23,7 +23,7 @@ from mixar.reporting.tables import number, quality_table
 from mixar.scoring.features import load_extractor
 from mixar.scoring.files import read_features, write_features
 from mixar.scoring.metrics import METRICS
-from mixar.scoring.protocols import PROTOCOLS, distance_name, protocol_of
+from mixar.scoring.protocols import PROTOCOLS, distance_name, is_fid, protocol_of
 from mixar.scoring.statistics import load_statistics
 from mixar.stages import score as stage
 
@@ -301,9 +301,29 @@ def test_a_protocol_must_exist_and_fit_the_network(house):
             protocol_of(study.model_copy(update={"scoring": scoring}), "sample")
 
 
-def test_only_inception_gives_a_distance_called_fid():
-    assert distance_name("inception-v3-compat") == "FID"
-    assert distance_name("emoji-subgroups-c32-1a2b3c4d") == "FD-emoji-subgroups-c32-1a2b3c4d"
+@pytest.mark.parametrize(
+    ("protocol", "extractor", "name"),
+    [
+        ("adm256-gfid", "inception-v3-compat", "FID"),
+        ("val256-rfid", "inception-v3-compat", "FID"),
+        *((f"adm256-gfid[{differs}]", "inception-v3-compat", "FD-inception-v3-compat")
+          for differs in ("n=1000", "labels=uneven", "format=JPEG", "is_splits=5", "image_size=64", "num_classes=10",
+                          "extractor=0123abcd", "reference=held_out", "network=inception-spatial:0123abcd, n=1000")),
+        ("adm256-gfid[data=0123abcd]", "inception-v3-compat", "FD-mine"),
+        ("own-gfd[data=0123abcd, extractor=4567cdef]", "inception-v3-compat", "FD-mine"),
+        ("emoji-gfd", "emoji-subgroups-c32-1a2b3c4d", "FD-emoji-subgroups-c32"),
+        ("own-gfd[data=0123abcd, extractor=4567cdef]", "mine-c8-4567cdef", "FD-mine-c8"),
+    ],
+)  # fmt: skip
+def test_only_inception_under_a_protocols_bare_id_gives_a_distance_called_fid(protocol, extractor, name):
+    assert distance_name(protocol, extractor, "mine") == name
+
+
+def test_the_brackets_of_a_further_network_do_not_spoil_the_name():
+    assert is_fid("adm256-gfid[network=inception-spatial:0123abcd, statistics=4567cdef]")
+
+
+def test_every_protocol_of_samples_has_one_of_reconstructions():
     assert all(p.reconstruction in PROTOCOLS for p in PROTOCOLS.values() if p.source == "sample")
 
 
