@@ -126,7 +126,7 @@ def test_wrong_names_are_refused_before_any_work(study_file, arguments, said):
         ({"scoring": {"protocol": "emoji-gdf"}}, "scoring.protocol: 'emoji-gdf' is unknown; choose from emoji-gfd"),
         ({"scoring": {"protocol": "adm256-gfid"}}, "scoring.extractor.network is 'subgroup-cnn'"),
         ({"runs": {"dc_sa": {"guidance": {"strategy": "dc_sa", "options": {"stag": "both"}}}}}, "runs.dc_sa"),
-        ({"strategies": {"mine": "nowhere:Mine"}, "runs": {"mar": {"guidance": {"strategy": "mine"}}}}, "nowhere"),
+        ({"runs": {"mar": {"guidance": {"strategy": "nowhere:Mine"}}}}, "nowhere"),
         ({"models": {"tiny": {"decoder_width": 64}}}, "decoder_width: 64 differs from width 32"),
         ({"runs": {"mar": {"start": "damaged.safetensors"}}}, "damaged or no safetensors file"),
         ({"runs": {"mar": {"start": "other.safetensors"}}}, "no mar file: diffloss.net.input_proj.weight is missing"),

@@ -8,7 +8,7 @@ To write one: subclass `Guidance`, take (width, num_tokens, bits, **options) in 
 A strategy initialises what it owns and owns only what it uses: a parameter without a gradient stops distributed
 training and falsifies the parameter count. `prefix_tokens` and `memory_tokens` declare what it adds to each half, for
 FLOPs and token counts. `width` is the decoder's; what joins the encoder's sequence needs halves of equal width. Then
-name it in a study: `strategies: {mine: "my_module:MyClass"}`.
+name it in a study: `guidance: {strategy: "my_module:MyClass"}`.
 
 Symbols: q discrete tokens [B, L] int64 in [0, 2**K), or DROPPED; h hidden [B, n, D]; stage "encoder" or "decoder".
 B batch, L positions, D width, K bits.
@@ -172,16 +172,15 @@ def embed(table: nn.Embedding, q: Tensor) -> Tensor:
     return table(q.clamp(min=0)) * (q != DROPPED)[..., None]
 
 
-def load_strategy(where: str) -> type[Guidance]:
-    """The class at "module:Class". Raises ValueError if there is none or it is no Guidance."""
-    return choices.load_class(where, "strategy", Guidance)
+def load_strategy(name: str) -> type[Guidance]:
+    """The strategy of a name or "module:Class". Raises ValueError if there is none or it is no Guidance."""
+    return choices.STRATEGIES.load_class(name, Guidance)
 
 
 def build_guidance(study: Study, run: str) -> Guidance:
     """The strategy of a run with its options. Raises ValueError naming options or widths that it does not take."""
     settings, model = study.runs[run].guidance, study.models[study.runs[run].model]
-    where = study.guidance_table[settings.strategy]
-    strategy = load_strategy(where)
+    strategy, where = load_strategy(settings.strategy), choices.STRATEGIES.where(settings.strategy)
     width, _ = width_and_heads(model, "decoder")
     sizes = (width, study.num_tokens, study.discrete.bits)
     guidance = choices.construct(strategy, where, f"runs.{run}.guidance.options", *sizes, **settings.options)

@@ -1,5 +1,8 @@
 """Training-Inference Mixture: ground-truth tokens give way to generated ones during a run (Eq. 10-12).
 
+A schedule is a function (progress in [0, 1], settings) -> λ in [0, 1], settings being the study's `ti_mix` section. For
+one of your own, name it there: `ti_mix: {schedule: "my_module:my_schedule"}`.
+
 Symbols: q tokens [B, L] int64, q_hat the same with generated tokens at missing positions, m mask [B, L] bool, True
 where a token is missing, c class [B] int64; B batch, L positions.
 """
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.failures import finite
+from mixar.study import choices
 from mixar.study.sections import TiMix
 
 
@@ -19,8 +23,11 @@ def guidance_rate(ti_mix: TiMix, progress: float) -> float:
     """λ, the probability that a missing position keeps its ground-truth token, at `progress` in [0, 1] of the run."""
     if not 0 <= progress <= 1:
         raise ValueError(f"ti_mix: progress {progress} is outside [0, 1]; give the finished share of the run")
-    left = SCHEDULES[ti_mix.schedule](progress, ti_mix)
-    return left * ti_mix.start + (1 - left) * ti_mix.end
+    rate = float(choices.SCHEDULES.load_function(ti_mix.schedule)(progress, ti_mix))
+    if not 0 <= rate <= 1:
+        raise ValueError(f"ti_mix.schedule {ti_mix.schedule!r}: gave λ = {rate} at progress {progress}; it must be in "
+                         "[0, 1]")  # fmt: skip
+    return rate
 
 
 @torch.no_grad()
@@ -50,21 +57,29 @@ def mix_tokens(q: Tensor, q_hat: Tensor, m: Tensor, rate: float, rng: torch.Gene
     return torch.where(m & (rho >= rate), q_hat, q)
 
 
-def _constant(progress: float, ti_mix: TiMix) -> float:
-    return 1.0
+# Schedules
 
 
-def _linear(progress: float, ti_mix: TiMix) -> float:
-    return 1.0 - progress
+def constant(progress: float, ti_mix: TiMix) -> float:
+    """`start` to the end."""
+    return _between(1.0, ti_mix)
 
 
-def _cosine(progress: float, ti_mix: TiMix) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
+def linear(progress: float, ti_mix: TiMix) -> float:
+    """A straight line from `start` to `end`."""
+    return _between(1.0 - progress, ti_mix)
 
 
-def _step(progress: float, ti_mix: TiMix) -> float:
-    return 1.0 if progress < ti_mix.step_at else 0.0
+def cosine(progress: float, ti_mix: TiMix) -> float:
+    """Half a cosine from `start` to `end`."""
+    return _between((1 + math.cos(math.pi * progress)) / 2, ti_mix)
 
 
-# Share of the way from `end` to `start` that is left at a progress.
-SCHEDULES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "step": _step}
+def step(progress: float, ti_mix: TiMix) -> float:
+    """`start`, and `end` from `step_at` on."""
+    return _between(1.0 if progress < ti_mix.step_at else 0.0, ti_mix)
+
+
+def _between(left: float, ti_mix: TiMix) -> float:
+    """left: share of the way from `end` to `start`."""
+    return left * ti_mix.start + (1 - left) * ti_mix.end

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mixar.files import json_mapping, write_table
 from mixar.listing import PARQUET, list_files
+from mixar.study.choices import is_own
 from mixar.study.digests import Digests
 from mixar.study.sections import Study
 
@@ -153,7 +154,7 @@ def label_of(study: Study, run: str) -> str:
     if run in study.runs:
         return study.runs[run].label
     network = getattr(study, run).network if run in ("continuous", "discrete") else None
-    return network.partition(":")[2] if network else OTHERS[run]
+    return network.partition(":")[2] if network and is_own(network) else OTHERS[run]
 
 
 def total_epochs(study: Study, run: str) -> int:

@@ -1,9 +1,9 @@
 """Scores as pure functions of features: torch-fidelity's, asked for by their exact definitions.
 
-A metric of one's own is a function (sample, reference, scoring) -> float, the first two a FeatureSet each, and either a
-row of METRICS with its name in `Metric` of mixar/study/sections.py, or a line of a study: `scoring: {own_metrics:
-{mine: "my_module:my_function"}}`. Nothing else is needed; a row in BOUNDS cuts its interval, and one in REPLICATES
-(replicates.py) saves computing it anew for every group of the jackknife. It must leave the features as they are.
+A metric of your own is a function (sample, reference, scoring) -> float, the first two a FeatureSet each. Name it in
+the study: `scoring: {metrics: [fd, "my_module:my_metric"]}`; its rows' metric is what follows the colon. It must leave
+the features as they are. A built-in has a row in METRICS, here and in mixar/study/choices.py; a row in BOUNDS cuts its
+interval, and one in REPLICATES (replicates.py) saves computing it anew for every group of the jackknife.
 
 Symbols: n images, F features, V classes of the feature network. Which images a score needs, and how its row is named,
 lies in protocols.py; its interval in intervals.py.
@@ -271,5 +271,5 @@ FURTHER = {
 def metric_of(name: str, scoring: Scoring) -> Metric:
     """The metric of a name: one of METRICS, or the study's own. Raises ValueError where that cannot be loaded."""
     if name in scoring.own_metrics:
-        return choices.load_function(scoring.own_metrics[name], f"scoring.own_metrics.{name}")
+        return choices.METRICS.load_function(scoring.own_metrics[name])
     return METRICS[name]

@@ -22,7 +22,7 @@ from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.stages.pretrain import read_statistics
 from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
 from mixar.study import external
-from mixar.study.code_hashes import is_ours
+from mixar.study.choices import is_own
 from mixar.study.sections import Study, Training
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
@@ -62,15 +62,14 @@ def _networks(study: Study) -> Iterator[tuple]:
     g, sizes = study.generator, (study.discrete.bits, study.num_tokens, study.data.num_classes)
     for kind in ("continuous", "discrete"):
         s = getattr(study, kind)
-        file = None if s.network else released.tokenizer_kind(s)
-        trial = partial(try_tokenizer, study, kind) if s.network else None
+        file = None if is_own(s.network) else released.tokenizer_kind(s)
+        trial = partial(try_tokenizer, study, kind) if is_own(s.network) else None
         yield kind, file, partial(tokenizers.build, kind, s), [s.weights], trial
     yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights], None
     for run, settings in study.runs.items():
         pattern = settings.start or settings.weights or ""
         files = dict.fromkeys(pattern.format(seed=seed) for seed in settings.seeds)
-        is_own = not is_ours(study.guidance_table[settings.guidance.strategy])
-        trial = partial(try_strategy, study, run) if is_own else None
+        trial = partial(try_strategy, study, run) if is_own(settings.guidance.strategy) else None
         yield f"runs.{run}", "mar", partial(MAR.from_study, study, run), files, trial
 
 

@@ -16,7 +16,7 @@ from mixar.model.guidance import load_strategy
 from mixar.model.mar import MAR
 from mixar.released import IMAGENET, KINDS
 from mixar.study.presets import PRESETS
-from mixar.study.sections import GUIDANCE, Model
+from mixar.study.sections import Model
 from mixar.study.strict_yaml import read_yaml
 
 MIXAR = {"bits": 14, "channels": 32}  # MaskBit's tokens and VA-VAE's latents, which the paper's models work on
@@ -55,7 +55,7 @@ def _network(row: dict[str, Any]) -> nn.Module:
     if "kind" in row:
         return KINDS[row["kind"]].build(**KINDS[row["kind"]].presets[row["preset"]])
     size = Model(**PRESETS["Model"][row["preset"]])
-    guidance = load_strategy(GUIDANCE[row["strategy"]])(size.width, IMAGENET["num_tokens"], MIXAR["bits"])
+    guidance = load_strategy(row["strategy"])(size.width, IMAGENET["num_tokens"], MIXAR["bits"])
     return MAR(size, guidance, channels=MIXAR["channels"], **IMAGENET)
 
 

@@ -28,6 +28,7 @@ from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import check_statistics
 from mixar.stages.tokens import draw_latents, training_images
+from mixar.study.choices import is_own
 from mixar.study.digests import Digests
 from mixar.study.identity import digest as digest_of
 from mixar.study.identity import seed_of
@@ -52,7 +53,7 @@ def tokenizer(study: Study, layout: Layout, kind: str) -> None:
     def build():
         return tokenizers.build(kind, settings)
 
-    if settings.weights and settings.network:
+    if settings.weights and is_own(settings.network):
         _import(lambda path: tokenizers.load(kind, settings, path), settings.weights, target)
     elif settings.weights:
         family = released.tokenizer_kind(settings)

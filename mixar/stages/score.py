@@ -263,7 +263,7 @@ def sample_values(scoring: Scoring, sample: FeatureSet, train: FeatureSet, held_
     `fd_held_out`, against images that no training saw, rises where the drawn images repeat training images.
     held_out: None leaves it out.
     """
-    names = [*scoring.metrics, *scoring.own_metrics]
+    names = scoring.metric_names
     check_sizes(names, sample, train, scoring)
     against = [(name, name, train) for name in names]
     if "fd" in names and held_out is not None:
@@ -278,7 +278,7 @@ def _measured(scoring: Scoring, sample: FeatureSet, against: list[tuple[str, str
     values = []
     for row, metric, reference in against:
         where = scoring.own_metrics.get(metric)
-        with inputs_kept(f"scoring.own_metrics.{metric}: {where}", sample, reference) if where else nullcontext():
+        with inputs_kept(f"scoring.metrics: {where}", sample, reference) if where else nullcontext():
             value = float(metric_of(metric, scoring)(sample, reference, scoring))
             replicates = replicates_of(metric, sample, reference, scoring, groups)
         values.append(_value(row, value, replicates, len(sample), BOUNDS.get(metric, UNBOUNDED)))

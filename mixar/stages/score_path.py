@@ -209,11 +209,11 @@ def _without_images(scoring: Scoring) -> Scoring:
     """The metrics and further networks that need no reference images; says which are left out."""
     kept = tuple(metric for metric in scoring.metrics if metric in WITHOUT_IMAGES)
     further = {name: file for name, file in scoring.further.items() if is_given(scoring, name)}
-    left_out = [metric for metric in (*scoring.metrics, *scoring.own_metrics) if metric not in WITHOUT_IMAGES]
+    left_out = [metric for metric in scoring.metric_names if metric not in WITHOUT_IMAGES]
     left_out += [metric for name in scoring.further if name not in further for metric in FURTHER[name]]
     if left_out:
         print(f"score: without reference images there is no {', '.join(left_out)}; run `score --reference` for them")
-    return scoring.model_copy(update={"metrics": kept, "own_metrics": {}, "further": further})
+    return scoring.model_copy(update={"metrics": kept, "further": further})
 
 
 def _check_count(count: int, reference: Reference) -> None:

@@ -69,7 +69,7 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
     classes = max(2, study.data.num_classes) if small else INCEPTION_CLASSES
     enough = _enough_images(scoring, width)
     count = min(enough, study.evaluation.num_images)
-    what = f"scoring.own_metrics.{name} {where!r}, tried on random features [{count}, {width}]"
+    what = f"scoring.metrics {where!r}, tried on random features [{count}, {width}]"
     try:
         with _tried(what):
             sample, reference = (_random_features(n, width, classes, study.data.num_classes) for n in (count, enough))
@@ -115,8 +115,7 @@ def try_strategy(study: Study, run: str) -> None:
     r = study.runs[run]
     sizes = study.models[r.model].model_copy(update={"encoder_depth": 1, "decoder_depth": 1, "head_depth": 1})
     small = study.model_copy(update={"models": {**study.models, r.model: sizes}})
-    strategy = study.guidance_table[r.guidance.strategy]
-    with _tried(f"runs.{run}.guidance {strategy!r}, tried on random tokens"):
+    with _tried(f"runs.{run}.guidance.strategy {r.guidance.strategy!r}, tried on random tokens"):
         model = MAR.from_study(small, run)
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(IMAGES, study.num_tokens, study.continuous.latent_channels)

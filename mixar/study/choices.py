@@ -1,14 +1,62 @@
-"""Classes and functions of one's own: a study names them as "module:name", anywhere on PYTHONPATH."""
+"""What a study may choose by name: a row of a table below, or "module:name" for code anywhere on PYTHONPATH.
+
+Every key that names a choice follows this grammar. A row holds the "module:name" of the built-in, so both are loaded
+the same way, and only where they are used: no torch here.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 CAUGHT = (Exception, SystemExit)  # whatever foreign code does, also sys.exit or argparse where it is imported
+CLASS, FUNCTION = "module:Class", "module:function"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One kind of choice: what messages call it, the form of its "module:name", and the built-in rows."""
+
+    role: str
+    form: str
+    table: Mapping[str, str]
+
+    def where(self, name: str) -> str:
+        """The "module:name" behind a choice."""
+        return self.table.get(name, name)
+
+    def check(self, name: str) -> str:
+        """`name` if it is a row or has the form of a "module:name". Raises PydanticCustomError otherwise."""
+        if name in self.table or is_own(name):
+            return name
+        raise PydanticCustomError("choice", f"{unknown(name, self.table)}, or give your own as {self.form}")
+
+    def load_class(self, name: str, base: type, methods: Sequence[str] = ()) -> type:
+        """The class of a choice. Raises ValueError as `load`, and where it is no `base` or lacks a method."""
+        return load_class(self.where(name), self.role, base, methods)
+
+    def load_function(self, name: str) -> Callable:
+        """The function of a choice. Raises ValueError as `load`, and where it cannot be called."""
+        return load_function(self.where(name), self.role)
+
+
+def is_own(name: str) -> bool:
+    """Whether a choice is a "module:name" instead of a row."""
+    return ":" in name
+
+
+def unknown(found: str, valid: Iterable[str]) -> str:
+    """A message for an unknown name: the nearest valid one, and all of them."""
+    by_lower = {name.lower(): name for name in valid}
+    near = [by_lower[name] for name in difflib.get_close_matches(found.lower().replace("-", "_"), by_lower, n=1)]
+    choices = f"hoose from {', '.join(valid)}"
+    return f"{found!r} is unknown; " + (f"did you mean {near[0]!r}? C{choices}" if near else f"c{choices}")
 
 
 def in_words(error: BaseException) -> str:
@@ -17,10 +65,10 @@ def in_words(error: BaseException) -> str:
     return f"it ends Python ({what})" if isinstance(error, SystemExit) else what
 
 
-def load(where: str, role: str, form: str = "module:Class") -> Any:
-    """What stands at "module:name".
+def load(where: str, role: str, form: str = CLASS) -> Any:
+    """The object named by "module:name".
 
-    role: what it is for, which begins every message, such as "strategy". form: how `where` should look.
+    role: what it is for, such as "strategy"; begins every message. form: how `where` should look.
     Raises ValueError where `where` has another form, its module cannot be imported, or the module lacks the name.
     """
     module, _, name = where.partition(":")
@@ -52,7 +100,7 @@ def load_class(where: str, role: str, base: type, methods: Sequence[str] = ()) -
 
 def load_function(where: str, role: str) -> Callable:
     """The function at "module:function". Raises ValueError as `load`, and where it cannot be called."""
-    found = load(where, role, "module:function")
+    found = load(where, role, FUNCTION)
     if not callable(found):
         raise ValueError(f"{role} {where!r}: expected 'module:function', found a {type(found).__name__}")
     return found
@@ -87,3 +135,64 @@ def options_of(found: type, num_sizes: int) -> list[str] | None:
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             return list(known)
     return None
+
+
+STRATEGIES = Choice(
+    "guidance.strategy",
+    CLASS,
+    {
+        "none": "mixar.model.guidance:Unguided",
+        "dc_mix": "mixar.model.guidance:DCMix",
+        "dc_sa": "mixar.model.guidance:DCSelfAttention",
+        "dc_ca": "mixar.model.guidance:DCCrossAttention",
+    },
+)
+CONTINUOUS = Choice("continuous.network", CLASS, {"vavae": "mixar.tokens.vavae:VaVae"})
+DISCRETE = Choice("discrete.network", CLASS, {"maskbit": "mixar.tokens.maskbit:MaskBit"})
+SCHEDULES = Choice(
+    "ti_mix.schedule",
+    FUNCTION,
+    {name: f"mixar.model.ti_mix:{name}" for name in ("constant", "linear", "cosine", "step")},
+)
+OPTIMIZERS = Choice("optimizer", FUNCTION, {name: f"mixar.training.optim:{name}" for name in ("adamw", "muon")})
+SOURCES = Choice(
+    "data.source", FUNCTION, {name: f"mixar.data.sources:{name}" for name in ("emoji", "folder", "parquet")}
+)
+EXTRACTORS = Choice(
+    "scoring.extractor.network",
+    CLASS,
+    {
+        "subgroup-cnn": "mixar.scoring.features:SubgroupCNN",
+        "inception-v3": "torch_fidelity:FeatureExtractorInceptionV3",
+    },
+)
+METRICS = Choice(
+    "scoring.metrics",
+    FUNCTION,
+    {
+        "fd": "mixar.scoring.metrics:fd",
+        "fd_infinity": "mixar.scoring.metrics:fd_infinity",
+        "is": "mixar.scoring.metrics:inception_score",
+        "kid": "mixar.scoring.metrics:kid",
+        "precision": "mixar.scoring.metrics:precision",
+        "recall": "mixar.scoring.metrics:recall",
+    },
+)
+# Names in result rows that are not metrics of the list above, or have a column of their own in the tables.
+RESERVED_METRICS = ("fd_held_out", "rfd", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg", "psnr", "parameters")
+
+
+def metric_name(entry: str) -> str:
+    """A metric's name in result rows: the row of the table, or what follows the colon of a "module:function"."""
+    return entry.rpartition(":")[2]
+
+
+def check_metric(entry: str) -> str:
+    """`entry` if the study may list it. Raises PydanticCustomError for an unknown name, and for a function whose name
+    other result rows have."""
+    name = metric_name(METRICS.check(entry))
+    if is_own(entry) and (name in RESERVED_METRICS or name in METRICS.table):
+        raise PydanticCustomError(
+            "choice", f"{entry!r}: result rows already use the name {name!r}; rename the function"
+        )
+    return entry

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
 from mixar.study.identity import digest, plain
 from mixar.study.paths import in_digest
@@ -15,20 +18,29 @@ class Digests:
         self.study = study
         self._hashes: dict[str, str] = {}
 
-    def _source(self, where: str | None) -> list[str]:
-        """The hash of the source behind "module:name", where it is none of ours; computed once."""
-        if where is None or is_ours(where):
-            return []
-        if where not in self._hashes:
-            self._hashes[where] = source_hash(where)
-        return [self._hashes[where]]
+    def _source(self, *chosen: str) -> list[str]:
+        """The hashes of the sources behind choices that are a "module:name" outside mixar; each computed once."""
+        own = [name for name in chosen if is_own(name) and not is_ours(name)]
+        for name in own:
+            if name not in self._hashes:
+                self._hashes[name] = source_hash(name)
+        return [self._hashes[name] for name in own]
 
     def own_code(self, run: str) -> dict[str, str]:
         """Source hashes of what the study brings and a result of this run depends on, by "module:name"."""
         s = self.study
-        named = [s.continuous.network, s.discrete.network, *s.scoring.own_metrics.values()]
-        named += [s.guidance_table[s.runs[run].guidance.strategy]] if run in s.runs else []
-        return {where: found for where in named for found in self._source(where)}
+        named = [s.data.source, s.continuous.network, s.discrete.network, s.scoring.extractor.network]
+        named += [*s.scoring.metrics, *self._optimizers(s.continuous, s.discrete, s.generator, s.scoring.extractor)]
+        if run in s.runs:
+            ti_mix = s.runs[run].ti_mix
+            named += [s.runs[run].guidance.strategy, s.training_of(run).optimizer]
+            named += [ti_mix.schedule] if ti_mix else []
+        return {name: found for name in named for found in self._source(name)}
+
+    @staticmethod
+    def _optimizers(*sections: Any) -> list[str]:
+        """What trains the networks of these sections, where the study trains them."""
+        return [section.train.optimizer for section in sections if section.train and section.weights is None]
 
     def metric_code(self) -> dict[str, str]:
         """Source hashes of the study's own metrics, by the name of the metric."""
@@ -36,32 +48,38 @@ class Digests:
         return {metric: found for metric, where in named for found in self._source(where)}
 
     def ingest(self) -> str:
-        return digest("ingest", plain(self.study.data, exclude={"num_shards"}))
+        data = self.study.data
+        return digest("ingest", plain(data, exclude={"num_shards"}), *self._source(data.source))
 
     def tokenizer(self, kind: str) -> str:
         settings = getattr(self.study, kind)
-        return digest("tokenizer", kind, self.ingest(), settings, *self._source(settings.network))
+        own = self._source(settings.network, *self._optimizers(settings))
+        return digest("tokenizer", kind, self.ingest(), settings, *own)
 
     def tokenize(self) -> str:
         return digest("tokenize", self.study.data, self.tokenizer("continuous"), self.tokenizer("discrete"))
 
     def generator(self) -> str:
-        return digest("generator", self.tokenize(), plain(self.study.generator, exclude={"sampler"}))
+        settings = self.study.generator
+        own = self._source(*self._optimizers(settings))
+        return digest("generator", self.tokenize(), plain(settings, exclude={"sampler"}), *own)
 
     def generate(self) -> str:
         return digest("generate", self.generator(), self.study.generator.sampler, self.study.evaluation)
 
     def train(self, run: str, seed: int) -> str:
         s, r = self.study, self.study.runs[run]
-        strategy = s.guidance_table[r.guidance.strategy]
-        guidance = [r.guidance, strategy, *self._source(strategy)]
+        training = s.training_of(run)
+        guidance = [r.guidance, *self._source(r.guidance.strategy)]
         parts = [
             "train",
             self.tokenize(),
             s.models[r.model],
-            s.training_of(run),
+            training,
+            *self._source(training.optimizer),
             *guidance,
             r.ti_mix,
+            *self._source(*([r.ti_mix.schedule] if r.ti_mix else [])),
             r.start and in_digest(r.start),
             seed,
         ]
@@ -86,7 +104,9 @@ class Digests:
         return digest("reconstruct", self.tokenizer(kind), self.study.data.num_shards, used)
 
     def extractor(self) -> str:
-        return digest("extractor", self.ingest(), self.study.scoring.extractor)
+        settings = self.study.scoring.extractor
+        own = self._source(settings.network, *self._optimizers(settings))
+        return digest("extractor", self.ingest(), settings, *own)
 
     def features(self) -> str:
         """Of what images are measured with: the networks and the protocols, but no metric."""
@@ -101,8 +121,7 @@ class Digests:
         s, r = self.study, self.study.runs[run]
         samplers = [plain(s.samplers[name]) for name in r.samplers]
         sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model], s.evaluation.batch_size]
-        strategy = s.guidance_table[r.guidance.strategy]
-        guidance = [r.guidance, strategy, r.ti_mix]
-        for where in (strategy, s.continuous.network, s.discrete.network):
-            guidance += self._source(where)
-        return digest("measure", s.measure, *sizes, s.training_of(run), *guidance, s.generator, samplers)
+        training = s.training_of(run)
+        named = [r.guidance.strategy, *([r.ti_mix.schedule] if r.ti_mix else []), training.optimizer]
+        own = self._source(*named, s.continuous.network, s.discrete.network)
+        return digest("measure", s.measure, *sizes, training, r.guidance, r.ti_mix, *own, s.generator, samplers)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
+
+from mixar.study.choices import is_own, unknown
 
 if TYPE_CHECKING:
     from mixar.study.sections import Run, Study
@@ -18,9 +19,6 @@ FURTHER = ("dinov2-vitl14", "vgg16", "inception-spatial")  # what scoring.furthe
 # Run names that result rows give to something else: the generator's own images, and the tokenizers' reconstructions.
 RESERVED_RUNS = ("maskbit", "continuous", "discrete")
 RESERVED_START = "own_"  # of the rows of images that somebody brought
-# Metric names that result rows give to something else, or that have a column of their own in the tables.
-RESERVED_METRICS = ("fd", "fd_infinity", "fd_held_out", "rfd", "is", "kid", "precision", "recall", "fd_dinov2", "sfid",
-                    "precision_vgg", "recall_vgg", "psnr", "parameters")  # fmt: skip
 STORED_BITS = 16  # of a token in a shard
 MAX_SHARDS = 100_000  # the number of a shard has five digits
 MAX_DEPTH = 50  # of sections in each other: JSON's readers have a limit, too
@@ -99,14 +97,11 @@ def problems(s: Study) -> Iterator[str]:
         yield f"generator.width: {s.generator.width} is not divisible by heads {s.generator.heads}"
     if s.scoring.extractor.weights is None and s.scoring.extractor.train is None:
         yield "scoring.extractor: give `weights` (a file) or `train` (settings to train it); both are missing"
-    if s.scoring.extractor.weights is None and s.scoring.extractor.network != "subgroup-cnn":
+    if s.scoring.extractor.weights is None and s.scoring.extractor.network == "inception-v3":
         yield f"scoring.extractor: {s.scoring.extractor.network!r} is not trained here; give its `weights`"
     for name in s.scoring.further:
         if name not in FURTHER:
-            yield f"scoring.further: {_unknown(name, FURTHER)}"
-    for name in s.scoring.own_metrics:
-        if name in RESERVED_METRICS:
-            yield f"scoring.own_metrics: {name!r} stands for another result; choose another name"
+            yield f"scoring.further: {unknown(name, FURTHER)}"
     for name in s.scoring.further_statistics:
         if name not in s.scoring.further:
             yield f"scoring.further_statistics: {name!r} is no network of scoring.further"
@@ -148,15 +143,15 @@ def _tokenizer_problems(s: Study) -> Iterator[str]:
             )
         if tokenizer.weights is None and tokenizer.train is None:
             yield f"{where}: give `weights` (a file) or `train` (settings to train it); both are missing"
-        if tokenizer.network is None and tokenizer.options:
-            yield f"{where}.options: they go to a network of one's own; name it with `network`, or leave them out"
-        if tokenizer.network is None and tokenizer.channels % 32:
+        if tokenizer.options and not is_own(tokenizer.network):
+            yield f"{where}.options: they go to a network of your own; name it with `network`, or leave them out"
+        if not is_own(tokenizer.network) and tokenizer.channels % 32:
             yield f"{where}.channels: {tokenizer.channels} is no multiple of 32 (GroupNorm has 32 groups)"
         shift = tokenizer.train and tokenizer.train.max_shift
         if shift and shift >= s.data.image_size:
             yield f"{where}.train.max_shift: {shift} pixels move an image of {s.data.image_size} out of sight"
     beyond = [level for level in s.continuous.attention_levels if level >= len(s.continuous.multipliers)]
-    if beyond and s.continuous.network is None:
+    if beyond and not is_own(s.continuous.network):
         yield (
             f"continuous.attention_levels: {beyond[0]} is no level of {len(s.continuous.multipliers)} multipliers; "
             "levels count from 0"
@@ -209,12 +204,10 @@ def _run_problems(s: Study) -> Iterator[str]:
                 "it must fall (Eq. 12)"
             )
         if run.model not in s.models:
-            yield f"runs.{name}.model: {_unknown(run.model, s.models)}"
-        if run.guidance.strategy not in s.guidance_table:
-            yield f"runs.{name}.guidance.strategy: {_unknown(run.guidance.strategy, s.guidance_table)}"
+            yield f"runs.{name}.model: {unknown(run.model, s.models)}"
         for sampler in run.samplers:
             if sampler not in s.samplers:
-                yield f"runs.{name}.samplers: {_unknown(sampler, s.samplers)}"
+                yield f"runs.{name}.samplers: {unknown(sampler, s.samplers)}"
         try:
             s.training_of(name)
         except ValidationError as error:
@@ -251,7 +244,7 @@ def _chain_problems(s: Study, name: str) -> Iterator[str]:
     chain = [name]
     while parent := s.runs[chain[-1]].parent:
         if parent not in s.runs:
-            yield f"runs.{chain[-1]}.parent: {_unknown(parent, s.runs)}"
+            yield f"runs.{chain[-1]}.parent: {unknown(parent, s.runs)}"
             return
         if parent in chain:
             yield f"runs.{name}.parent: {' -> '.join([*chain, parent])} is a circle"
@@ -276,16 +269,9 @@ def _report_problems(s: Study) -> Iterator[str]:
         named += [("claims", n) for n in r.claims.model_dump().values() if n]
     for where, name in named:
         if name not in s.runs:
-            yield f"report.{where}: {_unknown(name, s.runs)}"
+            yield f"report.{where}: {unknown(name, s.runs)}"
     if r.sampler not in s.samplers:
-        yield f"report.sampler: {_unknown(r.sampler, s.samplers)}"
-
-
-def _unknown(found: str, valid: Iterable[str]) -> str:
-    by_lower = {name.lower(): name for name in valid}
-    near = [by_lower[name] for name in difflib.get_close_matches(found.lower().replace("-", "_"), by_lower, n=1)]
-    choices = f"hoose from {', '.join(valid)}"
-    return f"{found!r} is unknown; " + (f"did you mean {near[0]!r}? C{choices}" if near else f"c{choices}")
+        yield f"report.sampler: {unknown(r.sampler, s.samplers)}"
 
 
 def _fields_at(model: type[BaseModel], path: tuple) -> list[str]:
@@ -320,7 +306,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         key = ".".join(str(p) for p in e["loc"]) or "study"
         if e["type"] == "extra_forbidden":
             valid = _fields_at(model, e["loc"][:-1])
-            lines.append(f"{key}: {_unknown(str(e['loc'][-1]), valid)}")
+            lines.append(f"{key}: {unknown(str(e['loc'][-1]), valid)}")
+        elif e["type"] == "choice":
+            lines.append(f"{key}: {e['msg']}")
         elif e["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif e["type"] == "value_error":

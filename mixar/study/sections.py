@@ -22,19 +22,12 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from mixar.study import choices, presets
 from mixar.study import paths as study_paths
-from mixar.study import presets
 from mixar.study.problems import MAX_SHARDS, SpecError, check_label, check_number, explain, not_json, problems
 from mixar.study.strict_yaml import read_yaml
-
-# Guidance strategies by name: "module:Class". A study may add rows of its own under `strategies:`.
-GUIDANCE = {
-    "none": "mixar.model.guidance:Unguided",
-    "dc_mix": "mixar.model.guidance:DCMix",
-    "dc_sa": "mixar.model.guidance:DCSelfAttention",
-    "dc_ca": "mixar.model.guidance:DCCrossAttention",
-}
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, and no tensor has its square
@@ -45,7 +38,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildc
 # A folder name and a Snakemake wildcard.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100)]
 Label = Annotated[str, AfterValidator(check_label)]  # as tables and figures print it
-Metric = Literal["fd", "fd_infinity", "is", "kid", "precision", "recall"]
+Strategy = Annotated[str, AfterValidator(choices.STRATEGIES.check), choices.STRATEGIES]
+Schedule = Annotated[str, AfterValidator(choices.SCHEDULES.check), choices.SCHEDULES]
+Optimizer = Annotated[str, AfterValidator(choices.OPTIMIZERS.check), choices.OPTIMIZERS]
+Source = Annotated[str, AfterValidator(choices.SOURCES.check), choices.SOURCES]
+FeatureNetwork = Annotated[str, AfterValidator(choices.EXTRACTORS.check), choices.EXTRACTORS]
+ContinuousNetwork = Annotated[str, AfterValidator(choices.CONTINUOUS.check), choices.CONTINUOUS]
+DiscreteNetwork = Annotated[str, AfterValidator(choices.DISCRETE.check), choices.DISCRETE]
+Metric = Annotated[str, AfterValidator(choices.check_metric), choices.METRICS]
 # Of a file or folder, or asset:NAME. `~` and variables are filled in where the study is read.
 FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump)]
 FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump)]
@@ -76,7 +76,7 @@ class Section(BaseModel):
 class Data(Section):
     """Images, their crop and the split."""
 
-    source: Literal["emoji", "folder", "parquet"]
+    source: Source
     path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file, a folder or a pattern
     held_out_path: FilePath | None = None  # validation images, same kind; null: split by a hash of each image's name
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
@@ -97,7 +97,7 @@ class Training(Section):
     schedule: Literal["constant", "cosine"] = "constant"
     final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
     warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = 0.0
-    optimizer: Annotated[Literal["adamw", "muon"], Field(exclude_if=lambda v: v == "adamw")] = "adamw"
+    optimizer: Annotated[Optimizer, Field(exclude_if=lambda v: v == "adamw")] = "adamw"
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     clip_norm: Positive = 3.0
@@ -122,8 +122,8 @@ class TokenizerTraining(Training):
 class Autoencoder(Section):
     """Encoder and decoder of images; the grid is image_size / 2**(levels - 1)."""
 
-    network: str | None = None  # one's own, "module:Class"; null: the built-in convolutional network
-    options: dict[str, Any] = {}  # for the constructor of one's own
+    network: str
+    options: dict[str, Any] = {}  # for the constructor of a network of the study's own
     weights: FilePath | None = None  # path, or asset:NAME; null: trained by this study
     channels: Count = 128
     multipliers: Widths = (1, 1, 2, 2, 4)
@@ -137,12 +137,13 @@ class Autoencoder(Section):
 
     @model_serializer(mode="wrap")
     def _built_in_left_out(self, dump: Any) -> dict:  # so studies of the built-in networks keep their digests
-        return {k: v for k, v in dump(self).items() if self.network or k not in ("network", "options")}
+        return {k: v for k, v in dump(self).items() if choices.is_own(self.network) or k not in ("network", "options")}
 
 
 class VaVae(Autoencoder):
     """Continuous tokenizer (VA-VAE f16d32 by default; MAR's KL-16 is latent_channels 16 without decoder attention)."""
 
+    network: ContinuousNetwork = "vavae"
     latent_channels: Count = 32
     attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
     decoder_attention: bool = True
@@ -153,6 +154,7 @@ class VaVae(Autoencoder):
 class MaskBit(Autoencoder):
     """Discrete tokenizer: lookup-free quantisation to `bits` bits a token."""
 
+    network: DiscreteNetwork = "maskbit"
     bits: Annotated[int, Field(ge=2, le=20)] = 14
 
 
@@ -220,14 +222,14 @@ class MarTraining(Training):
 class Guidance(Section):
     """Which strategy injects the discrete tokens; `options` go to its constructor."""
 
-    strategy: str = "none"
+    strategy: Strategy = "none"
     options: dict[str, Any] = {}
 
 
 class TiMix(Section):
     """λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
 
-    schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
+    schedule: Schedule = "linear"
     start: Rate = 1.0
     end: Rate = 0.0
     step_at: Rate = 0.5  # schedule `step`: share of the run after which λ jumps to `end`
@@ -284,7 +286,8 @@ class ExtractorTraining(Training):
 class Extractor(Section):
     """Feature network behind every score."""
 
-    network: Literal["inception-v3", "subgroup-cnn"]
+    network: FeatureNetwork
+    options: Annotated[dict[str, Any], Field(exclude_if=lambda v: not v)] = {}  # for the constructor of your own
     weights: FilePath | None = None
     channels: Count = 32  # subgroup-cnn: width of its first stage; features are 4 times that
     train: ExtractorTraining | None = None
@@ -297,7 +300,6 @@ class Scoring(Section):
     reconstructions: str | None = None  # protocol of the reconstructions; null: the one that goes with `protocol`
     extractor: Extractor
     metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
-    own_metrics: Annotated[dict[Name, str], Field(exclude_if=lambda v: not v)] = {}  # one's own, "module:function"
     further: dict[str, FilePath] = {}  # weights of more feature networks by name; each brings metrics of its own
     further_statistics: dict[str, FilePath] = {}  # .npz files of statistics, in place of reference images
     kid_subsets: Count = 100
@@ -305,6 +307,29 @@ class Scoring(Section):
     is_splits: Count = 10
     neighbours: Count = 3  # k of precision and recall
     jackknife_groups: Annotated[Count, Field(ge=2)] = 10
+
+    @property
+    def own_metrics(self) -> dict[str, str]:
+        """The "module:function" of each metric of the study's own, by the metric's name in result rows."""
+        return {choices.metric_name(entry): entry for entry in self.metrics if choices.is_own(entry)}
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Every metric's name in result rows."""
+        return [choices.metric_name(entry) for entry in self.metrics]
+
+    @field_validator("metrics")
+    @classmethod
+    def _one_name_each(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        names = [choices.metric_name(entry) for entry in metrics]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                other, entry = metrics[names.index(name)], metrics[place]
+                what = (
+                    f"{entry!r} occurs twice" if other == entry else f"{other!r} and {entry!r} are both named {name!r}"
+                )
+                raise PydanticCustomError("choice", f"{what}; keep one")
+        return metrics
 
 
 class Measure(Section):
@@ -374,7 +399,6 @@ class Study(Section):
     training: MarTraining
     samplers: dict[Name, Sampler]
     runs: dict[Name, Run]
-    strategies: dict[Name, str] = {}
     evaluation: Evaluation
     scoring: Scoring
     measure: Measure = Measure()
@@ -389,11 +413,6 @@ class Study(Section):
     @property
     def num_tokens(self) -> int:
         return self.grid**2
-
-    @property
-    def guidance_table(self) -> dict[str, str]:
-        """Every strategy this study may name, with where its class lives."""
-        return {**GUIDANCE, **self.strategies}
 
     def shown(self, listed: tuple[str, ...] | None) -> list[str]:
         """Runs of a table or figure: those listed, else every run that continues no other."""

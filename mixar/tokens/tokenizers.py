@@ -1,4 +1,4 @@
-"""The two tokenizers of a study: VA-VAE and MaskBit, or networks of one's own.
+"""The two tokenizers of a study: VA-VAE and MaskBit, or your own networks.
 
 To write one: an `nn.Module` whose constructor takes (settings, **options), settings being the study's section. Then
 name it there: `continuous: {network: "my_module:MyClass", options: {...}}`, or under `discrete`. It must have
@@ -20,23 +20,19 @@ from torch import Tensor, nn
 
 from mixar.study import choices
 from mixar.study import sections as spec
-from mixar.tokens.maskbit import MaskBit
-from mixar.tokens.vavae import VaVae
 from mixar.weights import load_module
 
-BUILT_IN = {"continuous": VaVae, "discrete": MaskBit}
+NETWORKS = {"continuous": choices.CONTINUOUS, "discrete": choices.DISCRETE}
 METHODS = {"continuous": ("encode", "decode"), "discrete": ("tokens", "decode_tokens")}
 
 
 def build(kind: str, settings: spec.Autoencoder) -> nn.Module:
     """The untrained tokenizer of a section (kind: continuous or discrete).
 
-    Raises ValueError where a network of one's own cannot be found, lacks a method or does not take its options.
+    Raises ValueError where the network cannot be found, lacks a method or does not take its options.
     """
-    if settings.network is None:
-        return BUILT_IN[kind](settings)
     methods = (*METHODS[kind], *(["training_loss"] if settings.train else []))
-    network = choices.load_class(settings.network, f"{kind}.network", nn.Module, methods)
+    network = NETWORKS[kind].load_class(settings.network, nn.Module, methods)
     return choices.construct(network, settings.network, f"{kind}.options", settings, **settings.options)
 
 

@@ -1,4 +1,9 @@
-"""Optimizer groups, learning-rate schedule and the moving average of weights."""
+"""Optimizers and their groups, learning-rate schedule and the moving average of weights.
+
+An optimizer is a function (parameter groups, settings) -> torch.optim.Optimizer, settings being the study's training
+section; the loop sets the learning rate before every step. For one of your own, name it there: `optimizer:
+"my_module:my_optimizer"`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from mixar.study import choices
 from mixar.study import sections as spec
 
 
@@ -33,14 +39,24 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer:
-    """AdamW over `parameter_groups`, or timm's Muon; the loop sets the learning rate before every step.
+    """The optimizer that the settings name, over `parameter_groups`. Raises ValueError if it cannot be loaded or
+    returns something else."""
+    optimizer = choices.OPTIMIZERS.load_function(s.optimizer)(parameter_groups(model, s.weight_decay), s)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        found = type(optimizer).__name__
+        raise ValueError(f"optimizer {s.optimizer!r}: returned a {found}; expected a torch.optim.Optimizer")
+    return optimizer
 
-    Muon (Jordan et al., 2024) orthogonalises the updates of matrices, and of kernels as matrices [out, in * k * k], at
-    a step as large as AdamW's; vectors keep AdamW. Both with Nesterov's momentum.
-    """
-    if s.optimizer == "muon":
-        return Muon(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, nesterov=True)
-    return torch.optim.AdamW(parameter_groups(model, s.weight_decay), lr=0.0, betas=s.betas, fused=True)
+
+def adamw(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019)."""
+    return torch.optim.AdamW(parameters, lr=0.0, betas=s.betas, fused=True)
+
+
+def muon(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
+    """timm's Muon (Jordan et al., 2024): orthogonalises the updates of matrices, and of kernels as matrices
+    [out, in * k * k], at a step as large as AdamW's; vectors keep AdamW. Both with Nesterov's momentum."""
+    return Muon(parameters, lr=0.0, betas=s.betas, nesterov=True)
 
 
 def average_decay(s: spec.Training, steps: float) -> float:

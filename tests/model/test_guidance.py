@@ -114,11 +114,11 @@ def test_an_unknown_stage_is_refused():
 
 
 def own_study(where, **options):
-    run = {"label": "Mine", "model": "small", "guidance": {"strategy": "mine", "options": options}}
-    return toy_study(strategies={"mine": where}, runs={"mine": run})
+    run = {"label": "Mine", "model": "small", "guidance": {"strategy": where, "options": options}}
+    return toy_study(runs={"mine": run})
 
 
-def test_a_strategy_of_ones_own_is_one_class_and_one_line_of_the_study():
+def test_your_own_strategy_is_one_class_and_one_line_of_the_study():
     study = own_study("toy_strategies:Doubled", factor=3.0)
     model = MAR.from_study(study, "mine")
     assert model.guidance.factor == 3.0

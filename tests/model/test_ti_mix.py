@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mixar.model.ti_mix import SCHEDULES, draw_tokens, guidance_rate, mix_tokens
+from mixar.model.ti_mix import draw_tokens, guidance_rate, mix_tokens
+from mixar.study.choices import SCHEDULES
 from mixar.study.sections import TiMix
 
 
@@ -118,7 +119,7 @@ def test_the_rate_is_the_share_of_missing_positions_that_keep_the_ground_truth(r
     assert (mixed == q)[m].float().mean().item() == pytest.approx(rate, abs=0.02)
 
 
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES.table))
 def test_schedules_never_rise_and_stay_between_start_and_end(schedule):
     ti_mix = TiMix(schedule=schedule, start=0.9, end=0.2)
 
@@ -139,10 +140,21 @@ def test_schedules_have_their_shapes():
     assert halfway("constant", 0.99) == 1.0
 
 
-def test_the_spec_offers_exactly_the_schedules_that_exist():
-    offered = TiMix.model_json_schema()["properties"]["schedule"]["enum"]
+def steep(progress, ti_mix):
+    return ti_mix.start * (1 - progress) ** 3
 
-    assert set(offered) == set(SCHEDULES)
+
+def beyond(progress, ti_mix):
+    return 1 + progress
+
+
+def test_your_own_schedule_is_one_function_and_one_line_of_the_study():
+    assert guidance_rate(TiMix(schedule="test_ti_mix:steep", start=0.8), 0.5) == 0.1
+
+
+def test_a_rate_outside_0_and_1_is_refused():
+    with pytest.raises(ValueError, match=r"'test_ti_mix:beyond': gave λ = 1.5 at progress 0.5; it must be in \[0, 1\]"):
+        guidance_rate(TiMix(schedule="test_ti_mix:beyond"), 0.5)
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])

@@ -19,8 +19,7 @@ from mixar.files import write_table
 from mixar.reporting import figures, pictures
 from mixar.reporting.results import SCHEMA
 
-TOY = {"strategies": {"toy": "somewhere:Toy"},
-       "runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "toy"}}}}  # fmt: skip
+TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
 
 
 def rows_of(study, fd=FD) -> pd.DataFrame:

@@ -22,8 +22,7 @@ from mixar.stages.report import report
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 
-TOY = {"strategies": {"toy": "somewhere:Toy"},
-       "runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "toy"}}}}  # fmt: skip
+TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
 
 
 def made_page(root, tmp_path, study: Study) -> str:

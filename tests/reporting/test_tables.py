@@ -10,8 +10,7 @@ from toy_rows import FD, HASHES, PROTOCOL, all_rows, measure_rows, reconstructio
 from mixar.reporting.results import SCHEMA, make_rows
 from mixar.reporting.tables import MISSING, efficiency_table, number, quality_table, si
 
-TOY = {"strategies": {"toy": "somewhere:Toy"},
-       "runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "toy"}}}}  # fmt: skip
+TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:

@@ -8,21 +8,20 @@ import yaml
 
 from mixar.scoring.metrics import FURTHER, METRICS, metric_of
 from mixar.stages.check import problems
-from mixar.study.problems import RESERVED_METRICS
+from mixar.study.choices import check_metric
 from mixar.study.sections import Scoring, parse_study
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("no_such_module:f", "scoring.own_metrics.mine 'no_such_module:f': No module named"),
+        ("no_such_module:f", "scoring.metrics 'no_such_module:f': No module named"),
         ("toy_metrics:shift", "toy_metrics has no shift"),
-        ("toy_metrics", "expected 'module:function'"),
         ("toy_metrics:__doc__", "expected 'module:function', found a str"),
     ],
 )
 def test_a_function_that_cannot_be_loaded_is_said_by_check(smoke, where, message):
-    smoke["scoring"]["own_metrics"] = {"mine": where}
+    smoke["scoring"]["metrics"] = ["fd", where]
 
     assert [message in found for found in problems(parse_study(smoke))] == [True]
 
@@ -30,7 +29,9 @@ def test_a_function_that_cannot_be_loaded_is_said_by_check(smoke, where, message
 def test_no_metric_of_ours_can_be_replaced():
     ours = {*METRICS, *(row for rows in FURTHER.values() for row in rows)}
 
-    assert ours <= set(RESERVED_METRICS)
+    for name in ours:
+        with pytest.raises(ValueError, match=f"result rows already use the name '{name}'"):
+            check_metric(f"my_metrics:{name}")
 
 
 def test_the_readmes_example_is_a_metric(smoke, tmp_path, root, monkeypatch):

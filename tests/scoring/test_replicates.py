@@ -44,10 +44,10 @@ def test_leaving_groups_out_equals_computing_anew(metric):
 def test_a_metric_without_a_short_way_is_computed_anew_without_each_group(monkeypatch):
     sample, reference = features(300), features(250, seed=1, shift=0.4)
     groups = jackknife_groups(sample.index, 10)
-    scoring = SCORING.model_copy(update={"own_metrics": {"mine": "toy_metrics:mean_shift"}})
+    scoring = SCORING.model_copy(update={"metrics": ("toy_metrics:mean_shift",)})
     monkeypatch.setitem(METRICS, "theirs", mean_shift)
 
-    mine, theirs = (replicates_of(name, sample, reference, scoring, groups) for name in ("mine", "theirs"))
+    mine, theirs = (replicates_of(name, sample, reference, scoring, groups) for name in ("mean_shift", "theirs"))
 
     assert np.array_equal(mine, anew("theirs", sample, reference, groups)) and np.array_equal(mine, theirs)
     assert np.ptp(mine) > 0

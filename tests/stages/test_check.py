@@ -176,11 +176,11 @@ def test_an_error_of_both_protocols_is_said_once(small):
 )
 def test_a_metric_that_fails_on_random_features_is_refused(small, code, body, said):
     code("own_metric_a", f"def f(sample, reference, scoring):\n    {body}\n")
-    small["scoring"]["own_metrics"] = {"mine": "own_metric_a:f"}
+    small["scoring"]["metrics"] = ["own_metric_a:f"]
 
     found = only(small)
 
-    assert found.startswith("scoring.own_metrics.mine 'own_metric_a:f', tried on random features [36, 32]: ")
+    assert found.startswith("scoring.metrics 'own_metric_a:f', tried on random features [36, 32]: ")
     with pytest.raises(ValueError, match=said):
         raise ValueError(found)
 
@@ -236,8 +236,8 @@ def large(small, code):
 
 
 def tried(content, name, warnings):
-    content["scoring"]["own_metrics"] = {"mine": f"own_metric_b:{name}"}
-    return [line for line in problems(parse_study(content), warn=warnings.append) if "own_metrics" in line]
+    content["scoring"]["metrics"] = ["fd", f"own_metric_b:{name}"]
+    return [line for line in problems(parse_study(content), warn=warnings.append) if "own_metric_b" in line]
 
 
 @pytest.mark.parametrize("name", ["kernel", "mahalanobis", "roots"])
@@ -248,7 +248,7 @@ def test_a_sound_metric_passes_its_trial(large, name):
 
 
 def test_a_sound_metric_passes_its_trial_on_features_of_inceptions_width(large, monkeypatch):
-    study = parse_study(large | {"scoring": large["scoring"] | {"own_metrics": {"mine": "own_metric_b:kernel"}}})
+    study = parse_study(large | {"scoring": large["scoring"] | {"metrics": ["fd", "own_metric_b:kernel"]}})
 
     count = trial._enough_images(study.scoring, INCEPTION_WIDTH)
 
@@ -317,25 +317,23 @@ class Empty(Guidance):
 )
 def test_a_strategy_is_tried_on_random_tokens(small, code, fill, said):
     code("own_strategy_a", STRATEGY.format(fill=fill))
-    small["strategies"] = {"mine": "own_strategy_a:Mine"}
-    small["runs"]["dc_sa"]["guidance"] = {"strategy": "mine"}
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "own_strategy_a:Mine"}
 
     if said is None:
         assert problems(parse_study(small)) == []
         return
     found = only(small)
-    assert found.startswith("runs.dc_sa.guidance 'own_strategy_a:Mine', tried on random tokens: ")
+    assert found.startswith("runs.dc_sa.guidance.strategy 'own_strategy_a:Mine', tried on random tokens: ")
     with pytest.raises(ValueError, match=said):
         raise ValueError(found)
 
 
 def test_a_strategy_without_fill_and_one_with_an_unused_parameter_are_refused(small, code):
     code("own_strategy_b", STRATEGY.format(fill="return super().fill(q)"))
-    small["strategies"] = {"mine": "own_strategy_b:Empty"}
-    small["runs"]["dc_sa"]["guidance"] = {"strategy": "mine"}
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "own_strategy_b:Empty"}
     assert "NotImplementedError: Empty must define fill(q)" in only(small)
 
-    small["strategies"]["mine"] = "own_strategy_b:Mine"
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "own_strategy_b:Mine"}
     assert problems(parse_study(small)) == []  # one process does not wait for it
     for several in ({"device": "cuda", "gpus": 2}, {"device": "cpu", "gpus": 0, "nodes": 2}):
         small["hardware"] |= several

@@ -98,29 +98,30 @@ def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references
 @pytest.mark.parametrize("place", ["study", "table"])
 def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monkeypatch, place):
     study, layout = house
-    added = {"own_metrics": {"mine": "toy_metrics:mean_shift"}} if place == "study" else {"metrics": ("fd", "mine")}
+    added = {"metrics": ("fd", "toy_metrics:mean_shift" if place == "study" else "mean_shift")}
     study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
-    monkeypatch.setitem(METRICS, "mine", mean_shift)
+    monkeypatch.setitem(METRICS, "mean_shift", mean_shift)
 
     rows = scored(study, layout, drawings(NUM_IMAGES, 1))
 
-    assert rows["mine"]["low"] < rows["mine"]["value"] < rows["mine"]["high"]
-    assert len(rows["mine"]["replicates"]) == study.scoring.jackknife_groups
+    row = rows["mean_shift"]
+    assert row["low"] < row["value"] < row["high"]
+    assert len(row["replicates"]) == study.scoring.jackknife_groups
     table = quality_table(study, read_rows(layout.root))
-    assert table.columns[table.columns.index("Recall ↑") + 1] == "mine"
+    assert table.columns[table.columns.index("Recall ↑") + 1] == "mean_shift"
     mar = next(cells for cells in table.cells if cells[0] == "MAR")
-    assert mar[table.columns.index("mine")] == number(rows["mine"]["value"])
+    assert mar[table.columns.index("mean_shift")] == number(row["value"])
 
 
 def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_path):
     study, layout = house
     source = tmp_path / "versioned_metric.py"
     monkeypatch.syspath_prepend(tmp_path)
-    added = {"own_metrics": {"mine": "versioned_metric:f"}}
+    added = {"metrics": ("fd", "versioned_metric:mine")}
     study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
     ids = []
     for run, value in (("mar", 1.0), ("dc_mix", 20.0)):
-        source.write_text(f"def f(sample, reference, scoring):\n    return {value}\n")
+        source.write_text(f"def mine(sample, reference, scoring):\n    return {value}\n")
         sys.modules.pop("versioned_metric", None)
         ids.append(scored(study, layout, drawings(NUM_IMAGES, 1), run)["mine"]["protocol"])
 
@@ -131,10 +132,10 @@ def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_p
 
 def test_a_metric_that_changes_the_features_falsifies_no_other(house):
     study, layout = house
-    added = {"own_metrics": {"mine": "toy_metrics:in_place"}}
+    added = {"metrics": ("fd", "toy_metrics:in_place")}
     study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
 
-    with pytest.raises(ValueError, match="mine: toy_metrics:in_place changes the features that it is given"):
+    with pytest.raises(ValueError, match="scoring.metrics: toy_metrics:in_place changes the features that it is given"):
         scored(study, layout, drawings(NUM_IMAGES, 1))
 
 

@@ -29,9 +29,9 @@ EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
 
 
 def fused_study(root: Path):
-    runs = {"fused": {"label": "Fused", "model": "s", "guidance": {"strategy": "fused"}, "ti_mix": {}}}
+    runs = {"fused": {"label": "Fused", "model": "s", "guidance": {"strategy": "toy_strategies:Fused"}, "ti_mix": {}}}
     hardware = {**EACH_STEP, "results": str(root)}
-    return toy_study(root, runs=runs, hardware=hardware, strategies={"fused": "toy_strategies:Fused"})
+    return toy_study(root, runs=runs, hardware=hardware)
 
 
 def burn(study) -> None:
@@ -97,9 +97,9 @@ def test_a_run_leaves_averaged_weights_with_provenance_and_a_loss_curve(tmp_path
 
 
 def test_a_strategy_with_tied_weights_is_trained_saved_and_continued(tmp_path):
-    runs = {"twice": {"model": "s", "guidance": {"strategy": "twice"}}}
+    runs = {"twice": {"model": "s", "guidance": {"strategy": "toy_strategies:Twice"}}}
     runs["more"] = {**runs["twice"], "parent": "twice"}
-    study = toy_study(tmp_path, runs=runs, strategies={"twice": "toy_strategies:Twice"})
+    study = toy_study(tmp_path, runs=runs)
     layout = write_inputs(study)
 
     for run in runs:

@@ -126,9 +126,8 @@ def test_the_working_directory_is_looked_in_as_jobs_do(tmp_path, monkeypatch):
 
 
 def with_own_code(content):
-    content["strategies"] = {"mine": "own_guidance:Mine"}
-    content["runs"]["dc_sa"]["guidance"] = {"strategy": "mine"}
-    content["scoring"]["own_metrics"] = {"shift": "own_metric:shift"}
+    content["runs"]["dc_sa"]["guidance"] = {"strategy": "own_guidance:Mine"}
+    content["scoring"]["metrics"] = ["fd", "own_metric:shift"]
     content["discrete"] |= {"network": "own_tokens:Tokens"}
     return parse_study(content)
 

@@ -95,14 +95,12 @@ def test_an_unknown_strategy_is_refused_with_the_nearest_valid_one(smoke):
 
 
 def test_a_study_may_name_a_strategy_of_its_own(smoke):
-    smoke["strategies"] = {"mine": "my_package:Mine"}
-    smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "mine"
-    for name in ("dc_mix_long", "dc_mix_timix"):
-        smoke["runs"][name]["guidance"]["strategy"] = "mine"
+    for name in ("dc_mix", "dc_mix_long", "dc_mix_timix"):
+        smoke["runs"][name]["guidance"]["strategy"] = "my_package:Mine"
 
     study = parse_study(smoke)
 
-    assert study.guidance_table["mine"] == "my_package:Mine"
+    assert study.runs["dc_mix"].guidance.strategy == "my_package:Mine"
 
 
 def remove(*path):
@@ -134,7 +132,7 @@ def put(*path_and_value):
         (remove("continuous", "train"), "continuous: give `weights` (a file) or `train`"),
         (remove("generator", "train"), "generator: give `weights` (a file) or `train`"),
         (put("discrete", "channels", 48), "discrete.channels: 48 is no multiple of 32"),
-        (put("discrete", "options", {"depth": 2}), "discrete.options: they go to a network of one's own"),
+        (put("discrete", "options", {"depth": 2}), "discrete.options: they go to a network of your own"),
         (put("discrete", "train", "entropy_groups", 7), "discrete.train.entropy_groups: 7 groups of 4 bits; use fewer"),
         (put("continuous", "train", "max_shift", 32), "continuous.train.max_shift: 32 pixels move an image of 32"),
         (put("continuous", "train", "max_shift", -1), "continuous.train.max_shift"),
@@ -154,7 +152,20 @@ def put(*path_and_value):
         (put("runs", "dc_mix_long", "seeds", [0, 7]), "has no seed [7]"),
         (put("runs", "dc_mix_long", "start", "weights.safetensors"), "keep one"),
         (put("report", "figure8", "plain", "nobody"), "report.figure8: 'nobody' is unknown"),
-        (put("scoring", "own_metrics", {"sfid": "a:b"}), "scoring.own_metrics: 'sfid' stands for another result"),
+        (
+            put("scoring", "metrics", ["fd", "a:sfid"]),
+            "'a:sfid': result rows already use the name 'sfid'",
+        ),
+        (
+            put("scoring", "metrics", ["a:mine", "b:mine"]),
+            "scoring.metrics: 'a:mine' and 'b:mine' are both named 'mine'",
+        ),
+        (put("scoring", "metrics", ["fd", "fd"]), "scoring.metrics: 'fd' occurs twice; keep one"),
+        (put("scoring", "metrics", ["fdi"]), "scoring.metrics.0: 'fdi' is unknown; did you mean 'fd'? Choose from"),
+        (put("runs", "dc_mix_timix", "ti_mix", "schedule", "cosin"), "did you mean 'cosine'? Choose from constant"),
+        (put("training", "optimizer", "sgd"), "training.optimizer: 'sgd' is unknown; choose from adamw, muon, or give"),
+        (put("data", "source", "folders"), "data.source: 'folders' is unknown; did you mean 'folder'?"),
+        (put("continuous", "network", "vae"), "continuous.network: 'vae' is unknown; did you mean 'vavae'?"),
         (put("samplers", "default", "head_steps", 1), "samplers.default.head_steps"),
         (put("study", "Not A Folder"), "study"),
         (put("data", "image_size", 8), "data.image_size: 8 pixels give 1 tokens an image; at least 4 are needed"),

@@ -269,7 +269,7 @@ def test_what_would_stop_a_run_later_stops_it_before_any_job(root, tmp_path, smo
 
 def test_own_code_that_ends_python_stops_a_run(root, tmp_path, smoke):
     (tmp_path / "ending_metric.py").write_text("import os\nos._exit(0)\n")
-    smoke["scoring"]["own_metrics"] = {"mine": "ending_metric:f"}
+    smoke["scoring"]["metrics"] = ["fd", "ending_metric:f"]
     smoke["hardware"]["results"] = str(tmp_path / "results")
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(smoke))

@@ -17,10 +17,9 @@ def house(tmp_path):
     for seed, name in enumerate(("a", "b", "c")):
         folder(images / name, pixels(8, seed, 8))
     data = {"source": "folder", "path": str(images), "num_shards": 2}
-    runs = {"fused": {"model": "s", "guidance": {"strategy": "fused"}}}
-    strategies = {"fused": "toy_strategies:Fused"}
+    runs = {"fused": {"model": "s", "guidance": {"strategy": "toy_strategies:Fused"}}}
     hardware = {"checkpoint_minutes": 1e-9}
-    study = toy_study(tmp_path / "results", data=data, runs=runs, strategies=strategies, hardware=hardware)
+    study = toy_study(tmp_path / "results", data=data, runs=runs, hardware=hardware)
     layout = Layout(study)
     write_networks(study, layout)
     made(study, layout)

@@ -59,8 +59,7 @@ def write_study(content, folder):
 def finished(root, tmp_path_factory):
     """The smoke study after one command: its file, its layout and what Snakemake said."""
     content = yaml.safe_load((root / "config" / "smoke.yaml").read_text())
-    content["strategies"] = {"every_other": "toy_guidance:EveryOther"}
-    content["runs"]["toy"] = {"label": "Toy", "model": "tiny", "guidance": {"strategy": "every_other"}}
+    content["runs"]["toy"] = {"label": "Toy", "model": "tiny", "guidance": {"strategy": "toy_guidance:EveryOther"}}
     folder = tmp_path_factory.mktemp("smoke")
     (folder / "toy_guidance.py").write_text(TOY)
     study_file, layout = write_study(content, folder)
