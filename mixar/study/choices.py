@@ -15,6 +15,9 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from mixar.scoring import catalogue
+from mixar.scoring.catalogue import NETWORKS
+
 CAUGHT = (Exception, SystemExit)  # whatever foreign code does, also sys.exit or argparse where it is imported
 CLASS, FUNCTION = "module:Class", "module:function"
 
@@ -158,28 +161,9 @@ OPTIMIZERS = Choice("optimizer", FUNCTION, {name: f"mixar.training.optim:{name}"
 SOURCES = Choice(
     "data.source", FUNCTION, {name: f"mixar.data.sources:{name}" for name in ("emoji", "folder", "parquet")}
 )
-EXTRACTORS = Choice(
-    "scoring.extractor.network",
-    CLASS,
-    {
-        "subgroup-cnn": "mixar.scoring.features:SubgroupCNN",
-        "inception-v3": "torch_fidelity:FeatureExtractorInceptionV3",
-    },
-)
-METRICS = Choice(
-    "scoring.metrics",
-    FUNCTION,
-    {
-        "fd": "mixar.scoring.metrics:fd",
-        "fd_infinity": "mixar.scoring.metrics:fd_infinity",
-        "is": "mixar.scoring.metrics:inception_score",
-        "kid": "mixar.scoring.metrics:kid",
-        "precision": "mixar.scoring.metrics:precision",
-        "recall": "mixar.scoring.metrics:recall",
-    },
-)
-# Names in result rows that are not metrics of the list above, or have a column of their own in the tables.
-RESERVED_METRICS = ("fd_held_out", "rfd", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg", "psnr", "parameters")
+EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
+METRICS = Choice("scoring.metrics", FUNCTION, {name: catalogue.METRICS[name].function for name in catalogue.LISTED})
+RESERVED_METRICS = frozenset({*catalogue.METRICS, "parameters"})  # names of other result rows and columns
 
 
 def metric_name(entry: str) -> str:
@@ -191,7 +175,7 @@ def check_metric(entry: str) -> str:
     """`entry` if the study may list it. Raises PydanticCustomError for an unknown name, and for a function whose name
     other result rows have."""
     name = metric_name(METRICS.check(entry))
-    if is_own(entry) and (name in RESERVED_METRICS or name in METRICS.table):
+    if is_own(entry) and name in RESERVED_METRICS:
         raise PydanticCustomError(
             "choice", f"{entry!r}: result rows already use the name {name!r}; rename the function"
         )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
+from mixar.scoring.catalogue import FURTHER, NETWORKS
 from mixar.study.choices import is_own, unknown
 
 if TYPE_CHECKING:
     from mixar.study.sections import Run, Study
 
-FURTHER = ("dinov2-vitl14", "vgg16", "inception-spatial")  # what scoring.further may name
 # Run names that result rows give to something else: the generator's own images, and the tokenizers' reconstructions.
 RESERVED_RUNS = ("maskbit", "continuous", "discrete")
 RESERVED_START = "own_"  # of the rows of images that somebody brought
@@ -97,7 +97,8 @@ def problems(s: Study) -> Iterator[str]:
         yield f"generator.width: {s.generator.width} is not divisible by heads {s.generator.heads}"
     if s.scoring.extractor.weights is None and s.scoring.extractor.train is None:
         yield "scoring.extractor: give `weights` (a file) or `train` (settings to train it); both are missing"
-    if s.scoring.extractor.weights is None and s.scoring.extractor.network == "inception-v3":
+    network = NETWORKS.get(s.scoring.extractor.network)
+    if s.scoring.extractor.weights is None and network and not network.is_trainable:
         yield f"scoring.extractor: {s.scoring.extractor.network!r} is not trained here; give its `weights`"
     for name in s.scoring.further:
         if name not in FURTHER:
