@@ -274,7 +274,7 @@ def assets_get(
     names: AssetNames = None,
     study: Annotated[list[Path] | None, typer.Option("--study", help="Fetch what this study misses.")] = None,
 ) -> None:
-    """Fetch assets, check them and put them in their place; an interrupted download goes on where it stopped."""
+    """Download assets, check size and hash, and put them in their place."""
     from mixar.stages import assets as stage
 
     stage.get(names or [], load_study(*study) if study else None)

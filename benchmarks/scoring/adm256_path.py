@@ -30,12 +30,6 @@ from mixar.study.sections import load_study
 
 ROOT = Path(__file__).parents[2]
 SIZE, CLASSES, REFERENCE = 256, 4, 24
-# The command line of mixar, where a stand-in for ADM's statistics may have another hash than the real file.
-STAND_IN = (
-    "from dataclasses import replace; from mixar import asset_table as t; "
-    "t.ASSETS['adm-statistics'] = replace(t.ASSETS['adm-statistics'], git_blob=None); "
-    "from mixar.__main__ import main; main()"
-)
 
 
 def picture(rng: np.random.Generator, label: int) -> np.ndarray:
@@ -85,7 +79,7 @@ def call(folder: Path, *arguments: str, fails: bool = False) -> tuple[str, float
     """Run one command of mixar; returns what it said and its wall seconds."""
     environment = {**os.environ, "MIXAR_ASSETS": str(folder / "assets"), "COLUMNS": "120"}
     start = time.perf_counter()
-    run = subprocess.run([sys.executable, "-c", STAND_IN, *arguments], cwd=ROOT, env=environment, encoding="utf-8",
+    run = subprocess.run([sys.executable, "-m", "mixar", *arguments], cwd=ROOT, env=environment, encoding="utf-8",
                          capture_output=True)  # fmt: skip
     if (run.returncode != 0) != fails:
         raise RuntimeError(f"{' '.join(arguments)}: exit code {run.returncode}\n{run.stderr}")

@@ -1,6 +1,6 @@
-"""The table of external files: what each is, under what licence, how it is recognised, and what gets it.
+"""The table of external files: what each is, its licence, size, hash and source.
 
-`mixar.assets.check` finds and checks them, `mixar.assets.fetch` fetches them. Sizes and hashes are here only where
+`mixar.assets.check` finds and checks them, `mixar.assets.fetch` downloads them. Sizes and hashes are here only where
 their source states them.
 """
 
@@ -103,12 +103,12 @@ class Asset:
 
     @property
     def command(self) -> str:
-        """What gets it without mixar: a shell command, or words."""
+        """What downloads it without mixar and continues after an interruption; steps by hand where nothing can."""
         way, quoted = self.way, shlex.quote
         if isinstance(way, ByHand):
             return way.steps.format(folder=folder())
         if isinstance(way, Address):
-            return f"curl -L --create-dirs -o {quoted(str(self.path))} {quoted(way.url)}"
+            return f"curl -L -C - --create-dirs -o {quoted(str(self.path))} {quoted(way.url)}"
         to = quoted(str(self.path.parent))
         return f"hf download {way.repository} {way.file} --revision {way.revision} --local-dir {to}"
 

@@ -19,9 +19,9 @@ WIDTH = 110  # of the table where it is not printed to a terminal
 
 
 def list_all(study: Study | None) -> None:
-    """Print the table of all assets, and below it what is wrong and the command that gets each missing one.
+    """Print the table of all assets, then what is damaged and how to get what is missing.
 
-    study: mark what it needs, tell how to get that alone, and how the files stand that it names by path.
+    study: mark what it needs, name ways to get only that, and list the files that it names by path.
     """
     needed = set(external.references(study).values()) if study else set()
     states = {asset.name: assets.state(asset) for asset in assets.ASSETS.values()}
@@ -51,7 +51,7 @@ def _short_hash(asset: Asset) -> str:
 
 def _print_what_to_do(states: dict[str, tuple[str, str]]) -> None:
     if notes := [f"  {name}: {why}" for name, (_, why) in states.items() if why]:
-        print("\n".join(["\nNot known to be whole:", *notes]))
+        print("\n".join(["\nDamaged:", *notes]))
     lost = [assets.ASSETS[name] for name, (state, _) in states.items() if state in ("missing", "damaged")]
     if lost:
         ways = [f"  {f'{a.name}: ' if a.is_folder else ''}{assets.way_to_get(a)}" for a in lost]
@@ -59,7 +59,7 @@ def _print_what_to_do(states: dict[str, tuple[str, str]]) -> None:
     print(f"\n{_HINT}")
 
 
-_HINT = "mixar assets show [NAME]: every fact of a row, with whole hashes and sources; check: compute the hashes."
+_HINT = "More: mixar assets show [NAME] (whole hashes, sources); mixar assets check [NAME] (compute the hashes)."
 
 
 def show(names: list[str]) -> None:
@@ -72,38 +72,41 @@ def show(names: list[str]) -> None:
 
 
 def check(names: list[str]) -> None:
-    """Compute and compare the hashes of these assets, or of all that are there. Raises ValueError naming the damaged.
+    """Compare size and hash of these assets, which must exist, or of all that exist.
 
-    Assets that are named must be there.
+    Raises ValueError naming those that are missing or damaged.
     """
     chosen = [assets.asset_named(name) for name in names] or [a for a in assets.ASSETS.values() if a.is_there]
     if not chosen:
-        print(f"{folder()}: no asset is there yet")
+        print(f"{folder()}: no assets yet")
     failed = []
     for asset in chosen:
         problem = assets.check(asset) if asset.is_there else "missing"
         failed += [f"{asset.path}: {problem}; mixar assets get {asset.name}"] if problem else []
-        print(f"{asset.name}: {problem or ': '.join(part for part in assets.state(asset) if part)}", flush=True)
+        is_known = asset.is_folder or asset.known_hash
+        print(f"{asset.name}: {problem or ('intact' if is_known else 'there; its hash is not known')}", flush=True)
     if failed:
         raise ValueError("\n".join(failed))
 
 
 def get(names: list[str], study: Study | None) -> None:
-    """Fetch these assets, and those of the study that are not there; one failure does not stop the others.
+    """Download these assets, and those of the study that are missing or damaged. A failure does not stop the others.
 
-    Raises ValueError: for an unknown name at once, for everything that could not be fetched at the end.
+    Raises ValueError at once for an unknown name, and at the end for everything that could not be downloaded.
     """
-    missed = [v for v in external.missing(study).values() if v.startswith(PREFIX)] if study else []
-    chosen = {asset.name: asset for asset in map(assets.asset_named, [*names, *missed])}
+    chosen = {asset.name: asset for asset in map(assets.asset_named, names)}
+    for value in external.references(study).values() if study else ():
+        if value.startswith(PREFIX) and assets.state(asset := assets.asset_named(value))[0] != "there":
+            chosen[asset.name] = asset
     if not chosen and not study:
         raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study misses")
     if not chosen:
-        print("nothing to fetch: every asset of the study is there")
+        print("nothing to download: every asset of the study is there")
     failed = []
     for asset in chosen.values():
         try:
-            fetched = download.get(asset, _report(asset))
-            print(f"{asset.name}: {'fetched to' if fetched else 'is there already:'} {asset.path}", flush=True)
+            is_new = download.get(asset, _report(asset))
+            print(f"{asset.name}: {'downloaded to' if is_new else 'is there already:'} {asset.path}", flush=True)
         except ValueError as error:
             failed.append(str(error))
     if failed:
@@ -114,7 +117,7 @@ def _report(asset: Asset) -> download.Report:
     progress, mib = Progress(asset.name, "MiB"), 2**20
 
     def report(done: int, total: int) -> None:
-        if total:  # a server that does not say how much is to come gives no estimate
+        if total:  # without a size from the server there is no estimate
             last = -(-total // mib)
             progress(last if done == total else min(done // mib, last - 1), last)
 

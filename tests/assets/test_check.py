@@ -1,4 +1,4 @@
-"""External files: where they are looked for, what is said of those that miss, and that only intact ones are used."""
+"""External files: where they are expected, what a message about a missing one says, and how damage shows."""
 
 import hashlib
 import json
@@ -16,22 +16,14 @@ from asset_server import serve
 from mixar.assets import check as assets
 from mixar.assets import table
 from mixar.assets.table import PREFIX, Address, Hub
-from mixar.files import file_sha256
 from mixar.scoring.protocols import PROTOCOLS
-from mixar.study import external
 from mixar.study.presets import PRESETS
-from mixar.study.sections import load_study, parse_study
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path))
     return tmp_path
-
-
-@pytest.fixture
-def paper(root):
-    return load_study(root / "config" / "imagenet256.yaml")
 
 
 def test_every_row_says_what_it_is_under_what_licence_and_where_it_comes_from():
@@ -129,25 +121,6 @@ def test_a_plain_path_is_itself_or_refused(tmp_path):
     assert assets.resolve(str(file)) == file
 
 
-def test_only_a_file_of_the_known_size_and_hash_is_used(tmp_path, monkeypatch):
-    content = b"weights"
-    known = replace(
-        assets.ASSETS["inception"], num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), git_blob=None
-    )
-    monkeypatch.setitem(assets.ASSETS, "inception", known)
-
-    known.path.write_bytes(content)
-    assert assets.resolve("asset:inception") == known.path
-
-    known.path.write_bytes(b"weighty")
-    with pytest.raises(ValueError, match="expected sha256"):
-        assets.resolve("asset:inception")
-
-    known.path.write_bytes(b"short")
-    with pytest.raises(ValueError, match="expected 7 bytes, found 5"):
-        assets.resolve("asset:inception")
-
-
 def test_the_beginning_of_a_hash_is_compared_where_no_more_is_known():
     asset = replace(assets.ASSETS["vgg16"], sha256=hashlib.sha256(b"weights").hexdigest()[:8])
     asset.path.write_bytes(b"weights")
@@ -177,48 +150,13 @@ def test_a_git_blob_hash_is_what_git_computes():
     assert "expected git blob" in assets.check(asset)
 
 
-def test_the_paper_study_misses_everything_on_an_empty_machine(paper):
-    missing = external.missing(paper)
-
-    assert missing == external.references(paper)
-    assert {"asset:vavae-f16d32", "asset:maskbit-generator-14bit", "asset:inception", "asset:adm-statistics"} <= set(
-        missing.values()
-    )
-
-
-def test_a_protocol_of_the_reconstructions_needs_its_statistics_too(smoke):
-    extractor = {"network": "inception-v3", "weights": "asset:inception"}
-    smoke["scoring"] |= {"reconstructions": "mar-train-rfid", "extractor": extractor}
-
-    named = external.references(parse_study(smoke))
-
-    assert named["scoring.reconstructions mar-train-rfid"] == "asset:adm-statistics"
-
-
-def test_what_is_there_is_not_missing(paper):
-    os.makedirs(assets.ASSETS["imagenet-train"].path)
-    assets.ASSETS["vavae-f16d32"].path.touch()
-
-    missing = external.missing(paper)
-
-    assert not {"data.path", "continuous.weights"} & set(missing)
-
-
-def test_start_files_are_named_for_every_seed(smoke):
-    smoke["runs"]["dc_mix"]["start"] = "nowhere/dc_mix-{seed}.safetensors"
-
-    missing = external.missing(parse_study(smoke))
-
-    assert set(missing.values()) == {f"nowhere/dc_mix-{seed}.safetensors" for seed in (0, 1)}
-
-
 def test_protocols_and_assets_agree_on_who_needs_what():
     needed = {(name, p.statistics.removeprefix(PREFIX)) for name, p in PROTOCOLS.items() if p.statistics}
 
     assert {(protocol, name) for name, asset in assets.ASSETS.items() for protocol in asset.protocols} == needed
 
 
-# How an asset stands, without hashing what was hashed before
+# States
 
 
 @pytest.fixture
@@ -230,64 +168,21 @@ def thing(monkeypatch):
     return asset
 
 
-@pytest.fixture
-def hashed(monkeypatch):
-    """Files that were hashed, in order."""
-    seen = []
-    monkeypatch.setitem(assets.HASHES, "sha256", lambda path: seen.append(path) or file_sha256(path))
-    return seen
-
-
-def test_a_large_file_is_hashed_once_and_again_when_it_changes(thing, hashed, monkeypatch):
-    monkeypatch.setattr(assets, "HASHED_AT_ONCE", 7)
-    thing.path.write_bytes(b"content")
-
-    assert assets.state(thing)[0] == "there"
-    assert assets.check(thing) is None
-    assert assets.check(thing) is None
-    assert assets.state(thing) == ("intact", "")
-    assert hashed == [thing.path]
-
+def test_a_stage_checks_the_size_and_the_command_also_the_hash(thing, empty_folder):
     thing.path.write_bytes(b"CONTENT")
-    os.utime(thing.path, ns=(0, 1))  # a coarse clock might show the same time
 
-    assert assets.state(thing)[0] == "there"
+    assert assets.state(thing) == ("there", "")
+    assert assets.resolve("asset:thing") == thing.path
     assert "expected sha256" in assets.check(thing)
-    assert len(hashed) == 2
-    assert assets.state(thing)[0] == "damaged"
+    assert list(empty_folder.iterdir()) == [thing.path]
 
 
-def test_a_wrong_size_shows_at_once(thing, hashed):
+def test_a_wrong_size_shows_at_once(thing):
     thing.path.write_bytes(b"cont")
 
     assert assets.state(thing) == ("damaged", "expected 7 bytes, found 4")
-    assert hashed == []
-
-
-def test_a_small_file_is_hashed_to_tell_how_it_stands(thing, hashed):
-    thing.path.write_bytes(b"CONTENT")
-
-    assert assets.state(thing)[0] == "damaged"
-    assert assets.state(thing)[0] == "damaged"
-    assert hashed == [thing.path]
-
-
-@pytest.mark.parametrize("memory", ["", "[]", "{", '{"size": 7, "mtime_ns": 1, "sha256": "0"}'])
-def test_a_memory_that_belongs_to_nothing_is_not_believed(thing, memory):
-    thing.path.write_bytes(b"content")
-    assets.memory_of(thing.path).write_text(memory)
-
-    assert assets.check(thing) is None
-
-
-def test_a_folder_that_cannot_be_written_is_hashed_all_the_same(thing, hashed):
-    thing.path.write_bytes(b"content")
-    assets.memory_of(thing.path).mkdir()  # stands where the memory would
-
-    assert assets.check(thing) is None
-    assert assets.check(thing) is None
-    assert len(hashed) == 2
-    assert {p.name for p in thing.path.parent.iterdir()} == {"thing.pt", ".thing.pt.verified"}
+    with pytest.raises(ValueError, match="thing.pt: expected 7 bytes, found 4; get it again: mixar assets get thing"):
+        assets.resolve("asset:thing")
 
 
 def test_a_folder_of_classes_is_damaged_until_all_are_there():
@@ -299,7 +194,7 @@ def test_a_folder_of_classes_is_damaged_until_all_are_there():
 
     assert assets.state(asset) == ("damaged", "expected 2 class folders, found 1")
     (asset.path / "n01443537").mkdir()
-    assert assets.state(asset) == ("intact", "")
+    assert assets.state(asset) == ("there", "")
     assert assets.check(asset) is None
 
 
@@ -330,16 +225,22 @@ def test_check_names_the_damaged_file_and_ends_in_code_2():
     assert "mixar assets get vavae-f16d32-statistics" in result.stderr
 
 
-def test_the_list_says_at_once_that_a_small_file_is_damaged():
-    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1788)
+def test_the_list_says_that_a_file_has_the_wrong_size():
+    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1787)
 
     listed = mixar("assets").stdout
 
     assert re.search(r"^vavae-f16d32-statistics +damaged ", listed, re.MULTILINE)
-    assert "vavae-f16d32-statistics: expected sha256 fb96ba21" in listed
+    assert "vavae-f16d32-statistics: expected 1,788 bytes, found 1,787" in listed
 
 
-def test_get_fetches_what_it_can_and_says_what_it_cannot(empty_folder):
+def test_check_says_which_files_it_cannot_judge():
+    assets.ASSETS["dinov2-vitl14"].path.write_bytes(b"x")
+
+    assert mixar("assets", "check").stdout == "dinov2-vitl14: there; its hash is not known\n"
+
+
+def test_get_downloads_what_it_can_and_names_the_rest(empty_folder):
     content = b"generator" * 1000
     with serve(content) as site:
         site.headers = {"X-Repo-Commit": "0" * 40}
@@ -347,11 +248,11 @@ def test_get_fetches_what_it_can_and_says_what_it_cannot(empty_folder):
         result = mixar("assets", "get", "kl16", "imagenet-train", "maskbit-generator-14bit", **environment)
 
     assert result.returncode == 2
-    assert "asset 'kl16' could not be fetched from 127.0.0.1" in result.stderr
-    assert "asset 'imagenet-train' needs a person" in result.stderr
+    assert "asset 'kl16' could not be downloaded from 127.0.0.1" in result.stderr
+    assert "asset 'imagenet-train' cannot be downloaded automatically" in result.stderr
     assert "Traceback" not in result.stderr
     path = assets.ASSETS["maskbit-generator-14bit"].path
-    assert f"maskbit-generator-14bit: fetched to {path}" in result.stdout
+    assert f"maskbit-generator-14bit: downloaded to {path}" in result.stdout
     assert Path(path).read_bytes() == content
 
 
