@@ -49,11 +49,12 @@ lint: env
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 
-# Everything is pinned and hash-checked, the build backend included; the project itself is installed in place.
-.venv/.complete: requirements.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
+# Everything is pinned and hash-checked, the build backend included; the project and its packages are installed in place.
+PROJECTS := . $(wildcard packages/*)
+.venv/.complete: requirements.lock $(PROJECTS:%=%/pyproject.toml) | $(filter .venv-uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PROJECTS:%=--editable %)
 	touch $@
 
 .venv-uv/bin/uv:

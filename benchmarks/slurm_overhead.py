@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "slurm"))
+sys.path.insert(0, str(ROOT / "packages" / "snakemake-executor-plugin-submitit" / "tests" / "support"))
 from cluster import Cluster, wait_for  # noqa: E402
 from driver import Study  # noqa: E402
 

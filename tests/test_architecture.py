@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "mixar").rglob("*.py"))
@@ -140,7 +142,7 @@ def test_only_one_module_speaks_to_other_processes():
 
 
 def test_plugins_and_package_never_meet():
-    for path in (ROOT / "workflow" / "plugins").rglob("*.py"):
+    for path in (ROOT / "packages").glob("*/src/**/*.py"):
         assert not any(name.split(".")[0] == "mixar" for name in imports(path)), path
     for path in MODULES:
         assert not any(name.split(".")[0].startswith("snakemake") for name in imports(path)), path
@@ -155,20 +157,25 @@ def test_no_weights_are_read_with_a_plain_pickle():
 
 
 def requirements():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
+    """What the project and its packages require, with the development extra: name -> version specifiers."""
+    found = {}
+    for file in (ROOT / "pyproject.toml", *(ROOT / "packages").glob("*/pyproject.toml")):
+        project = tomllib.loads(file.read_text())["project"]
+        for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+            requirement = Requirement(text)
+            found[requirement.name.lower()] = (
+                found.get(requirement.name.lower(), SpecifierSet()) & requirement.specifier
+            )
+    return found
 
 
-def name_of(requirement):
-    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower()
-
-
-def test_environment_yml_lists_the_packages_of_pyproject():
+def test_environment_yml_lists_what_the_project_and_its_packages_require():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
 
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
 
-    assert sorted(pip) == sorted(requirements())
+    assert {Requirement(text).name.lower(): Requirement(text).specifier for text in pip} == requirements()
+    assert len(pip) == len(requirements())
 
 
 def test_the_lock_pins_and_hashes_every_package_and_names_no_index():
@@ -176,7 +183,7 @@ def test_the_lock_pins_and_hashes_every_package_and_names_no_index():
 
     entries = re.findall(r"^([A-Za-z0-9._-]+)==\S+(.*(?:\n    --hash=sha256:[0-9a-f]{64}.*)*)", text, re.M)
 
-    assert {name_of(r) for r in requirements()} <= {name.lower() for name, _ in entries}
+    assert requirements().keys() <= {name.lower() for name, _ in entries}
     assert all("--hash=sha256:" in rest for _, rest in entries)
     assert "://" not in text
     assert "--index" not in text
@@ -191,7 +198,8 @@ def test_every_imported_package_is_required():
         "torch_fidelity": "torch-fidelity",
         "huggingface_hub": "huggingface-hub",
     }
-    required = {name_of(r) for r in requirements()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {Requirement(text).name.lower() for text in project["dependencies"]}
 
     used = {name.split(".")[0] for path in MODULES for name in imports(path)} - stdlib - {"mixar"}
 
@@ -214,7 +222,8 @@ def reads_or_writes_text_as_the_locale_says(call):
 
 
 def test_text_is_read_and_written_as_utf_8_by_name():
-    folders = [ROOT / name for name in ("mixar", "workflow", "benchmarks", "resources")]
+    folders = [ROOT / name for name in ("mixar", "benchmarks", "resources")]
+    folders += (ROOT / "packages").glob("*/src")
     python = [path for folder in folders for path in folder.rglob("*.py")]
     rules = [ROOT / "workflow" / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]
 

@@ -298,7 +298,7 @@ def test_a_missing_asset_stops_a_run_with_its_whole_row(root, tmp_path, smoke):
 @pytest.mark.parametrize(
     ("hardware", "command", "gpus"),
     [
-        ({"nodes": 2, "gpus": 8}, "snakemake_executor_plugin_submitit.launch --nproc-per-node=4 mixar", 4),
+        ({"nodes": 2, "gpus": 8}, "snakemake_executor_plugin_submitit.node.launch --nproc-per-node=4 mixar", 4),
         ({"nodes": 1, "gpus": 4}, "torch.distributed.run --standalone --nproc-per-node=4 -m mixar", 4),
         ({"nodes": 1, "gpus": 1}, "mixar", 1),
     ],

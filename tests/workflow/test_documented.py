@@ -14,7 +14,7 @@ from mixar.__main__ import app
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PAGES = ["README.md", "config/README.md", "results/README.md", "resources/README.md", "benchmarks/README.md",
-         "workflow/plugins/snakemake_executor_plugin_submitit/README.md"]  # fmt: skip
+         "packages/snakemake-executor-plugin-submitit/README.md"]  # fmt: skip
 PROGRAMS = ("snakemake", "python", "mixar", "make", "pytest")
 ELSEWHERE = ("git", "apt-get", "$EDITOR", "source")  # of other programs
 PLACEHOLDERS = {"FILE": "config/demo.yaml", "NAME": "mar-l", "PATH": "my_images", "VERB": "check",

@@ -62,4 +62,3 @@ def test_an_installed_wheel_holds_the_studies_and_what_they_name(root, tmp_path)
     )
 
     assert asked.stdout.split() == [str(installed / "mixar" / "__main__.py"), "{}", "True"], asked.stderr
-    assert (installed / "snakemake_logger_plugin_mixar" / "__init__.py").is_file()

@@ -75,7 +75,7 @@ ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every other stage that runs a networ
 # One process per GPU, or per node without GPUs. On several nodes Slurm starts one torchrun on each.
 PROCESSES_PER_NODE = max(GPUS_PER_NODE, 1)
 TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node={PROCESSES_PER_NODE} -m mixar"
-ON_EVERY_NODE = f"python -m snakemake_executor_plugin_submitit.launch --nproc-per-node={PROCESSES_PER_NODE} mixar"
+ON_EVERY_NODE = f"python -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node={PROCESSES_PER_NODE} mixar"
 ON_ONE_NODE = TORCHRUN if PROCESSES_PER_NODE > 1 else "python -m mixar"
 TRAINING_COMMAND = ON_EVERY_NODE if STUDY.hardware.nodes > 1 else ON_ONE_NODE
 

@@ -1,0 +1,42 @@
+"""The lease of a job: a locked file, so that two attempts never run at the same time, wherever they were started."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import IO
+
+from snakemake_executor_plugin_submitit.records.files import try_lock
+from snakemake_executor_plugin_submitit.slurm.clients import QueryFailed, query
+
+
+def try_lease(path: Path, job: str) -> IO | None:
+    """Hold the lease and sign it; None if somebody else holds it. It ends with the handle and all its forks."""
+    handle = try_lock(path)
+    if handle:
+        handle.truncate(0)
+        handle.write(f"{job} {socket.gethostname()}")
+        handle.flush()
+    return handle
+
+
+def holder(path: Path, job: str, asks_slurm: bool) -> str:
+    """Who holds a lease that this job waits for, in words, and whether Slurm still runs it."""
+    other, _, node = _signature(path).partition(" ")
+    if not node:
+        return "an unidentified process"
+    if other == job:
+        return f"a process on {node} that an earlier start of this job left behind"
+    found = f"job {other} on {node}"
+    with contextlib.suppress(QueryFailed):
+        status = query([other], has_accounting=False).found.get(other) if asks_slurm else None
+        if asks_slurm and (status is None or status.is_over or status.state == "PENDING"):
+            found += " (Slurm no longer runs it: a process was left behind there, or the lock of a dead node)"
+    return found
+
+
+def _signature(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8")
+    return ""

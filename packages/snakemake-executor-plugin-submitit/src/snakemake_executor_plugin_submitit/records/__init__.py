@@ -1,0 +1,1 @@
+"""Files that drivers and nodes share: entries of jobs, records of attempts, what each job took."""

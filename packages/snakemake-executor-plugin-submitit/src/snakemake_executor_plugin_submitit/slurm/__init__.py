@@ -1,0 +1,1 @@
+"""Slurm's client programs, and what they say."""

@@ -1,0 +1,35 @@
+"""Fixtures that start a real Slurm. Without Slurm the tests skip, unless REQUIRE_SLURM=1 makes that an error."""
+
+import pytest
+
+from cluster import Cluster, require
+
+
+@pytest.fixture(scope="module")
+def running():
+    """One cluster without accounting for a whole file of tests."""
+    require()
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running):
+    """A cluster without accounting, both nodes idle, signals on; left empty for the next test."""
+    yield running
+    running.clear()
+
+
+@pytest.fixture(scope="session")
+def running_with_accounting():
+    """One cluster with slurmdbd and MariaDB for the whole session: its start takes ten seconds."""
+    require(accounting=True)
+    with Cluster(accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster_with_accounting(running_with_accounting):
+    """A cluster with accounting, both nodes idle; left empty for the next test."""
+    yield running_with_accounting
+    running_with_accounting.clear()

@@ -1,0 +1,63 @@
+"""The plugin as a package: found by Snakemake however it is installed, and light to import."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_importing_the_plugin_starts_no_process_and_imports_no_submitit():
+    code = (
+        "import sys, subprocess, os\n"
+        "def refuse(*a, **k): raise SystemExit('a process was started')\n"
+        "subprocess.Popen.__init__ = os.fork = os.posix_spawn = os.system = refuse\n"
+        "import snakemake_executor_plugin_submitit\n"
+        "heavy = {'submitit', 'torch', 'snakemake'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+LISTED = (
+    "from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry as R\n"
+    "plugin = R().get_plugin('submitit'); print(plugin._executor_settings_cls.__name__, plugin.executor.__module__)\n"
+    "import snakemake_executor_plugin_submitit as p; print(p.__file__)"
+)
+
+
+def test_snakemake_finds_the_plugin_in_the_editable_install(tmp_path):
+    result = subprocess.run([sys.executable, "-c", LISTED], capture_output=True, text=True, cwd=tmp_path)
+
+    assert "ExecutorSettings snakemake_executor_plugin_submitit.executor" in result.stdout, result.stderr
+    assert str(ROOT / "src") in result.stdout
+
+
+def test_snakemake_finds_the_plugin_in_the_wheel(tmp_path):
+    build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    words = [sys.executable, "-c", build]
+    name = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1]
+    with zipfile.ZipFile(tmp_path / name) as wheel:
+        wheel.extractall(tmp_path / "site")
+
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run(
+        [sys.executable, "-c", LISTED], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+
+    assert "ExecutorSettings snakemake_executor_plugin_submitit.executor" in result.stdout, result.stderr
+    assert str(tmp_path / "site") in result.stdout
+
+
+def test_the_tests_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"\btest_\w+\.py\b", text))
+
+    assert len(named) > 10
+    assert named <= {path.name for path in Path(__file__).parent.glob("test_*.py")}
