@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -367,12 +368,15 @@ def _run(study: Study, name: str) -> None:
         raise ValueError(f"--run: {name!r} is unknown; choose from {', '.join(study.runs)}")
 
 
-def main() -> None:
-    """Run a verb. What a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback."""
+def main(arguments: list[str] | None = None, verbs: Callable[[list[str] | None], None] = app) -> None:
+    """Run a verb on `arguments`, by default those of the process.
+
+    An error that a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback.
+    """
     print_anything()
     try:
         try:
-            app()
+            verbs(arguments)
         except SystemExit:  # how every verb ends
             sys.stdout.flush()  # now, while a full disk can still be reported
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import resource
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -160,27 +159,22 @@ def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ImportError("libtorch.so: failed to map segment from shared object"), MemoryError()])
-def test_no_memory_for_the_libraries_is_told(monkeypatch, capsys, error):
-    def app():
+def test_no_memory_for_the_libraries_is_told(capsys, error):
+    def short_of_memory(_):
         raise error
 
-    monkeypatch.setattr(command, "app", app)
-    monkeypatch.setattr(sys, "argv", ["mixar"])
-
     with pytest.raises(SystemExit, match="2"):
-        command.main()
+        command.main(verbs=short_of_memory)
 
     assert "mixar: out of memory (" in capsys.readouterr().err
 
 
-def test_a_missing_library_keeps_its_traceback(monkeypatch):
-    def app():
+def test_a_missing_library_keeps_its_traceback():
+    def without_torch(_):
         raise ImportError("No module named 'torch'")
 
-    monkeypatch.setattr(command, "app", app)
-
     with pytest.raises(ImportError):
-        command.main()
+        command.main(verbs=without_torch)
 
 
 @pytest.mark.parametrize("error", [pa.lib.ArrowMemoryError("malloc failed"), OSError(errno.ENOMEM, "no memory")])

@@ -1,5 +1,6 @@
 """Text is UTF-8 whatever the locale says, and printing never fails."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -17,13 +18,6 @@ from mixar.study.sections import load_study
 # The strictest that an environment can be; ISO-8859-1 lacks arrows and ellipses just so.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 LATIN = {**ASCII, "PYTHONIOENCODING": "iso-8859-1"}
-
-
-def mixar(*arguments, **environment):
-    """The exit code of a verb and all that it printed."""
-    command = [sys.executable, "-m", "mixar", *map(str, arguments)]
-    result = subprocess.run(command, stdout=-1, stderr=-2, env={**os.environ, **environment})
-    return result.returncode, result.stdout.decode("latin-1")
 
 
 @pytest.fixture
@@ -59,24 +53,43 @@ def test_a_study_in_another_encoding_is_refused_by_name_with_what_would_do(tmp_p
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("environment", [ASCII, LATIN], ids=["ascii", "latin-1"])
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["score", "--help"], ["assets"], ["assets", "show"], ["measure", "--params"]],
-    ids=" ".join,
-)
-def test_what_is_printed_never_fails(arguments, environment):
-    code, printed = mixar(*arguments, **environment)
+# Runs several verbs in one Python, which takes seconds to start; each ends in SystemExit.
+SEVERAL = """
+import json, sys
+from mixar.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        print("ended with", end.code or 0)
+"""
 
-    assert code == 0, printed
+
+def mixar_verbs(*calls, **environment):
+    """All that some verbs printed, one after another in one process, each followed by its exit code."""
+    command = [sys.executable, "-c", SEVERAL, json.dumps([[str(word) for word in call] for call in calls])]
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+    )
+    return result.stdout.decode("latin-1")
+
+
+@pytest.mark.parametrize("environment", [ASCII, LATIN], ids=["ascii", "latin-1"])
+def test_what_is_printed_never_fails(environment):
+    calls = [["--help"], ["score", "--help"], ["assets"], ["assets", "show"], ["measure", "--params"]]
+
+    printed = mixar_verbs(*calls, **environment)
+
+    assert printed.count("ended with 0") == len(calls), printed
     assert "Traceback" not in printed
 
 
-def test_a_study_is_read_and_its_data_listed_under_any_locale(study_file, root, tmp_path):
-    for verb in ("check", "ingest"):
-        code, printed = mixar(verb, "--study", study_file, **ASCII)
-        assert code == 0, printed
+def test_a_study_is_read_and_its_data_listed_under_any_locale(study_file, tmp_path):
+    calls = [[verb, "--study", study_file] for verb in ("check", "ingest")]
 
+    printed = mixar_verbs(*calls, **ASCII)
+
+    assert printed.count("ended with 0") == 2, printed
     assert (tmp_path / "results" / "smoke" / "ingest" / "manifest.parquet").is_file()
 
 
@@ -84,9 +97,9 @@ def test_a_folder_that_the_locale_cannot_name_is_refused_with_what_would_do(stud
     smoke["hardware"]["results"] = "Ergebnis–é"
     study_file.write_text(yaml.safe_dump(smoke, allow_unicode=True), encoding="utf-8")
 
-    code, printed = mixar("ingest", "--study", study_file, **ASCII)
+    printed = mixar_verbs(["ingest", "--study", study_file], **ASCII)
 
-    assert code == 2
+    assert "ended with 2" in printed
     assert "Ergebnis" in printed and "set PYTHONUTF8=1" in printed
 
 

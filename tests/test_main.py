@@ -1,6 +1,5 @@
 """The command line: every verb is there, help is quick, and mistakes end in one message without a traceback."""
 
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import torch
 import yaml
 from toy_runs import write_inputs
 from typer.testing import CliRunner
+from verbs import mixar
 
 from mixar.__main__ import app
 from mixar.assets.table import ASSETS
@@ -32,15 +32,6 @@ VERBS = [
     "check",
     "publish",
 ]
-
-
-def mixar(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "mixar", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
 
 
 @pytest.fixture

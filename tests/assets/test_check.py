@@ -5,13 +5,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from asset_server import serve
+from verbs import mixar, mixar_process
 
 from mixar.assets import check as assets
 from mixar.assets import table
@@ -201,11 +200,6 @@ def test_a_folder_of_classes_is_damaged_until_all_are_there():
 # The command
 
 
-def mixar(*arguments, **environment):
-    command = [sys.executable, "-m", "mixar", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-
-
 def test_show_prints_the_facts_that_a_stage_prints_that_misses_the_asset():
     shown = mixar("assets", "show", "adm-statistics").stdout
 
@@ -245,7 +239,7 @@ def test_get_downloads_what_it_can_and_names_the_rest(empty_folder):
     with serve(content) as site:
         site.headers = {"X-Repo-Commit": "0" * 40}
         environment = {"HF_ENDPOINT": site.address, "NO_PROXY": "127.0.0.1", "HF_HOME": str(empty_folder / "hub")}
-        result = mixar("assets", "get", "kl16", "imagenet-train", "maskbit-generator-14bit", **environment)
+        result = mixar_process("assets", "get", "kl16", "imagenet-train", "maskbit-generator-14bit", **environment)
 
     assert result.returncode == 2
     assert "asset 'kl16' could not be downloaded from 127.0.0.1" in result.stderr

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from snakemake_executor_plugin_submitit.settings import read_site
 from snakemake_interface_common.exceptions import WorkflowError
+from verbs import mixar
 
 from mixar.stages.parameters import count_all
 from mixar.study.problems import SpecError
@@ -49,9 +50,14 @@ def test_a_key_that_occurs_twice_and_a_broken_text_are_refused(text, said):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: {c: 1}\nb: {c: 2}\n", "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: [*x, *y], a: 3}\n", "1: a\n'1': b\n", "",
-     "a: [0, -1, 1_000, 0x10, 0b11, 0.5, 00.5, 1.0e-4, .inf]\nb: ['017', '1:30', '2024-02-01', 08]",
-     "a: &a [1]\nb: [*a, *a]\n"],
+    [
+        "a: {c: 1}\nb: {c: 2}\n",
+        "x: &x {a: 1}\ny: &y {<<: *x, a: 2}\nz: {<<: [*x, *y], a: 3}\n",
+        "1: a\n'1': b\n",
+        "",
+        "a: [0, -1, 1_000, 0x10, 0b11, 0.5, 00.5, 1.0e-4, .inf]\nb: ['017', '1:30', '2024-02-01', 08]",
+        "a: &a [1]\nb: [*a, *a]\n",
+    ],
 )
 def test_what_yaml_allows_reads_as_before(text):
     assert load_yaml(text, "text") == yaml.safe_load(text)
@@ -129,17 +135,18 @@ def test_no_committed_yaml_file_has_a_key_twice(root):
         read_yaml(path)
 
 
-def test_a_set_text_with_a_key_twice_is_refused(tmp_path):
-    command = [BIN / "mixar", "convert", "mar", "a.pth", "b.safetensors", "--set", "options={a: 1, a: 2}"]
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--set", "options={a: 1, a: 2}"], "--set options={a: 1, a: 2}: key 'a' occurs twice"),
+        (["--set", "width=1", "--set", "width=2"], "--set width: given twice; keep one"),
+    ],
+)
+def test_a_set_text_with_a_key_twice_is_refused(settings, said):
+    result = mixar("convert", "mar", "a.pth", "b.safetensors", *settings)
 
-    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    assert found.returncode == 2
-    assert "--set options={a: 1, a: 2}: key 'a' occurs twice" in found.stderr
-
-    command = [BIN / "mixar", "convert", "mar", "a.pth", "b.safetensors", "--set", "width=1", "--set", "width=2"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert found.returncode == 2 and "--set width: given twice; keep one" in found.stderr
+    assert result.returncode == 2
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize(

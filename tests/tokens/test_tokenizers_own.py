@@ -1,9 +1,6 @@
 """Tokenizers of one's own: from training to reconstructions, and what is refused before anything runs."""
 
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +8,7 @@ import pytest
 import torch
 import yaml
 from toy_tokenizers import Patches, Shades
+from verbs import mixar
 
 from mixar.data.images import read_images
 from mixar.data.shards import TokenStore
@@ -149,18 +147,18 @@ def test_what_cannot_run_is_said_by_check(own, change, message):
         raise ValueError(found[0])
 
 
-def test_the_check_command_finds_them_on_the_python_path(own, tmp_path, root):
+@pytest.mark.parametrize(
+    ("network", "said"), [("Patches", "smoke: valid"), ("Silent", "no decode and no training_loss")]
+)
+def test_the_check_command_finds_them_on_the_python_path(own, tmp_path, network, said):
     file = tmp_path / "study.yaml"
-    for network, code, said in (("Patches", 0, "smoke: valid"), ("Silent", 2, "no decode and no training_loss")):
-        own["continuous"] |= {"network": f"toy_tokenizers:{network}"}
-        file.write_text(yaml.safe_dump(own))
-        path = os.pathsep.join([str(root / "tests" / "support"), str(root), os.environ.get("PYTHONPATH", "")])
+    own["continuous"] |= {"network": f"toy_tokenizers:{network}"}
+    file.write_text(yaml.safe_dump(own))
 
-        result = subprocess.run([sys.executable, "-m", "mixar", "check", "--study", str(file)], text=True,
-                                capture_output=True, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    result = mixar("check", "--study", file)
 
-        assert said in result.stdout + result.stderr and "Traceback" not in result.stderr
-        assert bool(result.returncode) == bool(code)
+    assert said in result.stdout + result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == (0 if network == "Patches" else 2)
 
 
 def test_the_readmes_example_runs(smoke, tmp_path, root, monkeypatch):
