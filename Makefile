@@ -1,6 +1,6 @@
 # make demo   the small study, from images to tables and figures, on this machine
 # make test   the whole test suite            make lint   ruff, snakefmt, snakemake --lint
-# make env    only the environment in .venv   (each of the above makes it first)
+# make docs   the documentation in site/      make env    only the environment in .venv (the others make it first)
 #
 # FROM_SCRATCH=1 make demo   trains every run from nothing instead of continuing the committed checkpoints.
 # Needed: Python 3.11 or later, make, gcc. uv is taken from PATH, or fetched into .venv-uv.
@@ -21,7 +21,7 @@ DEMO_CONFIG := config/demo.yaml
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: env demo networks checkpoints test lint
+.PHONY: env demo networks checkpoints test lint docs
 
 env: .venv/.complete
 
@@ -43,6 +43,10 @@ checkpoints: env
 
 test: env
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """bfloat16 beside float32, on the stored networks: what stays in float32, and how far the results move.
 
-LIMITS is the table of config/README.md ("Numbers").
+LIMITS is the table of docs/explanation/numbers.md.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def test_under_autocast_only_products_and_activations_are_bfloat16(name):
     assert watch.seen & {"addmm", "mm", "convolution"} and watch.seen & {"native_layer_norm", "native_group_norm"}
 
 
-def test_the_readme_states_the_limits(root):
-    text = (root / "config" / "README.md").read_text()
+def test_the_page_on_numbers_states_the_limits(root):
+    text = (root / "docs" / "explanation" / "numbers.md").read_text()
 
     rows = dict(re.findall(r"^\| ([a-z ]+) \| ([\d.]+ \| [\d.]+) \|$", text, re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""Metrics of one's own in a study: what check refuses, which names are taken, and the README's example."""
+"""Metrics of one's own in a study: what check refuses, which names are taken, and the page's example."""
 
 import re
 
@@ -34,8 +34,8 @@ def test_no_metric_of_ours_can_be_replaced():
             check_metric(f"my_metrics:{name}")
 
 
-def test_the_readmes_example_is_a_metric(smoke, tmp_path, root, monkeypatch):
-    text = (root / "README.md").read_text()
+def test_the_pages_example_is_a_metric(smoke, tmp_path, root, monkeypatch):
+    text = (root / "docs" / "how-to" / "metric.md").read_text()
     code, lines = re.search(r"```python\n(# my_metric\.py.*?)```\n\n```yaml\n(.*?)```", text, re.DOTALL).groups()
     (tmp_path / "my_metric.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

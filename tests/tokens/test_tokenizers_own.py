@@ -161,8 +161,8 @@ def test_the_check_command_finds_them_on_the_python_path(own, tmp_path, network,
     assert result.returncode == (0 if network == "Patches" else 2)
 
 
-def test_the_readmes_example_runs(smoke, tmp_path, root, monkeypatch):
-    text = (root / "README.md").read_text()
+def test_the_pages_example_runs(smoke, tmp_path, root, monkeypatch):
+    text = (root / "docs" / "how-to" / "tokenizer.md").read_text()
     code, section = re.search(r"```python\n(# my_tokenizer\.py.*?)```\n\n```yaml\n(.*?)```", text, re.DOTALL).groups()
     (tmp_path / "my_tokenizer.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

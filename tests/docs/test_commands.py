@@ -14,12 +14,18 @@ from mixar.__main__ import app
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PAGES = ["README.md", "config/README.md", "results/README.md", "resources/README.md", "benchmarks/README.md",
-         "packages/snakemake-executor-plugin-submitit/README.md"]  # fmt: skip
+         "packages/snakemake-executor-plugin-submitit/README.md",
+         *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]  # fmt: skip
 PROGRAMS = ("snakemake", "python", "mixar", "make", "pytest")
 ELSEWHERE = ("git", "apt-get", "$EDITOR", "source")  # of other programs
 PLACEHOLDERS = {"FILE": "config/demo.yaml", "NAME": "mar-l", "PATH": "my_images", "VERB": "check",
                 "config/mine.yaml": "config/smoke.yaml"}  # fmt: skip
-PARTIAL = {"snakemake -n", "snakemake --directory", "snakemake --executor submitit"}  # options that a sentence is about
+PARTIAL = {
+    "python -m mixar",
+    "snakemake -n",
+    "snakemake --directory",
+    "snakemake --executor submitit",
+}  # options that a sentence is about
 
 
 def fenced(text):
@@ -29,7 +35,7 @@ def fenced(text):
         if line.startswith("```"):
             plain, inside = line.rstrip() in ("```", "```bash"), not inside
         elif inside and plain:
-            yield re.split(r"\s+#", line)[0].strip()
+            yield re.sub(r"^(\w+=\S+ )+", "", re.split(r"\s+#", line)[0].strip())
 
 
 def inline(text):
