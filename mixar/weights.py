@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -243,6 +244,18 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for key, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{path}: {key} ({value.dtype}) holds values that are not finite; train or copy it again")
+
+
+def as_file(tensors: Mapping[str, Tensor], path: Path) -> io.BytesIO:
+    """The tensors as a file in memory, for a library that unpickles whatever file it is given.
+
+    Raises ValueError naming `path` for values that are not finite.
+    """
+    check_finite(tensors, path)
+    buffer = io.BytesIO()
+    torch.save(dict(tensors), buffer)
+    buffer.seek(0)
+    return buffer
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:

@@ -12,8 +12,8 @@ from mixar.data.images import unit_to_uint8
 from mixar.failures import finite, naming
 from mixar.model.mar import MAR
 from mixar.model.ti_mix import draw_tokens
-from mixar.scoring.features import Extractor, SubgroupExtractor, build_network, extract
-from mixar.scoring.released import load_vgg16
+from mixar.scoring.extractors import Extractor, extract, load_further
+from mixar.scoring.networks.subgroup_cnn import PixelSubgroupCNN
 from mixar.stages import pretrain
 from mixar.stages import tokens as stage
 from mixar.stages.sample import sample
@@ -207,9 +207,9 @@ def test_what_is_not_finite_in_a_training_names_the_run_and_the_step(tmp_path):
 
 def test_features_that_are_not_finite_name_the_network_and_the_batch():
     settings = toy_study("unused").scoring.extractor
-    network = build_network(settings, num_classes=3, image_size=8).eval()
+    network = PixelSubgroupCNN(settings.channels, num_classes=3, image_size=8).eval()
     network.stages[2].enter.weight.data[:] = 3e38
-    extractor = Extractor("toy", "", SubgroupExtractor("toy", ["pool", "logits"], network))
+    extractor = Extractor("toy", "", network)
     dark, light = torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.full((3, 8, 8, 3), 255, dtype=torch.uint8)
 
     with pytest.raises(FloatingPointError, match=r"^batch [01]: toy: features of \d of 3 images"):
@@ -230,4 +230,4 @@ def test_a_file_of_a_feature_network_with_values_that_are_not_finite_is_refused(
     save_file({"features.0.bias": torch.tensor([np.inf])}, tmp_path / "vgg16.safetensors")
 
     with pytest.raises(ValueError, match="vgg16.safetensors: features.0.bias .* not finite"):
-        load_vgg16(tmp_path / "vgg16.safetensors")
+        load_further("vgg16", tmp_path / "vgg16.safetensors")

@@ -24,10 +24,11 @@ from mixar.data.images import load_images
 from mixar.data.manifest import ingest_manifest
 from mixar.files import replaced
 from mixar.reporting.figures import COLOURS, STYLE, caption, save
-from mixar.scoring.features import extract, load_extractor
+from mixar.scoring.catalogue import METRICS
+from mixar.scoring.extractors import extract, load_extractor
+from mixar.scoring.features import FeatureSet
 from mixar.scoring.intervals import interval, jackknife_groups
-from mixar.scoring.metrics import BOUNDS, METRICS, UNBOUNDED, FeatureSet
-from mixar.scoring.replicates import REPLICATES
+from mixar.scoring.values import replicates_of, value_of
 from mixar.study.sections import Study, load_study
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +101,9 @@ def ladders(study: Study, count: int = 300) -> pd.DataFrame:
 def _scores(study: Study, sample: FeatureSet, reference: FeatureSet, ladder: str, level: int) -> list[dict]:
     groups, rows = jackknife_groups(sample.index, study.scoring.jackknife_groups, sample.labels), []
     for metric in TITLES:
-        value = METRICS[metric](sample, reference, study.scoring)
+        value = value_of(METRICS[metric], sample, reference, study.scoring)
         low, high = interval(
-            value, REPLICATES[metric](sample, reference, study.scoring, groups), BOUNDS.get(metric, UNBOUNDED)
+            value, replicates_of(METRICS[metric], sample, reference, study.scoring, groups), METRICS[metric].bounds
         )[1:]
         rows.append({"ladder": ladder, "level": level, "metric": metric, "value": value, "low": low, "high": high})
     return rows

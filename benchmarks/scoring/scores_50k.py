@@ -28,11 +28,12 @@ import torch
 import yaml
 
 from mixar.files import write_text
+from mixar.scoring.catalogue import METRICS
 from mixar.scoring.files import read_features, write_features
 from mixar.scoring.intervals import jackknife_groups
-from mixar.scoring.metrics import METRICS
-from mixar.scoring.replicates import REPLICATES
-from mixar.scoring.statistics import Sums, frechet, load_statistics, save_statistics
+from mixar.scoring.metrics.frechet import frechet
+from mixar.scoring.statistics import Sums, load_statistics, save_statistics
+from mixar.scoring.values import replicates_of, value_of
 from mixar.stages.score import score
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, parse_study
@@ -103,10 +104,10 @@ def measured(task: str, folder: Path, images: int) -> dict:
         return _timed(task, lambda: frechet(sample.moments, other.moments, other.root))
     name, _, interval = task.partition(", ")
     if not interval:
-        return _timed(task, lambda: METRICS[name](sample, other, settings))
+        return _timed(task, lambda: value_of(METRICS[name], sample, other, settings))
     groups = jackknife_groups(sample.index, settings.jackknife_groups, sample.labels)
     sample.moments  # noqa: B018 - the score before it has them already
-    return _timed(task, lambda: REPLICATES[name](sample, other, settings, groups).std())
+    return _timed(task, lambda: replicates_of(METRICS[name], sample, other, settings, groups).std())
 
 
 def _timed(task: str, action) -> dict:

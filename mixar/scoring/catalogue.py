@@ -15,6 +15,9 @@ from typing import Any, Literal
 Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
+# The small network that comes with mixar; every other is named after the study that uses it.
+EMOJI_NETWORK = "emoji-subgroups"
+EMOJI_NETWORK_SHA256 = "ca3aeee175ecb38af179423fe24dfa99c8bb70b00104d0413bcc89a1c90ac898"  # of its tensors
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class Network:
-    """A feature network. `role`: the study's own (scoring.extractor.network), or one of scoring.further."""
+    """A feature network. role: the study's own (scoring.extractor.network), or one of scoring.further.
+
+    load: "module:function", (path, settings, resize, owner) -> Extractor, of further networks (path) -> Extractor; of a
+    study's own (path) -> torch module.
+    """
 
     name: str
-    load: str  # "module:function"
+    load: str
     role: Literal["extractor", "further"] = "further"
     width: int | None = None  # features an image; None: the study's choice
     distance: str = ""  # a Fréchet distance in print; empty: FD- and the name
@@ -102,8 +109,16 @@ class Network:
     is_trainable: bool = False  # by the study; otherwise it needs weights
 
     @property
+    def is_own(self) -> bool:
+        """Whether a study brings it, as "module:function"."""
+        return ":" in self.name
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What it brings to a study that names it in scoring.further."""
+        """What it brings to a study that names it in scoring.further; of a study's own, fd_ and its name."""
+        if self.is_own:
+            name = f"fd_{self.name.rpartition(':')[2]}"
+            return (replace(_FD, name=name, title=name, network=self.name, column="measured"),)
         return tuple(metric for metric in METRICS.values() if metric.network == self.name)
 
     @property
@@ -122,8 +137,8 @@ _KEPT_OF_GROUPS = Minimum("jackknife_groups", ("sample",))
 _FD = Metric(
     "fd",
     title="{fd}",
-    function="mixar.scoring.metrics:fd",
-    jackknife="mixar.scoring.replicates:fd",
+    function="mixar.scoring.metrics.frechet:fd",
+    jackknife="mixar.scoring.metrics.frechet:fd_jackknife",
     better="down",
     bounds=(0, math.inf),
     against="statistics",
@@ -133,8 +148,8 @@ _FD = Metric(
 _PRECISION = Metric(
     "precision",
     title="Precision",
-    function="mixar.scoring.metrics:precision",
-    jackknife="mixar.scoring.replicates:precision",
+    function="mixar.scoring.metrics.precision_recall:precision",
+    jackknife="mixar.scoring.metrics.precision_recall:precision_jackknife",
     better="up",
     bounds=(0, 1),
     decimals=2,
@@ -145,16 +160,16 @@ _RECALL = replace(
     _PRECISION,
     name="recall",
     title="Recall",
-    function="mixar.scoring.metrics:recall",
-    jackknife="mixar.scoring.replicates:recall",
+    function="mixar.scoring.metrics.precision_recall:recall",
+    jackknife="mixar.scoring.metrics.precision_recall:recall_jackknife",
 )
 _TABLE = (
     _FD,
     Metric(
         "is",
         title="IS",
-        function="mixar.scoring.metrics:inception_score",
-        jackknife="mixar.scoring.replicates:inception_score",
+        function="mixar.scoring.metrics.inception:inception_score",
+        jackknife="mixar.scoring.metrics.inception:inception_score_jackknife",
         better="up",
         bounds=(1, math.inf),
         against="nothing",
@@ -165,8 +180,8 @@ _TABLE = (
     Metric(
         "kid",
         title="KID",
-        function="mixar.scoring.metrics:kid",
-        jackknife="mixar.scoring.replicates:kid",
+        function="mixar.scoring.metrics.kid:kid",
+        jackknife="mixar.scoring.metrics.kid:kid_jackknife",
         better="down",
         minima=(Minimum("kid_subset_size", ("sample", "reference")),),
         column="always",
@@ -177,8 +192,8 @@ _TABLE = (
         _FD,
         name="fd_infinity",
         title="{fd}∞",
-        function="mixar.scoring.metrics:fd_infinity",
-        jackknife="mixar.scoring.replicates:fd_infinity",
+        function="mixar.scoring.metrics.frechet:fd_infinity",
+        jackknife="mixar.scoring.metrics.frechet:fd_infinity_jackknife",
         bounds=UNBOUNDED,  # the extrapolation may fall below zero
         minima=(_KEPT_OF_GROUPS, Minimum("jackknife_groups", ("kept",), least=3)),  # two points of a line
         column="measured",
@@ -190,7 +205,13 @@ _TABLE = (
     # Rises where drawn images repeat training images.
     replace(_FD, name="fd_held_out", title="{fd} to held-out", split="held_out", beside="fd", column="never"),
     # Original and reconstruction leave the jackknife together.
-    replace(_FD, name="rfd", jackknife="mixar.scoring.replicates:fd_of_pairs", source="reconstruct", column="never"),
+    replace(
+        _FD,
+        name="rfd",
+        jackknife="mixar.scoring.metrics.frechet:pairs_jackknife",
+        source="reconstruct",
+        column="never",
+    ),
     Metric(
         "psnr",
         title="PSNR",
@@ -208,13 +229,13 @@ LISTED = tuple(metric.name for metric in _TABLE if metric.is_listed)  # what sco
 NETWORKS = {
     network.name: network
     for network in (
-        Network("subgroup-cnn", "mixar.scoring.features:load_subgroup_cnn", role="extractor", is_trainable=True),
-        Network("inception-v3", "mixar.scoring.released:load_inception", role="extractor", width=2048, fid="FID"),
-        Network("dinov2-vitl14", "mixar.scoring.released:load_dinov2", width=1024, distance="FD-DINOv2"),
-        Network("vgg16", "mixar.scoring.released:load_vgg16", width=4096, distance="FD-VGG16"),
+        Network("subgroup-cnn", "mixar.scoring.networks.subgroup_cnn:load", role="extractor", is_trainable=True),
+        Network("inception-v3", "mixar.scoring.networks.inception:load", role="extractor", width=2048, fid="FID"),
+        Network("dinov2-vitl14", "mixar.scoring.networks.dinov2:load", width=1024, distance="FD-DINOv2"),
+        Network("vgg16", "mixar.scoring.networks.vgg16:load", width=4096, distance="FD-VGG16"),
         Network(
             "inception-spatial",
-            "mixar.scoring.released:load_spatial_inception",
+            "mixar.scoring.networks.inception:load_spatial",
             width=2023,
             distance="sFD",
             fid="sFID",
@@ -233,7 +254,9 @@ def metric_of(choice: str) -> Metric:
 
 
 def network_of(name: str) -> Network:
-    """The record of a network of NETWORKS. Raises ValueError for another name."""
+    """The record of a network, also of a study's own, "module:function". Raises ValueError for an unknown name."""
+    if ":" in name:
+        return Network(name, load=name)
     if name not in NETWORKS:
         raise ValueError(f"feature network {name!r} is unknown; choose from {', '.join(NETWORKS)}")
     return NETWORKS[name]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mixar.failures import is_shortage
 from mixar.files import file_sha256, iter_batches, json_mapping, write_table
-from mixar.scoring.metrics import FeatureSet, merge
+from mixar.scoring.features import FeatureSet, merge
 
 FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")

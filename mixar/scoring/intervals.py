@@ -50,6 +50,12 @@ def jackknife(estimate: Callable[[np.ndarray], Sequence[float]], groups: np.ndar
     return np.array([np.atleast_1d(estimate(groups != g)) for g in range(groups.max() + 1)], dtype=float)
 
 
+def mean_changes(values: np.ndarray, groups: np.ndarray, count: int = 0) -> np.ndarray:
+    """How the mean of values [n] changes where each group [n] is left out, [G]. count: at least so many groups."""
+    sizes, sums = np.bincount(groups, minlength=count), np.bincount(groups, weights=values, minlength=count)
+    return (values.sum() - sums) / (len(groups) - sizes) - values.mean()
+
+
 def standard_error(replicates: np.ndarray) -> np.ndarray:
     """Jackknife standard errors [...] of replicates [num_groups, ...]."""
     num_groups = len(replicates)

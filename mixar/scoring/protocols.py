@@ -1,7 +1,8 @@
-"""What a score is measured against, and how: one record for each way of scoring, under the id that every row carries.
+"""What a score is measured against, and how: one record a protocol, under the id that every row carries.
 
-Two numbers are comparable only under one protocol, and a protocol belongs to its images and its feature network: rows
-of others say so in their id. `FID` is the name of an Inception distance under a protocol's bare id; all else is FD.
+Scores are comparable only under the same protocol. A protocol belongs to its images and its feature network; rows of
+others say so in their id. A Fréchet distance is an FID only under the bare id of an Inception protocol. A further
+protocol is one record in the table.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from types import MappingProxyType
 from mixar.assets import check as assets
 from mixar.assets.table import ASSETS
 from mixar.files import file_sha256
-from mixar.scoring.catalogue import NETWORKS
-from mixar.scoring.features import EMOJI_NETWORK_SHA256
-from mixar.scoring.metrics import FURTHER
+from mixar.scoring.catalogue import EMOJI_NETWORK_SHA256, metric_of, network_of
 from mixar.study.problems import SpecError
 from mixar.study.sections import Study
 
 # How the field computes them; a study that differs says so in the protocol id of its rows.
 USUAL = MappingProxyType({"is_splits": 10, "kid_subsets": 100, "kid_subset_size": 1000, "neighbours": 3})
+OTHER_DATA = "data="  # in the id of rows that were scored against other images than their protocol is defined for
 EMOJI_SHA256 = "bc260b9175632280e230585504551f25954b9c4165f44a2675fecaca920382dd"  # resources/noto-emoji-32.parquet
 EMOJI_SPLIT = MappingProxyType({"source": "emoji", "held_out_path": None, "held_out_rate": 0.2, "limit": None})
 IMAGENET = MappingProxyType({"train": 1_281_167, "held_out": 50_000})  # images of its splits
@@ -42,11 +42,9 @@ class Protocol:
     reconstruction: str | None = None  # the protocol for the same study's reconstructions
     statistics: str | None = None
     reference_images: int | None = None  # of the training split, drawn at random; null: all of it
-    rounding: str = (
-        "half-even"  # of the images' pixels, a key of data.images.ROUNDINGS: MAR's, for samples of all methods
-    )
+    rounding: str = "half-even"  # of the images' pixels, a key of data.images.ROUNDINGS; MAR's
     crop: str = "adm"  # of the originals, a key of data.images.CROPS
-    resize: str | None = None  # inside the network, a key of released.INCEPTIONS; null: the images' own size
+    resize: str | None = None  # inside the network, a key of networks.inception.INCEPTIONS; null: none
     image_size: int | None = None  # pixels; null: the study's
     extractor_sha256: str | None = None  # of the network's weights; null: whichever the study has, and the id names it
     labels: str | None = None  # of drawn images: balanced; null: whichever the study has, or a whole split
@@ -153,10 +151,6 @@ _TABLE = (
 PROTOCOLS = {protocol.name: protocol for protocol in _TABLE}
 
 
-# Scores that are measured against other images than their protocol says.
-OTHERWISE = {"fd_held_out": ["reference=held_out"]}
-
-
 def row_id(
     protocol: Protocol,
     study: Study,
@@ -186,7 +180,7 @@ def row_id(
     if protocol.num_classes and study.data.num_classes != protocol.num_classes:
         differs.append(f"num_classes={study.data.num_classes}")
     if other_data:
-        differs.append(f"data={other_data[:8]}")
+        differs.append(f"{OTHER_DATA}{other_data[:8]}")
     if extractor_sha256 != protocol.extractor_sha256:
         differs.append(f"extractor={extractor_sha256[:8]}")
     return _bracketed(protocol.name, differs)
@@ -227,11 +221,12 @@ def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str], code: M
 
 
 def _id_of(metric: str, row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> str:
-    otherwise = list(OTHERWISE.get(metric, []))
+    record = metric_of(metric)
+    otherwise = ["reference=held_out"] if record.split == "held_out" else []
     otherwise += [f"code={code[metric][:8]}"] if metric in code else []
-    for name in (name for name, scores in FURTHER.items() if metric in scores):
-        otherwise.append(f"network={name}:{hashes[name][:8]}")
-        if statistics := hashes.get(f"statistics_{name}"):
+    if record.network:
+        otherwise.append(f"network={record.network}:{hashes[record.network][:8]}")
+        if statistics := hashes.get(f"statistics_{record.network}"):
             otherwise.append(f"statistics={statistics[:8]}")
     return _bracketed(row_id, otherwise)
 
@@ -246,7 +241,7 @@ def _bracketed(name: str, differs: list[str]) -> str:
 def protocol_of(study: Study, source: str) -> Protocol:
     """The protocol of a study's samples or reconstructions (source: sample or reconstruct). Raises SpecError."""
     name = study.scoring.protocol
-    choices = [p.name for p in _TABLE if p.source == "sample"]
+    choices = [p.name for p in PROTOCOLS.values() if p.source == "sample"]
     if name not in choices:
         raise SpecError(f"scoring.protocol: {name!r} is unknown; choose from {', '.join(choices)}")
     protocol = PROTOCOLS[name]
@@ -260,7 +255,7 @@ def protocol_of(study: Study, source: str) -> Protocol:
 
 def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
     name = study.scoring.reconstructions or protocol.reconstruction
-    choices = [p.name for p in _TABLE if p.source == "reconstruct" and p.network == protocol.network]
+    choices = [p.name for p in PROTOCOLS.values() if p.source == "reconstruct" and p.network == protocol.network]
     if name not in choices:
         raise SpecError(
             f"scoring.reconstructions: {name!r} is no protocol for the network {protocol.network!r}; choose from "
@@ -277,7 +272,7 @@ def is_fid(protocol_id: str) -> bool:
     name, _, brackets = protocol_id.removesuffix("]").partition("[")
     differs = [part for part in brackets.split(", ") if part and not part.startswith(("network=", "statistics="))]
     network = PROTOCOLS[name].network if name in PROTOCOLS else None
-    return not differs and network is not None and bool(NETWORKS[network].fid)
+    return not differs and network is not None and network_of(network).fid is not None
 
 
 def distance_name(protocol_id: str, extractor: str, study: str) -> str:
@@ -287,7 +282,7 @@ def distance_name(protocol_id: str, extractor: str, study: str) -> str:
     protocol is not defined for carry the name of their study instead.
     """
     if is_fid(protocol_id):
-        return NETWORKS[PROTOCOLS[protocol_id.partition("[")[0]].network].fid
+        return "FID"
     name = re.sub(r"-[0-9a-f]{8}$", "", extractor)
-    is_own = "data=" in protocol_id and not name.startswith(study)
+    is_own = OTHER_DATA in protocol_id and not name.startswith(study)
     return f"FD-{study if is_own else name}"

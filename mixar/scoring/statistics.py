@@ -1,20 +1,19 @@
-"""Fréchet distances by way of means and covariances: files, sums over shards, factors kept, influence of each image.
+"""Mean and covariance of features: sums over shards, statistics files, and cached roots of covariances.
 
-torch-fidelity has the distance of two sets (metrics.fd calls it) and none of these. Every distance is float64. Symbols:
-n images, F features; moments are {"mu": [F], "sigma": [F, F]}.
+The distances between them are in metrics/frechet.py. Everything is float64. Symbols: n images, F features; moments are
+{"mu": [F], "sigma": [F, F]}.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 from zlib import error as ZlibError
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, eigh, eigvalsh
+from scipy.linalg import LinAlgError, cholesky, eigh
 
 from mixar.files import replaced
 
@@ -86,7 +85,7 @@ def save_statistics(path: Path, moments: Moments) -> None:
         np.savez(file, **{key: np.asarray(value, np.float64) for key, value in moments.items()})
 
 
-# Distances
+# Roots
 
 
 def factor(sigma: np.ndarray) -> np.ndarray:
@@ -114,65 +113,3 @@ def kept_factor(sigma: np.ndarray, folder: Path) -> np.ndarray:
     with replaced(path) as temporary, open(temporary, "wb") as file:
         np.save(file, found)
     return found
-
-
-def frechet(sample: Moments, reference: Moments, root: np.ndarray | None = None) -> float:
-    """The Fréchet distance of two Gaussians, singular ones too. root: `factor` of the reference's covariance.
-
-    The trace of (S1 S2)^½ is the sum of the roots of the eigenvalues of Lᵀ S1 L, all real: several times faster than
-    the eigenvalues of S1 S2 itself, and equal to them to about 1e-9.
-    """
-    root = factor(reference["sigma"]) if root is None else root
-    return _distance(sample, reference, eigvalsh(root.T @ np.asarray(sample["sigma"], np.float64) @ root))
-
-
-def _distance(sample: Moments, reference: Moments, values: np.ndarray) -> float:
-    """From the eigenvalues of Lᵀ S1 L."""
-    mu, mu_r = (np.asarray(m["mu"], np.float64) for m in (sample, reference))
-    traces = sum(np.trace(np.asarray(m["sigma"], np.float64)) for m in (sample, reference))
-    return float(((mu - mu_r) ** 2).sum() + traces - 2 * np.sqrt(values.clip(0)).sum())
-
-
-def influence(features, own: Moments, other: Moments, root: np.ndarray | None = None) -> tuple[float, np.ndarray]:
-    """The Fréchet distance, and what each image adds to it, to first order, [n]; their mean is zero.
-
-    features: [n, F], with moments `own`. The distance's derivative in the covariance is I - T, with the linear map T
-    that carries one Gaussian to the other. root: `factor` of the other covariance. Directions in which the own
-    covariance is zero are left as they are.
-    """
-    root = factor(other["sigma"]) if root is None else root
-    mu = np.asarray(own["mu"], np.float64)
-    values, vectors = eigh(root.T @ np.asarray(own["sigma"], np.float64) @ root)
-    inverse = np.where(values > values[-1] * 1e-12, values.clip(1e-300) ** -0.5, 0)
-    mapped = root @ vectors
-    slope = np.eye(len(mu)) - (mapped * inverse) @ mapped.T
-    # In single precision, which is half the work: an interval needs no more than six digits.
-    slope = slope.astype(np.float32)
-    shift, x, found = 2 * (mu - np.asarray(other["mu"], np.float64)), np.asarray(features), []
-    for start in range(0, len(x), BLOCK):
-        part = np.asarray(x[start : start + BLOCK], np.float64) - mu
-        found.append(part @ shift + ((part.astype(np.float32) @ slope) * part).sum(axis=1))
-    found = np.concatenate(found)
-    return _distance(own, other, values), found - found.mean()
-
-
-def frechet_infinity(features, reference: Moments, sizes: Sequence[int], root: np.ndarray | None = None) -> float:
-    """The distance that infinitely many images would have: a line through the distances of fewer, against 1 / n.
-
-    features: [n, F], in random order. sizes: numbers of images, ascending, up to n; each larger set holds the smaller
-    ones. root: `factor` of the reference's covariance. The bias of a Fréchet distance falls as 1 / n. Chong and
-    Forsyth, arXiv:1911.07023.
-    """
-    root = factor(reference["sigma"]) if root is None else root
-    x, distances, sums, before = np.asarray(features), [], None, 0
-    for size in sizes:
-        part = Sums.of(x[before:size])
-        sums, before = part if sums is None else sums + part, size
-        distances.append(frechet(sums.moments, reference, root))
-    return float(limit_weights(sizes) @ np.array(distances))
-
-
-def limit_weights(sizes: Sequence[int]) -> np.ndarray:
-    """What each distance counts in the limit of the line of least squares through them; the weights add up to one."""
-    x = 1 / np.asarray(sizes, float)
-    return 1 / len(x) - x.mean() * (x - x.mean()) / ((x - x.mean()) ** 2).sum()

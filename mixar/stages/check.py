@@ -17,7 +17,8 @@ from mixar import released
 from mixar.assets import check as assets
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
-from mixar.scoring.features import build_network, load_network
+from mixar.scoring.extractors import load_extractor
+from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.stages.pretrain import read_statistics
 from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
@@ -118,7 +119,7 @@ def _look_at_extractor(study: Study) -> None:
         build = partial(build_network, settings, study.data.num_classes, study.data.image_size)
         _look_at_network("scoring.extractor", settings.network, build, [], None)
     elif assets.locate(settings.weights).exists():
-        load_network(settings, assets.resolve(settings.weights))
+        load_extractor(settings, assets.resolve(settings.weights))
 
 
 # Data and device

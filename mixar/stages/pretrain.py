@@ -23,7 +23,8 @@ from mixar.failures import micro_batch, naming, needs_memory
 from mixar.files import file_sha256, write_text
 from mixar.listing import is_service
 from mixar.reporting.results import provenance
-from mixar.scoring import features
+from mixar.scoring.extractors import load_extractor
+from mixar.scoring.networks.subgroup_cnn import build_network, training_loss
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.sample import check_statistics
@@ -102,17 +103,17 @@ def extractor(study: Study, layout: Layout) -> None:
     """Write the weights of the feature network behind the scores."""
     s = study.scoring.extractor
     if s.weights:
-        _import(lambda path: features.load_network(s, path), s.weights, layout.extractor())
+        _import(lambda path: load_extractor(s, path).module, s.weights, layout.extractor())
         return
     images = training_images(study, layout)
     labels = torch.tensor(read_manifest(layout.manifest, "train", ["fine_label"])["fine_label"].to_pylist())
     device = device_of(study)
 
     def step(model, rows, rng, progress):
-        return {"loss": features.training_loss(model, images[rows].to(device), labels[rows].to(device), s.train, rng)}
+        return {"loss": training_loss(model, images[rows].to(device), labels[rows].to(device), s.train, rng)}
 
     def build():
-        return features.build_network(s, num_classes=int(labels.max()) + 1, image_size=study.data.image_size)
+        return build_network(s, num_classes=int(labels.max()) + 1, image_size=study.data.image_size)
 
     digest = Digests(study).extractor()
     _train(study, layout, build, step, s.train, len(images), "extractor", digest, layout.extractor())

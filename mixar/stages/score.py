@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +24,23 @@ from mixar.data.sources import open_parquet
 from mixar.failures import naming, needs_memory
 from mixar.files import file_sha256
 from mixar.reporting.results import make_rows, write_rows
-from mixar.scoring.features import Extractor, extract_all, load_extractor, load_further
+from mixar.scoring.extractors import Extractor, extract_all, load_extractor, load_further
+from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features, write_features
-from mixar.scoring.intervals import interval, jackknife_groups
-from mixar.scoring.metrics import BOUNDS, FURTHER, METRICS, UNBOUNDED, FeatureSet, check_sizes, inputs_kept, metric_of
 from mixar.scoring.protocols import Protocol, distance_name, is_of_its_data, protocol_of, row_id, with_ids
-from mixar.scoring.replicates import fd_of_pairs, replicates_of, without
 from mixar.scoring.statistics import load_statistics
+from mixar.scoring.values import further_hashes, further_values, reconstruction_values, sample_values
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.study.digests import Digests
 from mixar.study.identity import seed_of
 from mixar.study.layout import Layout
-from mixar.study.sections import Scoring, Study
+from mixar.study.sections import Study
 
 BATCH = 64  # images per forward pass
 RECONSTRUCTED = "reconstructed"  # the images that scoring.reconstructions names, where it names a protocol
-SPATIAL = {"keys": ("mu_s", "sigma_s"), "width": 2023}  # ADM's own names in its statistics of sFID
 MASKBIT = "maskbit"
 KINDS = ("continuous", "discrete")
-UNITS = {"psnr": "dB"}
 
 
 # Images to features
@@ -256,78 +252,6 @@ def roots_of(layout: Layout) -> Path:
     return layout.reference_features("train").parent / "roots"
 
 
-def sample_values(scoring: Scoring, sample: FeatureSet, train: FeatureSet, held_out: FeatureSet | None) -> list[dict]:
-    """The study's metrics of drawn images against the training images, its own ones too, with intervals over the
-    drawn images.
-
-    `fd_held_out`, against images that no training saw, rises where the drawn images repeat training images.
-    held_out: None leaves it out.
-    """
-    names = scoring.metric_names
-    check_sizes(names, sample, train, scoring)
-    against = [(name, name, train) for name in names]
-    if "fd" in names and held_out is not None:
-        check_sizes(["fd"], sample, held_out, scoring)
-        against.append(("fd_held_out", "fd", held_out))
-    return _measured(scoring, sample, against)
-
-
-def _measured(scoring: Scoring, sample: FeatureSet, against: list[tuple[str, str, FeatureSet]]) -> list[dict]:
-    """Values with intervals for (name of the row, metric, reference)."""
-    groups = jackknife_groups(sample.index, scoring.jackknife_groups, sample.labels)
-    values = []
-    for row, metric, reference in against:
-        where = scoring.own_metrics.get(metric)
-        with inputs_kept(f"scoring.metrics: {where}", sample, reference) if where else nullcontext():
-            value = float(metric_of(metric, scoring)(sample, reference, scoring))
-            replicates = replicates_of(metric, sample, reference, scoring, groups)
-        values.append(_value(row, value, replicates, len(sample), BOUNDS.get(metric, UNBOUNDED)))
-    return values
-
-
-def further_values(scoring: Scoring, scored: Scored, reference: Scored | None) -> list[dict]:
-    """What the networks of scoring.further give, such as fd_dinov2, against given statistics or the reference images.
-
-    reference: None where statistics stand for it in all of them.
-    Raises ValueError where features are missing, or where the two sides come from different weights.
-    """
-    values = []
-    for name in scoring.further:
-        if name not in scored.further:
-            raise ValueError(f"scoring.further.{name}: the images have no features of it; run `score --images` again")
-        sample, metrics = scored.further[name], FURTHER[name]
-        against = _given(scoring, name, sample) if is_given(scoring, name) else _of_images(name, scored, reference)
-        check_sizes(list(metrics.values()), sample, against, scoring)
-        values += _measured(scoring, sample, [(row, metric, against) for row, metric in metrics.items()])
-    return values
-
-
-def is_given(scoring: Scoring, name: str) -> bool:
-    """Whether statistics stand for the reference images of a further network; they do so in Fréchet distances alone."""
-    return name in scoring.further_statistics and set(FURTHER[name].values()) == {"fd"}
-
-
-def _given(scoring: Scoring, name: str, sample: FeatureSet) -> FeatureSet:
-    """No images, but the mean and covariance of the file in scoring.further_statistics."""
-    keys = SPATIAL if name == "inception-spatial" else {"width": sample.features.shape[1]}
-    none = sample.take(np.zeros(len(sample), bool))
-    return none.standing_for(load_statistics(assets.resolve(scoring.further_statistics[name]), **keys))
-
-
-def _of_images(name: str, scored: Scored, reference: Scored) -> FeatureSet:
-    hashes = [side.further_sha256.get(name) for side in (scored, reference)]
-    if hashes[0] != hashes[1]:
-        raise ValueError(f"scoring.further.{name}: images and reference have features of {hashes}; run "
-                         "`score --images` and `score --reference` again")  # fmt: skip
-    return reference.further[name]
-
-
-def further_hashes(scoring: Scoring, networks: dict[str, str]) -> dict[str, str]:
-    """Hashes of the further networks for a row: their weights, and the statistics that replace reference images."""
-    given = {name: scoring.further_statistics[name] for name in scoring.further if is_given(scoring, name)}
-    return networks | {f"statistics_{name}": file_sha256(assets.resolve(file)) for name, file in given.items()}
-
-
 def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kind: str, _seed, _sampler):
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
@@ -347,23 +271,7 @@ def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kin
     return values, scored, hashes
 
 
-def reconstruction_values(scoring: Scoring, made: FeatureSet, originals: FeatureSet, psnr: np.ndarray) -> list[dict]:
-    """rfd and psnr of reconstructions; original and reconstruction leave the jackknife together."""
-    check_sizes(["fd"], made, originals, scoring)
-    groups = jackknife_groups(made.index, scoring.jackknife_groups, made.labels)
-    distances, means = fd_of_pairs(made, originals, scoring, groups), psnr.mean() + without(psnr, groups)
-    return [
-        _value("rfd", METRICS["fd"](made, originals, scoring), distances, len(made), BOUNDS["fd"]),
-        _value("psnr", float(psnr.mean()), means, len(made), (0, np.inf)),
-    ]
-
-
 SOURCES = {"sample": _score_samples, "reconstruct": _score_reconstructions}
-
-
-def _value(metric: str, value: float, replicates: np.ndarray, n: int, bounds: tuple[float, float]) -> dict:
-    found = interval(value, replicates, bounds)._asdict()
-    return {"metric": metric, **found, "replicates": replicates.tolist(), "n": n, "unit": UNITS.get(metric)}
 
 
 def _check_names(study: Study, run: str, seed, sampler: str) -> None:

@@ -24,27 +24,25 @@ from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import check_name
 from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
-from mixar.scoring.features import Extractor, extract, extract_all, load_extractor
+from mixar.scoring.catalogue import metric_of, network_of
+from mixar.scoring.extractors import Extractor, extract, extract_all, load_extractor
+from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import Scored, read_features, write_features
-from mixar.scoring.metrics import FURTHER, FeatureSet, check_sizes
 from mixar.scoring.protocols import Protocol, protocol_of, row_id, with_ids
 from mixar.scoring.statistics import load_statistics
+from mixar.scoring.values import check_sizes, further_hashes, further_values, is_given, metrics_of, sample_values
 from mixar.stages.device import device_of
 from mixar.stages.progress import Progress
 from mixar.stages.score import (
     BATCH,
     SPLITS,
-    further_hashes,
     further_networks,
-    further_values,
     hash_of,
     header_of,
-    is_given,
     other_data_of,
     read_reference,
     require_assets,
     roots_of,
-    sample_values,
 )
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
@@ -52,7 +50,6 @@ from mixar.study.problems import check_label
 from mixar.study.sections import Scoring, Study
 
 SHARD = 2000  # images a file of features: what an interruption costs at most
-WITHOUT_IMAGES = ("fd", "fd_infinity", "is")  # the metrics that need no reference images, only their statistics
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Netwo
                          "held_out` for this study first")  # fmt: skip
     if protocol.statistics:
         path = assets.resolve(protocol.statistics)
-        statistics = load_statistics(path, width=train.features.shape[1])
+        statistics = load_statistics(path, width=train.width)
         train, hashes["statistics"] = train.standing_for(statistics), file_sha256(path)
     return Reference(train.keeping_root_in(roots_of(layout)), held_out, images, scoring, hashes)
 
@@ -207,20 +204,22 @@ def _nothing(extractor: Extractor, size: int) -> FeatureSet:
 
 def _without_images(scoring: Scoring) -> Scoring:
     """The metrics and further networks that need no reference images; says which are left out."""
-    kept = tuple(metric for metric in scoring.metrics if metric in WITHOUT_IMAGES)
+    metrics = {entry: metric_of(entry) for entry in scoring.metrics}
+    left_out = [metric.name for metric in metrics.values() if metric.against == "images"]
+    kept = tuple(entry for entry, metric in metrics.items() if metric.against != "images")
     further = {name: file for name, file in scoring.further.items() if is_given(scoring, name)}
-    left_out = [metric for metric in scoring.metric_names if metric not in WITHOUT_IMAGES]
-    left_out += [metric for name in scoring.further if name not in further for metric in FURTHER[name]]
-    if left_out:
-        print(f"score: without reference images there is no {', '.join(left_out)}; run `score --reference` for them")
+    dropped = [metric.name for name in scoring.further if name not in further for metric in network_of(name).metrics]
+    if left_out + dropped:
+        print(f"score: without reference images there is no {', '.join(left_out + dropped)}; run `score --reference` "
+              "for them")  # fmt: skip
     return scoring.model_copy(update={"metrics": kept, "further": further})
 
 
 def _check_count(count: int, reference: Reference) -> None:
     """Refuse a number of images that the metrics cannot be computed from, before there is any feature."""
-    keys, width = np.arange(count), reference.train.features.shape[1]
+    keys, width = np.arange(count), reference.train.width
     stub = FeatureSet(keys, keys, torch.zeros(1, width).expand(count, width), torch.zeros(count, 1))
-    check_sizes(list(reference.scoring.metrics), stub, reference.train, reference.scoring)
+    check_sizes(metrics_of(reference.scoring), stub, reference.train, reference.scoring)
 
 
 def _claim(layout: Layout, name: str, record: dict, replace: bool) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mixar.model.decode import sample_latents
 from mixar.model.layers import patchify
 from mixar.model.mar import MAR
-from mixar.scoring.metrics import FeatureSet, InputChangedError, inputs_kept, metric_of
-from mixar.scoring.statistics import INCEPTION_WIDTH
+from mixar.scoring.catalogue import network_of
+from mixar.scoring.features import FeatureSet, InputChangedError, inputs_kept
 from mixar.study import choices
 from mixar.study.sections import Sampler, Scoring, Study
 from mixar.tokens import tokenizers
@@ -62,10 +62,10 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
     Where the study draws more images than are tried here, a failure that may come from their number goes to `warn`.
     """
     where = study.scoring.own_metrics[name]
-    metric = metric_of(name, study.scoring)
+    metric = choices.METRICS.load_function(where)
     scoring = study.scoring.model_copy(update={"kid_subsets": min(study.scoring.kid_subsets, FEW_SUBSETS)})
     small = scoring.extractor.network == "subgroup-cnn"
-    width = 4 * scoring.extractor.channels if small else INCEPTION_WIDTH
+    width = network_of(scoring.extractor.network).width or 4 * scoring.extractor.channels
     classes = max(2, study.data.num_classes) if small else INCEPTION_CLASSES
     enough = _enough_images(scoring, width)
     count = min(enough, study.evaluation.num_images)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixar.scoring.features import augment, build_network, extract, load_extractor, load_network, training_loss
+from mixar.scoring.extractors import extract, load_extractor
+from mixar.scoring.networks.subgroup_cnn import augment, build_network, training_loss
 from mixar.study.sections import Extractor, ExtractorTraining
 from mixar.weights import save_weights
 
@@ -66,7 +67,7 @@ def test_augmentation_keeps_white_images_near_white_and_moves_drawings_by_two_pi
 def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, dtype):
     model = network().half().float()
     save_weights(tmp_path / "a.safetensors", model.state_dict(), {"seed": 0}, dtype)
-    loaded = load_network(SETTINGS, tmp_path / "a.safetensors")
+    loaded = load_extractor(SETTINGS, tmp_path / "a.safetensors").module
     save_weights(tmp_path / "b.safetensors", loaded.state_dict(), {"command": "again"})
 
     first, second = (load_extractor(SETTINGS, tmp_path / f"{name}.safetensors") for name in "ab")
@@ -101,10 +102,10 @@ def test_files_that_hold_no_fitting_network_are_refused(tmp_path):
         ("cut", SETTINGS, "damaged"),
         ("foreign", SETTINGS, "head.weight"),
         ("nan", SETTINGS, "head.bias: holds values that are not finite"),
-        ("good", wide, "does not fit SubgroupCNN"),
+        ("good", wide, "does not fit PixelSubgroupCNN"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_network(settings, tmp_path / f"{name}.safetensors")
+            load_extractor(settings, tmp_path / f"{name}.safetensors")
 
 
 def test_sizes_that_the_network_cannot_have_are_refused():

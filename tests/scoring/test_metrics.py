@@ -4,8 +4,12 @@ import torch
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from mixar.scoring import metrics
-from mixar.scoring.metrics import METRICS, FeatureSet, check_sizes, frechet_distance, known, line_sizes, merge
+from mixar.scoring.catalogue import METRICS
+from mixar.scoring.features import FeatureSet, merge
+from mixar.scoring.metrics import precision_recall
+from mixar.scoring.metrics.frechet import frechet_distance, line_sizes
+from mixar.scoring.metrics.precision_recall import known
+from mixar.scoring.values import check_sizes, value_of
 from mixar.study.sections import Extractor, Scoring
 
 
@@ -44,20 +48,20 @@ def test_the_distance_of_two_gaussians_equals_its_closed_form():
 def test_the_distance_of_a_set_to_itself_is_zero_also_with_fewer_images_than_features():
     few = features(10, width=32)
 
-    assert METRICS["fd"](few, few, settings()) == pytest.approx(0, abs=1e-4)
+    assert value_of(METRICS["fd"], few, few, settings()) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_shift_of_all_features_adds_its_squared_length():
     one, two = features(50), features(50, shift=0.5)
 
-    assert METRICS["fd"](one, two, settings()) == pytest.approx(6 * 0.25, rel=1e-4)
+    assert value_of(METRICS["fd"], one, two, settings()) == pytest.approx(6 * 0.25, rel=1e-4)
 
 
 def test_moments_of_a_statistics_file_replace_the_reference_images():
     sample, reference = features(50), features(60, seed=1)
     moments = {"mu": np.zeros(6), "sigma": np.eye(6)}
 
-    value = METRICS["fd"](sample, reference.standing_for(moments), settings())
+    value = value_of(METRICS["fd"], sample, reference.standing_for(moments), settings())
 
     own = {k: v.astype(np.float64) for k, v in sample.moments.items()}
     assert value == frechet_distance(own, moments)
@@ -82,8 +86,8 @@ def test_uniform_logits_score_one_and_sure_balanced_ones_the_number_of_classes()
     flat = FeatureSet(np.arange(n), np.zeros(n), torch.zeros(n, 2), torch.zeros(n, 4))
     peaked = FeatureSet(np.arange(n), np.zeros(n), torch.zeros(n, 2), sure)
 
-    assert METRICS["is"](flat, flat, settings(is_splits=1)) == pytest.approx(1)
-    assert METRICS["is"](peaked, peaked, settings(is_splits=1)) == pytest.approx(4, rel=1e-6)
+    assert value_of(METRICS["is"], flat, flat, settings(is_splits=1)) == pytest.approx(1)
+    assert value_of(METRICS["is"], peaked, peaked, settings(is_splits=1)) == pytest.approx(4, rel=1e-6)
 
 
 def test_a_subset_keeps_the_order_in_which_splits_are_cut():
@@ -98,7 +102,7 @@ def test_a_subset_keeps_the_order_in_which_splits_are_cut():
 def test_the_kernel_distance_is_near_zero_for_one_distribution_and_grows_with_a_shift():
     reference, scoring = features(400, seed=1), settings(kid_subsets=20, kid_subset_size=100)
 
-    near, far, further = (METRICS["kid"](features(400, shift=s), reference, scoring) for s in (0, 0.3, 0.6))
+    near, far, further = (value_of(METRICS["kid"], features(400, shift=s), reference, scoring) for s in (0, 0.3, 0.6))
 
     assert abs(near) < 0.05 < far < further
 
@@ -110,14 +114,14 @@ def test_class_sorted_images_score_as_high_as_shuffled_ones():
     in_order = FeatureSet(np.arange(n), labels, torch.zeros(n, 2), sure)
     scoring = settings(is_splits=8)
 
-    assert METRICS["is"](in_order, in_order, scoring) > 0.9 * classes
+    assert value_of(METRICS["is"], in_order, in_order, scoring) > 0.9 * classes
     assert isc_features_to_metric(sure, splits=8, shuffle=False)[KEY_METRIC_ISC_MEAN] == pytest.approx(1)  # the trap
 
 
 def test_the_score_rises_with_fewer_splits_as_published_ones_do():
     sample = features(200, classes=10, seed=3)
 
-    values = [METRICS["is"](sample, sample, settings(is_splits=splits)) for splits in (1, 5, 10, 20)]
+    values = [value_of(METRICS["is"], sample, sample, settings(is_splits=splits)) for splits in (1, 5, 10, 20)]
 
     assert values == sorted(values, reverse=True) and values[0] > 1.03 * values[-1]
 
@@ -137,18 +141,18 @@ def test_precision_sees_fidelity_and_recall_sees_coverage():
     collapsed = FeatureSet(np.arange(100), np.zeros(100), reference.features[:5].repeat(20, 1), torch.zeros(100, 2))
     scoring = settings()
 
-    assert METRICS["precision"](collapsed, reference, scoring) == 1
-    assert METRICS["recall"](collapsed, reference, scoring) < 0.2
-    assert METRICS["precision"](features(100, shift=50), reference, scoring) == 0
+    assert value_of(METRICS["precision"], collapsed, reference, scoring) == 1
+    assert value_of(METRICS["recall"], collapsed, reference, scoring) < 0.2
+    assert value_of(METRICS["precision"], features(100, shift=50), reference, scoring) == 0
 
 
 def test_precision_and_recall_do_not_depend_on_the_block_that_bounds_memory(monkeypatch):
     sample, reference, scoring = features(90, seed=2, shift=0.4), features(100), settings()
-    whole = [METRICS[m](sample, reference, scoring) for m in ("precision", "recall")]
-    metrics._precision_recall.cache_clear()
-    monkeypatch.setattr(metrics, "BLOCK", 32)
+    whole = [value_of(METRICS[m], sample, reference, scoring) for m in ("precision", "recall")]
+    precision_recall._precision_recall.cache_clear()
+    monkeypatch.setattr(precision_recall, "BLOCK", 32)
 
-    assert [METRICS[m](sample, reference, scoring) for m in ("precision", "recall")] == whole
+    assert [value_of(METRICS[m], sample, reference, scoring) for m in ("precision", "recall")] == whole
 
 
 def test_features_that_are_not_finite_are_named_by_their_image():
@@ -184,12 +188,12 @@ def test_parts_of_two_networks_are_refused():
 )
 def test_too_few_images_for_a_metric_name_the_setting(n, names, changes, key):
     with pytest.raises(ValueError, match=f"scoring.{key}"):
-        check_sizes(names, features(n), features(100, seed=1), settings(**changes))
+        check_sizes([METRICS[name] for name in names], features(n), features(100, seed=1), settings(**changes))
 
 
 def test_references_of_another_width_are_refused():
     with pytest.raises(ValueError, match="one network"):
-        check_sizes(["fd"], features(50), features(50, width=8), settings())
+        check_sizes([METRICS["fd"]], features(50), features(50, width=8), settings())
 
 
 @pytest.mark.parametrize(("n", "width", "smallest"), [(1000, 6, 100), (400, 64, 200), (1000, 64, 256), (6, 2, 3)])
@@ -201,7 +205,9 @@ def test_the_line_to_infinity_begins_where_the_distance_falls_as_one_over_n(n, w
 
 def test_the_limit_of_wide_features_is_not_bent_by_sets_that_are_too_small():
     reference = features(10, 64).standing_for({"mu": np.zeros(64), "sigma": np.eye(64)})
-    found = [METRICS["fd_infinity"](features(768, 64, seed, shift=0.1), reference, settings()) for seed in range(8)]
+    found = [
+        value_of(METRICS["fd_infinity"], features(768, 64, seed, shift=0.1), reference, settings()) for seed in range(8)
+    ]
 
     error = np.std(found, ddof=1) / np.sqrt(8)
     assert np.mean(found) == pytest.approx(0.64, abs=3 * error)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from mixar.scoring.metrics import FURTHER, METRICS, metric_of
+from mixar.scoring.catalogue import METRICS
+from mixar.scoring.values import metrics_of, value_of
 from mixar.stages.check import problems
 from mixar.study.choices import check_metric
 from mixar.study.sections import Scoring, parse_study
@@ -27,9 +28,7 @@ def test_a_function_that_cannot_be_loaded_is_said_by_check(smoke, where, message
 
 
 def test_no_metric_of_ours_can_be_replaced():
-    ours = {*METRICS, *(row for rows in FURTHER.values() for row in rows)}
-
-    for name in ours:
+    for name in METRICS:
         with pytest.raises(ValueError, match=f"result rows already use the name '{name}'"):
             check_metric(f"my_metrics:{name}")
 
@@ -44,5 +43,5 @@ def test_the_pages_example_is_a_metric(smoke, tmp_path, root, monkeypatch):
 
     assert not problems(study)
     one, two = (type("Features", (), {"features": torch.full((3, 4), value)}) for value in (0.0, 1.0))
-    assert metric_of("mean_shift", study.scoring)(one, two, study.scoring) == 2.0
+    assert value_of(metrics_of(study.scoring)[-1], one, two, study.scoring) == 2.0
     assert Scoring.model_validate(study.scoring.model_dump()) == study.scoring

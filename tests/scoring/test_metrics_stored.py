@@ -5,8 +5,11 @@ import pytest
 import torch
 from replay_scores import SPLITS, STORED
 
-from mixar.scoring.metrics import METRICS, FeatureSet
-from mixar.scoring.statistics import Sums, frechet
+from mixar.scoring.catalogue import METRICS
+from mixar.scoring.features import FeatureSet
+from mixar.scoring.metrics.frechet import frechet
+from mixar.scoring.statistics import Sums
+from mixar.scoring.values import value_of
 from mixar.study.sections import Extractor, Scoring
 
 
@@ -35,12 +38,12 @@ def scoring(**changes):
 
 @pytest.mark.parametrize("metric", ["fd", "kid", "precision", "recall"])
 def test_scores_are_torch_fidelitys(stored, sets, metric):
-    assert METRICS[metric](*sets, scoring()) == pytest.approx(float(stored[f"value/{metric}"]), rel=1e-6)
+    assert value_of(METRICS[metric], *sets, scoring()) == pytest.approx(float(stored[f"value/{metric}"]), rel=1e-6)
 
 
 @pytest.mark.parametrize("splits", SPLITS)
 def test_inception_scores_are_torch_fidelitys_for_every_number_of_splits(stored, sets, splits):
-    value = METRICS["is"](*sets, scoring(is_splits=splits))
+    value = value_of(METRICS["is"], *sets, scoring(is_splits=splits))
 
     assert value == pytest.approx(float(stored[f"value/is_{splits}"]), rel=1e-9)
 

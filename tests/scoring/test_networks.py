@@ -9,11 +9,13 @@ from inception_file import write_random_inception
 from torch.utils.data import Dataset
 
 from mixar.files import file_sha256
-from mixar.scoring import features, released
-from mixar.scoring.features import extract, extract_all, load_extractor, load_further, load_network
+from mixar.scoring import extractors
+from mixar.scoring.catalogue import METRICS
+from mixar.scoring.extractors import extract, extract_all, load_extractor, load_further
 from mixar.scoring.files import read_features, write_features
-from mixar.scoring.metrics import METRICS
-from mixar.scoring.released import DINOv2, SpatialInception, load_dinov2, load_inception, resample_positions
+from mixar.scoring.networks import dinov2, inception, vgg16
+from mixar.scoring.networks.dinov2 import DINOv2, resample_positions
+from mixar.scoring.values import value_of
 from mixar.study.sections import Extractor, Scoring
 from mixar.weights import save_weights, tensors_sha256
 
@@ -60,7 +62,9 @@ def test_features_of_inception_merged_from_five_files_equal_one_direct_call_bit_
 
     merged = read_features([tmp_path / f"{i}.parquet" for i in (3, 0, 4, 2, 1)]).features
     reference = read_features([tmp_path / "real.parquet"]).features
-    found = {name: METRICS[name](merged, reference, scoring) for name in ("fd", "is", "kid", "precision", "recall")}
+    found = {
+        name: value_of(METRICS[name], merged, reference, scoring) for name in ("fd", "is", "kid", "precision", "recall")
+    }
 
     direct = torch_fidelity.calculate_metrics(
         input1=Items(drawn), input2=Items(real), isc=True, fid=True, kid=True, prc=True, batch_size=batch,
@@ -73,11 +77,11 @@ def test_features_of_inception_merged_from_five_files_equal_one_direct_call_bit_
 
 
 def test_only_the_released_file_bears_its_name(random_file, tmp_path):
-    for name in released.INCEPTION_FILES:
+    for name in inception.INCEPTION_FILES:
         imposter = tmp_path / name
         imposter.symlink_to(random_file)
         with pytest.raises(ValueError, match=f"{name}: .* a file of this name must be .* 95628359 bytes, sha256 6726"):
-            load_inception(imposter)
+            load_extractor(INCEPTION, imposter)
 
     other = load_extractor(INCEPTION, random_file)
 
@@ -91,7 +95,7 @@ def test_missing_and_unfit_inception_weights_are_refused_with_what_would_do(tmp_
 
     for name in ("missing.pth", "foreign.pth", "unknown.safetensors"):
         with pytest.raises(ValueError, match=f"{name}.*95628359 bytes, sha256 6726825d"):
-            load_network(INCEPTION, tmp_path / name)
+            load_extractor(INCEPTION, tmp_path / name)
 
 
 def skeleton(monkeypatch, place: str) -> None:
@@ -107,9 +111,9 @@ def skeleton(monkeypatch, place: str) -> None:
             return (pixels.float().mean(dim=(2, 3)) * self.weight[:3],)
 
     if place == "inception":
-        monkeypatch.setitem(released.INCEPTIONS, "tensorflow-1", Small)
+        monkeypatch.setitem(inception.INCEPTIONS, "tensorflow-1", Small)
     else:
-        monkeypatch.setattr(released, "FeatureExtractorVGG16", Small)
+        monkeypatch.setattr(vgg16, "FeatureExtractorVGG16", Small)
 
 
 def test_verified_weights_load_from_the_released_file_and_from_the_imported_one(tmp_path, monkeypatch):
@@ -120,7 +124,7 @@ def test_verified_weights_load_from_the_released_file_and_from_the_imported_one(
     save_weights(tmp_path / "imported.safetensors", {"weight": torch.arange(4.0)}, hashes)
     save_weights(tmp_path / "changed.safetensors", {"weight": torch.arange(4.0) + 1}, hashes)
     save_weights(tmp_path / "old.safetensors", {"weight": torch.arange(4.0)}, {"sha256": sha256})
-    monkeypatch.setattr(features, "INCEPTION_SHA256", sha256)
+    monkeypatch.setattr(inception, "INCEPTION_SHA256", sha256)
 
     first, second = (load_extractor(INCEPTION, tmp_path / name) for name in ("released.pth", "imported.safetensors"))
 
@@ -144,16 +148,16 @@ def test_the_two_resizes_of_inception_give_other_features_and_other_names(random
 
 
 def test_where_nothing_is_resized_the_two_networks_differ_by_the_range_alone(random_file):
-    exact = images(1, size=released.INCEPTION_SIZE).movedim(-1, 1)
+    exact = images(1, size=inception.INCEPTION_SIZE).movedim(-1, 1)
 
-    a, b = released.tensorflow_resize(exact), released.half_pixel_resize(exact)
+    a, b = inception.tensorflow_resize(exact), inception.half_pixel_resize(exact)
 
     assert (a - (exact.float() - 128) / 128).abs().max() == 0
     assert (b - (exact.float() / 127.5 - 1)).abs().max() < 1e-6
 
 
 def test_spatial_features_are_seven_channels_of_a_middle_layer(random_file):
-    network, _ = load_inception(random_file, SpatialInception)
+    network = load_further("inception-spatial", random_file).module
     seen = []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
 
@@ -167,12 +171,13 @@ def test_spatial_features_are_seven_channels_of_a_middle_layer(random_file):
 
 
 def test_dinov2_takes_the_released_layout_and_gives_the_class_token(tmp_path, monkeypatch):
-    monkeypatch.setattr(released.timm, "create_model", lambda *_args, **options: _small(**options))
+    monkeypatch.setattr(dinov2.timm, "create_model", lambda *_args, **options: _small(**options))
     torch.manual_seed(0)
     full = _small(img_size=518, num_classes=0)
     torch.save({**full.state_dict(), "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2.pth")
 
-    network, sha256 = load_dinov2(tmp_path / "dinov2.pth")
+    loaded = load_further("dinov2-vitl14", tmp_path / "dinov2.pth")
+    network, sha256 = loaded.module, loaded.sha256
     (found,) = network(images(2, size=40).movedim(-1, 1))
 
     assert sha256 == file_sha256(tmp_path / "dinov2.pth")
@@ -180,7 +185,7 @@ def test_dinov2_takes_the_released_layout_and_gives_the_class_token(tmp_path, mo
     assert network.trunk.pos_embed.shape == (1, 1 + 16 * 16, 384)
     with pytest.raises(ValueError, match="pos_embed is missing"):
         save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {})
-        load_dinov2(tmp_path / "other.safetensors")
+        load_further("dinov2-vitl14", tmp_path / "other.safetensors")
 
 
 _create = timm.create_model
@@ -219,7 +224,7 @@ def test_further_networks_run_in_the_same_pass_and_unknown_ones_are_refused(tmp_
     skeleton(monkeypatch, "vgg16")
     torch.save({"weight": torch.ones(4)}, tmp_path / "vgg.pth")
     vgg = load_further("vgg16", tmp_path / "vgg.pth")
-    main = features.Extractor("main", "0", Pair())
+    main = extractors.Extractor("main", "0", Pair())
 
     (pool, logits), further = extract_all(main, {"vgg16": vgg}, images().split(4))
 

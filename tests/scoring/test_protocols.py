@@ -1,5 +1,6 @@
 """Protocols as data, what rows say where a study differs, and the protocols of reconstructions in a study."""
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from toy_models import Colours
 from toy_scored import NUM_IMAGES, SMOKE_ID, changed, draw, drawings, features, rows_of
 from toy_scored import house as house
 from toy_scored import pictures as pictures
@@ -22,15 +22,15 @@ from mixar.files import file_sha256, write_table
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import distance_name
 from mixar.reporting.tables import quality_table
-from mixar.scoring import metrics, released
-from mixar.scoring.features import load_network
+from mixar.scoring.catalogue import NETWORKS
+from mixar.scoring.extractors import load_extractor
+from mixar.scoring.networks.inception import INCEPTIONS
 from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_id
-from mixar.scoring.released import INCEPTIONS
 from mixar.stages import score as stage
 from mixar.stages import tokens
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
-from mixar.study.problems import FURTHER, SpecError
+from mixar.study.problems import SpecError
 from mixar.study.sections import load_study, parse_study
 from mixar.weights import tensors_sha256
 
@@ -72,7 +72,7 @@ def test_the_emoji_protocol_belongs_to_the_embedded_drawings_their_split_and_the
     root, tmp_path
 ):
     study = load_study(root / "config" / "demo.yaml")
-    network = load_network(study.scoring.extractor, root / study.scoring.extractor.weights)
+    network = load_extractor(study.scoring.extractor, root / study.scoring.extractor.weights).module
     protocol, sha256 = protocol_of(study, "sample"), tensors_sha256(network.state_dict())
 
     def with_data(**changes):
@@ -197,7 +197,6 @@ def test_the_bilinear_crop_keeps_exact_sizes_and_takes_the_centre():
 
 
 def test_unknown_further_networks_and_stray_statistics_are_refused_with_the_study(smoke):
-    assert set(FURTHER) == set(released.FURTHER) == set(metrics.FURTHER)
     for changes, message in (
         ({"further": {"vgg19": "x"}}, "scoring.further: 'vgg19'.*vgg16"),
         ({"further_statistics": {"vgg16": "x"}}, "'vgg16' is no network of scoring.further"),
@@ -313,15 +312,16 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
 # Networks beside the protocol's own
 
 
-FURTHER_FILE = b"stands for a file".hex()  # its bytes, and in these tests its hash, too
+FURTHER_FILE = b"stands for a file"
+FURTHER_SHA256 = hashlib.sha256(FURTHER_FILE).hexdigest()
 
 
 @pytest.fixture
 def further(house, monkeypatch, tmp_path):
     """The house with a second network under DINOv2's name; returns (study, layout)."""
     study, layout = house
-    (tmp_path / "second.pth").write_bytes(bytes.fromhex(FURTHER_FILE))
-    monkeypatch.setitem(released.FURTHER, "dinov2-vitl14", lambda path: (Colours(), path.read_bytes().hex()))
+    (tmp_path / "second.pth").write_bytes(FURTHER_FILE)
+    monkeypatch.setitem(NETWORKS, "dinov2-vitl14", replace(NETWORKS["dinov2-vitl14"], load="toy_models:colours"))
     study = changed(study, further={"dinov2-vitl14": str(tmp_path / "second.pth")})
     layout.study = study
     for split in stage.SPLITS:
@@ -338,8 +338,8 @@ def test_a_further_network_adds_rows_of_its_own_with_the_hash_of_its_file(furthe
 
     rows = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert rows["fd_dinov2"]["value"] > 0 and rows["fd_dinov2"]["value"] != rows["fd"]["value"]
-    assert FURTHER_FILE in rows["fd_dinov2"]["hashes"]
-    assert rows["fd_dinov2"]["protocol"] == SMOKE_ID.replace("]", f", network=dinov2-vitl14:{FURTHER_FILE[:8]}]")
+    assert FURTHER_SHA256 in rows["fd_dinov2"]["hashes"]
+    assert rows["fd_dinov2"]["protocol"] == SMOKE_ID.replace("]", f", network=dinov2-vitl14:{FURTHER_SHA256[:8]}]")
     assert rows["fd_dinov2"]["low"] <= rows["fd_dinov2"]["value"] <= rows["fd_dinov2"]["high"]
 
 
@@ -367,5 +367,5 @@ def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tm
         file_sha256(tmp_path / "known.npz"),
     )
     assert row["value"] > 1 and json.loads(row["hashes"])["statistics_dinov2-vitl14"] == sha256
-    otherwise = f"network=dinov2-vitl14:{FURTHER_FILE[:8]}, statistics={sha256[:8]}"
+    otherwise = f"network=dinov2-vitl14:{FURTHER_SHA256[:8]}, statistics={sha256[:8]}"
     assert row["protocol"] == SMOKE_ID.replace("]", f", {otherwise}]")

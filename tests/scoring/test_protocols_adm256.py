@@ -20,7 +20,7 @@ from mixar.__main__ import app
 from mixar.assets.table import ASSETS
 from mixar.data.images import write_images
 from mixar.files import file_sha256
-from mixar.scoring import released
+from mixar.scoring.networks import inception
 from mixar.scoring.statistics import save_statistics
 from mixar.study.layout import Layout
 from mixar.study.sections import load_study
@@ -68,8 +68,7 @@ def staged(root, tmp_path, monkeypatch):
 @pytest.fixture
 def study_file(staged, tmp_path, monkeypatch):
     """The same with a folder of pictures, and a small network behind Inception's name."""
-    monkeypatch.setitem(released.INCEPTIONS, "tensorflow-1", Stand)
-    monkeypatch.setattr(released.load_inception, "__defaults__", (Stand,))
+    monkeypatch.setitem(inception.INCEPTIONS, "tensorflow-1", Stand)
     rng = np.random.default_rng(0)
     for i in range(60):
         (tmp_path / "data" / f"class{i % 3}").mkdir(parents=True, exist_ok=True)

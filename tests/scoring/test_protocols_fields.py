@@ -12,7 +12,7 @@ from toy_scored import house as house
 
 from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
 from mixar.data.manifest import read_manifest
-from mixar.scoring.features import extract, load_extractor
+from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages import score as stage
 from mixar.stages import score_path, tokens

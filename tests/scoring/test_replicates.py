@@ -10,10 +10,11 @@ import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 from toy_metrics import mean_shift
 
-from mixar.scoring import replicates
+from mixar.scoring.catalogue import METRICS, Metric
+from mixar.scoring.features import SEED, FeatureSet
 from mixar.scoring.intervals import interval, jackknife, jackknife_groups, standard_error
-from mixar.scoring.metrics import METRICS, SEED, FeatureSet, kid_subsets
-from mixar.scoring.replicates import REPLICATES, fd_of_pairs, replicates_of
+from mixar.scoring.metrics import frechet, kid
+from mixar.scoring.values import replicates_of, value_of
 from mixar.study.sections import Extractor, Scoring
 
 SCORING = Scoring(protocol="emoji-gfd", extractor=Extractor(network="subgroup-cnn", weights="x"), kid_subsets=5,
@@ -27,7 +28,7 @@ def features(n: int, width: int = 8, seed: int = 0, shift: float = 0.0, classes:
 
 
 def anew(metric: str, sample, reference, groups) -> np.ndarray:
-    return jackknife(lambda keep: [METRICS[metric](sample.take(keep), reference, SCORING)], groups)[:, 0]
+    return jackknife(lambda keep: [value_of(METRICS[metric], sample.take(keep), reference, SCORING)], groups)[:, 0]
 
 
 @pytest.mark.parametrize("metric", ["fd", "precision", "recall"])
@@ -35,31 +36,29 @@ def test_leaving_groups_out_equals_computing_anew(metric):
     sample, reference = features(300), features(250, seed=1, shift=0.4)
     groups = jackknife_groups(sample.index, 10)
 
-    found = REPLICATES[metric](sample, reference, SCORING, groups)
+    found = replicates_of(METRICS[metric], sample, reference, SCORING, groups)
 
     assert np.allclose(found, anew(metric, sample, reference, groups), rtol=0, atol=1e-6)
     assert np.ptp(found) > 0
 
 
-def test_a_metric_without_a_short_way_is_computed_anew_without_each_group(monkeypatch):
+def test_a_metric_without_a_short_way_is_computed_anew_without_each_group():
     sample, reference = features(300), features(250, seed=1, shift=0.4)
     groups = jackknife_groups(sample.index, 10)
-    scoring = SCORING.model_copy(update={"metrics": ("toy_metrics:mean_shift",)})
-    monkeypatch.setitem(METRICS, "theirs", mean_shift)
 
-    mine, theirs = (replicates_of(name, sample, reference, scoring, groups) for name in ("mean_shift", "theirs"))
+    found = replicates_of(Metric("mine", function="toy_metrics:mean_shift"), sample, reference, SCORING, groups)
 
-    assert np.array_equal(mine, anew("theirs", sample, reference, groups)) and np.array_equal(mine, theirs)
-    assert np.ptp(mine) > 0
+    assert np.array_equal(found, [mean_shift(sample.take(groups != g), reference, SCORING) for g in range(10)])
+    assert np.ptp(found) > 0
 
 
 def test_inception_scores_differ_from_those_computed_anew_only_by_where_splits_are_cut():
     sample = features(600, classes=6)
     groups = jackknife_groups(sample.index, 10)
 
-    found, exact = REPLICATES["is"](sample, sample, SCORING, groups), anew("is", sample, sample, groups)
+    found, exact = replicates_of(METRICS["is"], sample, sample, SCORING, groups), anew("is", sample, sample, groups)
 
-    assert np.allclose(found, exact, atol=0.02 * METRICS["is"](sample, sample, SCORING))
+    assert np.allclose(found, exact, atol=0.02 * value_of(METRICS["is"], sample, sample, SCORING))
     assert standard_error(found) == pytest.approx(standard_error(exact), rel=0.25)
 
 
@@ -73,7 +72,7 @@ def test_kernel_distances_equal_the_formula_over_all_pairs():
         own = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (xx, yy)]
         return [(sum(own) - 2 * xy.mean()).item()]
 
-    found = replicates._kid_of_pairs(sample, reference, groups)
+    found = kid._kid_of_pairs(sample, reference, groups)
 
     assert np.allclose(found, jackknife(direct, groups)[:, 0], atol=1e-6)
 
@@ -82,13 +81,13 @@ def test_subsets_of_the_kernel_distance_are_the_librarys_and_leave_in_groups_of_
     sample, reference = features(120), features(100, seed=1, shift=0.4)
     groups, scoring = jackknife_groups(sample.index, 10), SCORING.model_copy(update={"kid_subsets": 30})
 
-    subsets = kid_subsets(sample, reference, scoring.kid_subsets, scoring.kid_subset_size)
-    found = REPLICATES["kid"](sample, reference, scoring, groups)
+    subsets = kid.kid_subsets(sample, reference, scoring.kid_subsets, scoring.kid_subset_size)
+    found = replicates_of(METRICS["kid"], sample, reference, scoring, groups)
 
     how = {"kid_subsets": 30, "kid_subset_size": scoring.kid_subset_size, "rng_seed": SEED, "verbose": False}
     by_the_library = kid_features_to_metric(sample.features, reference.features, **how)
-    assert METRICS["kid"](sample, reference, scoring) == by_the_library["kernel_inception_distance_mean"]
-    alone = found - replicates._kid_of_pairs(sample, reference, groups)
+    assert value_of(METRICS["kid"], sample, reference, scoring) == by_the_library["kernel_inception_distance_mean"]
+    alone = found - kid._kid_of_pairs(sample, reference, groups)
     group_means = subsets.reshape(3, 10).mean(axis=0)
     assert standard_error(alone) == pytest.approx(group_means.std(ddof=1) / np.sqrt(10))
 
@@ -98,7 +97,7 @@ def test_what_two_runs_share_of_the_subsets_noise_cancels_in_their_difference():
     second = FeatureSet(first.index, first.labels, first.features + 0.01, first.logits)
     groups = jackknife_groups(first.index, 10)
 
-    a, b = (REPLICATES["kid"](sample, reference, SCORING, groups) for sample in (first, second))
+    a, b = (replicates_of(METRICS["kid"], sample, reference, SCORING, groups) for sample in (first, second))
 
     assert standard_error(a - b) < 0.2 * standard_error(a)
 
@@ -106,10 +105,10 @@ def test_what_two_runs_share_of_the_subsets_noise_cancels_in_their_difference():
 def test_of_many_images_the_kernel_distance_takes_a_part_and_scales_its_spread(monkeypatch):
     sample, reference = features(4000), features(300, seed=1, shift=0.5)
     groups = jackknife_groups(sample.index, 10)
-    whole = standard_error(replicates._kid_of_pairs(sample, reference, groups))
-    monkeypatch.setattr(replicates, "KERNEL_IMAGES", 1000)
+    whole = standard_error(kid._kid_of_pairs(sample, reference, groups))
+    monkeypatch.setattr(kid, "KERNEL_IMAGES", 1000)
 
-    part = standard_error(replicates._kid_of_pairs(sample, reference, groups))
+    part = standard_error(kid._kid_of_pairs(sample, reference, groups))
 
     assert 0.5 * whole < part < 2 * whole
 
@@ -118,9 +117,12 @@ def test_of_many_images_the_kernel_distance_takes_a_part_and_scales_its_spread(m
 def test_to_first_order_a_wide_network_has_the_spread_of_computing_anew(monkeypatch, shift):
     sample, reference = features(320, 32), features(900, 32, seed=1, shift=shift)
     groups = jackknife_groups(sample.index, 10)
-    monkeypatch.setattr(replicates, "LINEAR_FROM", 32)
+    monkeypatch.setattr(frechet, "LINEAR_FROM", 32)
 
-    found, exact = REPLICATES["fd"](sample, reference, SCORING, groups), anew("fd", sample, reference, groups)
+    found, exact = (
+        replicates_of(METRICS["fd"], sample, reference, SCORING, groups),
+        anew("fd", sample, reference, groups),
+    )
 
     assert not np.allclose(found, exact)  # it is the other way
     assert standard_error(found) == pytest.approx(standard_error(exact), rel=0.2)
@@ -130,9 +132,9 @@ def test_to_first_order_a_wide_network_has_the_spread_of_computing_anew(monkeypa
 def test_the_limit_of_a_wide_network_has_the_spread_of_computing_anew(monkeypatch):
     sample, reference = features(800, 16), features(900, 16, seed=1, shift=0.3)
     groups = jackknife_groups(sample.index, 10)
-    monkeypatch.setattr(replicates, "LINEAR_FROM", 16)
+    monkeypatch.setattr(frechet, "LINEAR_FROM", 16)
 
-    found = REPLICATES["fd_infinity"](sample, reference, SCORING, groups)
+    found = replicates_of(METRICS["fd_infinity"], sample, reference, SCORING, groups)
     exact = anew("fd_infinity", sample, reference, groups)
 
     assert standard_error(found) == pytest.approx(standard_error(exact), rel=0.25)
@@ -144,12 +146,12 @@ def test_pairs_leave_together_in_both_ways(monkeypatch):
     noise = 0.3 * torch.randn(320, 32, generator=torch.Generator().manual_seed(9))
     made = FeatureSet(originals.index, originals.labels, originals.features * 0.8 + noise, originals.logits)
     groups = jackknife_groups(made.index, 10)
-    exact = fd_of_pairs(made, originals, SCORING, groups)
-    monkeypatch.setattr(replicates, "LINEAR_FROM", 32)
+    exact = frechet.pairs_jackknife(made, originals, SCORING, groups)
+    monkeypatch.setattr(frechet, "LINEAR_FROM", 32)
 
-    found = fd_of_pairs(made, originals, SCORING, groups)
+    found = frechet.pairs_jackknife(made, originals, SCORING, groups)
 
-    alone = REPLICATES["fd"](made, originals, SCORING, groups)
+    alone = replicates_of(METRICS["fd"], made, originals, SCORING, groups)
     assert standard_error(found) == pytest.approx(standard_error(exact), rel=0.3)
     assert not np.allclose(found, alone)
 
@@ -196,7 +198,7 @@ WAYS = [("fd", "anew"), ("fd", "first order"), ("fd_infinity", "anew"), ("fd_inf
 @pytest.mark.parametrize(("metric", "way"), WAYS)
 def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(metric, way, monkeypatch):
     if way == "first order":
-        monkeypatch.setattr(replicates, "LINEAR_FROM", 1)
+        monkeypatch.setattr(frechet, "LINEAR_FROM", 1)
     rng = np.random.default_rng(1000)
     points = torch.from_numpy(rng.standard_normal((60, 4))).float()
     reference = FeatureSet(np.arange(60), np.zeros(60, int), points, torch.zeros(60, 2))
@@ -209,17 +211,19 @@ def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(m
         "fd_infinity": lambda: 4 * 0.25,
         "is": expected_inception_score,
         "kid": lambda: expected_kernel_distance(points),
-        "precision": lambda: REPLICATES["precision"](many, reference, scoring, many.index % 20).mean(),
+        "precision": lambda: replicates_of(METRICS["precision"], many, reference, scoring, many.index % 20).mean(),
         # What it is for so many images: the mean over other draws.
-        "recall": lambda: np.mean([METRICS["recall"](shifted(s), reference, scoring) for s in range(1000, 1400)]),
+        "recall": lambda: np.mean(
+            [value_of(METRICS["recall"], shifted(s), reference, scoring) for s in range(1000, 1400)]
+        ),
     }
     truth, against = truths[metric](), exact if metric.startswith("fd") else reference
 
     held = 0
     for seed in range(100):
         sample = shifted(seed)
-        found = REPLICATES[metric](sample, against, scoring, jackknife_groups(sample.index, 20))
-        low, high = interval(METRICS[metric](sample, against, scoring), found)[1:]
+        found = replicates_of(METRICS[metric], sample, against, scoring, jackknife_groups(sample.index, 20))
+        low, high = interval(value_of(METRICS[metric], sample, against, scoring), found)[1:]
         held += low <= truth <= high
 
     assert held >= 90, f"{held} of 100 intervals hold {truth:.4f}"
@@ -227,16 +231,15 @@ def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(m
 
 MEMORY = """
 import resource, numpy as np, torch
-from mixar.scoring import metrics, replicates
-from mixar.scoring.metrics import FeatureSet, kid_subsets, METRICS, SEED
-from mixar.scoring.replicates import REPLICATES
+from mixar.scoring.features import FeatureSet
+from mixar.scoring.metrics import precision_recall
 from mixar.study.sections import Extractor, Scoring
 scoring = Scoring(protocol="emoji-gfd", extractor=Extractor(network="subgroup-cnn", weights="x"))
-n, metrics.BLOCK, replicates.BLOCK = 5000, 250, 250
+n, precision_recall.BLOCK = 5000, 250
 x, y = (FeatureSet(np.arange(n), np.arange(n), torch.randn(n, 4), torch.zeros(n, 1)) for _ in range(2))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-METRICS["precision"](x, y, scoring)
-REPLICATES["recall"](x, y, scoring, np.arange(n) % 10)
+precision_recall.precision(x, y, scoring)
+precision_recall.recall_jackknife(x, y, scoring, np.arange(n) % 10)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
 """
 

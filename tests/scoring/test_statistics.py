@@ -9,13 +9,10 @@ import torch
 from torch_fidelity.helpers import text_to_dtype
 from torch_fidelity.metric_fid import fid_features_to_statistics
 
-from mixar.scoring.metrics import frechet_distance
+from mixar.scoring.metrics.frechet import frechet, frechet_distance, frechet_infinity, influence
 from mixar.scoring.statistics import (
     Sums,
     factor,
-    frechet,
-    frechet_infinity,
-    influence,
     kept_factor,
     load_statistics,
     save_statistics,

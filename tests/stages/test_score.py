@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch_fidelity
 from torch.utils.data import Dataset
-from toy_metrics import mean_shift
 from toy_scored import BATCH, NUM_IMAGES, SHARD, SIZE, SMOKE_ID, draw, drawings, features, new_network, rows_of
 from toy_scored import house as house
 from toy_scored import pictures as pictures
@@ -20,9 +19,9 @@ from mixar.data.manifest import read_manifest
 from mixar.files import write_table
 from mixar.reporting.results import read_rows
 from mixar.reporting.tables import number, quality_table
-from mixar.scoring.features import load_extractor
+from mixar.scoring.catalogue import METRICS, Metric
+from mixar.scoring.extractors import load_extractor
 from mixar.scoring.files import read_features, write_features
-from mixar.scoring.metrics import METRICS
 from mixar.scoring.protocols import PROTOCOLS, distance_name, is_fid, protocol_of
 from mixar.scoring.statistics import load_statistics
 from mixar.stages import score as stage
@@ -50,6 +49,34 @@ class Images(Dataset):
         return self.images[i]
 
 
+def registered(extractor) -> str:
+    """The name under which torch-fidelity itself can now run the network."""
+
+    class Registered(torch_fidelity.FeatureExtractorBase):
+        def __init__(self, name, features_list, **_):
+            super().__init__(name, features_list)
+            self.network = extractor.module
+
+        def forward(self, pixels):
+            layers = dict(zip(("pool", "logits"), self.network(pixels), strict=True))
+            return tuple(layers[layer] for layer in self.features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return "pool", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "pool"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+    torch_fidelity.register_feature_extractor(extractor.name, Registered)
+    return extractor.name
+
+
 def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(house, monkeypatch):
     study, layout = house
     study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"shard_size": BATCH})})
@@ -68,7 +95,7 @@ def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(hou
     train = load_images(read_manifest(layout.manifest, "train"), SIZE)
     direct = torch_fidelity.calculate_metrics(
         input1=Images(images), input2=Images(train), isc=True, fid=True, kid=True, prc=True,
-        feature_extractor=load_extractor(s.extractor, layout.extractor()).name, batch_size=BATCH,
+        feature_extractor=registered(load_extractor(s.extractor, layout.extractor())), batch_size=BATCH,
         isc_splits=s.is_splits, kid_subsets=s.kid_subsets, kid_subset_size=s.kid_subset_size,
         prc_neighborhood=s.neighbours, cuda=False, cache=False, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
@@ -95,12 +122,14 @@ def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references
         assert hashes["reference"] != hashes["reference_held_out"]
 
 
-@pytest.mark.parametrize("place", ["study", "table"])
+@pytest.mark.parametrize("place", ["study", "catalogue"])
 def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monkeypatch, place):
     study, layout = house
-    added = {"metrics": ("fd", "toy_metrics:mean_shift" if place == "study" else "mean_shift")}
+    where = "toy_metrics:mean_shift"
+    added = {"metrics": ("fd", where if place == "study" else "mean_shift")}
     study = study.model_copy(update={"scoring": study.scoring.model_copy(update=added)})
-    monkeypatch.setitem(METRICS, "mean_shift", mean_shift)
+    if place == "catalogue":
+        monkeypatch.setitem(METRICS, "mean_shift", Metric("mean_shift", function=where))
 
     rows = scored(study, layout, drawings(NUM_IMAGES, 1))
 

@@ -19,7 +19,7 @@ from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.tables import quality_table
-from mixar.scoring.features import build_network
+from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages import score, score_path
 from mixar.weights import save_weights
 

@@ -1,5 +1,6 @@
 """`score PATH`: what the rows of brought images are called by labels, and what statistics alone can measure."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -12,12 +13,11 @@ from toy_brought import house as house
 from toy_brought import pictures as pictures
 from toy_brought import rows, scored, values
 from toy_images import COUNT, folder, pixels
-from toy_models import Colours
 from toy_scored import SMOKE_ID
 
 from mixar.data.images import read_images
 from mixar.files import file_sha256
-from mixar.scoring import released
+from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.files import read_features
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages import score
@@ -71,7 +71,7 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
     file = b"stands for a file"
     for name in further:
         (tmp_path / name).write_bytes(file)
-        monkeypatch.setitem(released.FURTHER, name, lambda path: (Colours(), path.read_bytes().hex()))
+        monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], load="toy_models:colours"))
     np.savez(tmp_path / "known.npz", mu=np.zeros(6), sigma=np.eye(6))
     np.savez(tmp_path / "statistics.npz", **read_features([layout.reference_features("train")]).features.moments)
     protocol = replace(PROTOCOLS["emoji-gfd"], statistics=str(tmp_path / "statistics.npz"))
@@ -85,7 +85,7 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
 
     assert [r["metric"] for r in found] == ["fd", "is", "fd_dinov2"] and found[-1]["value"] > 0
     sha256 = file_sha256(tmp_path / "known.npz")
-    otherwise = f"network=dinov2-vitl14:{file.hex()[:8]}, statistics={sha256[:8]}"
+    otherwise = f"network=dinov2-vitl14:{hashlib.sha256(file).hexdigest()[:8]}, statistics={sha256[:8]}"
     assert found[-1]["protocol"] == f"{SMOKE_ID[:-1]}, {otherwise}]"
     assert json.loads(found[-1]["hashes"])["statistics_dinov2-vitl14"] == sha256
     assert "there is no kid, precision, recall, precision_vgg, recall_vgg" in " ".join(capsys.readouterr().out.split())

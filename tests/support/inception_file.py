@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch_fidelity import FeatureExtractorInceptionV3
 
-from mixar.scoring.released import INCEPTION_LAYERS, INCEPTION_NAME
+from mixar.scoring.networks.inception import INCEPTION_LAYERS, INCEPTION_NAME
 
 
 class Blank(FeatureExtractorInceptionV3):

@@ -8,7 +8,7 @@ from toy_scored import stand_for_the_emoji
 
 from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
-from mixar.scoring.features import build_network
+from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages import score, score_path
 from mixar.study.layout import Layout
 from mixar.study.sections import parse_study

@@ -101,3 +101,8 @@ class Colours(torch.nn.Module):
     def forward(self, pixels):
         unit = pixels.float().flatten(2) / 255 * self.scale
         return (torch.cat([unit.mean(2), unit.std(2)], dim=1),)
+
+
+def colours(_path):
+    """`Colours` as a feature network of a study, "toy_models:colours"."""
+    return Colours()

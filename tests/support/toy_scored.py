@@ -11,7 +11,7 @@ from PIL import Image
 from mixar.data.images import write_images
 from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
-from mixar.scoring.features import build_network
+from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import DATA, PROTOCOLS
 from mixar.stages import score as stage
 from mixar.study.layout import Layout

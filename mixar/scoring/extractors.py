@@ -1,0 +1,94 @@
+"""How feature networks are loaded and run: one pass over the images for all networks of a study.
+
+Which networks there are is in catalogue.py, each of them in networks/; a study's own is a function (path) -> module.
+Nothing here downloads anything. Symbols: B images in a batch, n images, F features, V classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixar.failures import finite, naming
+from mixar.files import file_sha256
+from mixar.scoring.catalogue import FURTHER, Network, network_of
+from mixar.study import choices
+from mixar.study.sections import Extractor as Settings
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network with the name and hash that every score made with it carries."""
+
+    name: str
+    sha256: str  # of the weights
+    module: nn.Module  # uint8 [B, 3, H, W] -> (features, logits), or (features,) of a further network
+
+    def to(self, device: torch.device | str) -> Extractor:
+        return replace(self, module=self.module.to(device))
+
+
+def load_extractor(
+    settings: Settings,
+    path: Path,
+    device: torch.device | str = "cpu",
+    resize: str | None = None,
+    owner: str = "own",
+) -> Extractor:
+    """The study's feature network from a file, ready for `extract`.
+
+    resize: how Inception resizes, as the protocol says; None: as TensorFlow did. owner: the study, after which a
+    network of its own is named. Raises ValueError for a missing, damaged or foreign file, naming what does not fit.
+    """
+    network = network_of(settings.network)
+    options = {} if network.is_own else {"settings": settings, "resize": resize, "owner": owner}
+    return _load(network, path, "scoring.extractor.network", options).to(device)
+
+
+def load_further(name: str, path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """A network beside the protocol's own. Raises ValueError for unfit files."""
+    if ":" not in name and name not in FURTHER:
+        raise ValueError(f"scoring.further: {name!r} is unknown; choose from {', '.join(FURTHER)}")
+    return _load(network_of(name), path, "scoring.further", {}).to(device)
+
+
+def _load(network: Network, path: Path, role: str, options: dict[str, Any]) -> Extractor:
+    found = choices.load_function(network.load, role)(Path(path), **options)
+    return found if isinstance(found, Extractor) else Extractor(network.name, file_sha256(Path(path)), found)
+
+
+def extract(extractor: Extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features [n, F] and logits [n, V], float32 on the CPU, of uint8 batches [B, H, W, 3], in order.
+
+    Raises ValueError for no images and another image size than the network's, and FloatingPointError naming the batch
+    where features are not finite.
+    """
+    return extract_all(extractor, {}, batches)[0]
+
+
+@torch.inference_mode()
+def extract_all(
+    extractor: Extractor, further: Mapping[str, Extractor], batches: Iterable[Tensor]
+) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+    """What `extract` returns, and by name the features [n, F] of further networks, in one pass over the images."""
+    networks = [extractor, *further.values()]
+    device = next(extractor.module.parameters()).device
+    outputs = []
+    for number, images in enumerate(batches):
+        pixels = images.movedim(-1, 1).contiguous().to(device)
+        with naming(f"batch {number}"):
+            outputs.append([_finite_layers(network, pixels) for network in networks])
+    if not outputs:
+        raise ValueError(f"{extractor.name}: no images to extract features from")
+    found = [tuple(torch.cat(layer) for layer in zip(*parts, strict=True)) for parts in zip(*outputs, strict=True)]
+    features, logits = found[0]
+    return (features, logits), {name: layers[0] for name, layers in zip(further, found[1:], strict=True)}
+
+
+def _finite_layers(network: Extractor, pixels: Tensor) -> tuple[Tensor, ...]:
+    return tuple(finite(layer.float().cpu(), f"{network.name}: features") for layer in network.module(pixels))
