@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,7 @@ from mixar.failures import is_shortage
 from mixar.files import json_mapping, replaced
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
+Network = TypeVar("Network", bound=nn.Module)
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
 SHOWN = 20  # names that are shown where their list does not matter
 
@@ -162,7 +163,7 @@ def read_metadata(path: Path) -> dict:
         raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
 
 
-def load_module(module: nn.Module, weights: Path | Mapping[str, Tensor], problems: Sequence[str] = ()) -> nn.Module:
+def load_module(module: Network, weights: Path | Mapping[str, Tensor], problems: Sequence[str] = ()) -> Network:
     """`module` with the weights of a file or mapping, in evaluation mode. A module on the meta device becomes real.
 
     problems: what else is wrong with these weights. Raises ValueError listing it, and every missing or surplus key,

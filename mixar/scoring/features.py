@@ -120,8 +120,8 @@ def inputs_kept(where: str, *sets: FeatureSet) -> Iterator[None]:
 
 def _checksums(features: FeatureSet) -> dict[str, int]:
     """Of all arrays in a set, including moments and root if they are computed; takes a second a gigabyte."""
-    arrays = {}
+    arrays: dict[str, np.ndarray | Tensor] = {}
     for name, value in vars(features).items():
         parts = {f"{name} {key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
         arrays |= {key: part for key, part in parts.items() if isinstance(part, (np.ndarray, Tensor))}
-    return {key: zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for key, part in arrays.items()}
+    return {key: zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data) for key, part in arrays.items()}

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from mixar.assets import check as assets
 from mixar.assets.table import ASSETS
@@ -53,8 +54,8 @@ class Protocol:
     metrics: Mapping[str, int] = field(default_factory=dict)  # settings of `scoring` that it fixes
 
 
-_EMOJI = {"data": "emoji", "num_classes": 9, "image_size": 32, "extractor_sha256": EMOJI_NETWORK_SHA256}
-_INCEPTION = {
+_EMOJI: dict[str, Any] = {"data": "emoji", "num_classes": 9, "image_size": 32, "extractor_sha256": EMOJI_NETWORK_SHA256}
+_INCEPTION: dict[str, Any] = {
     "data": "imagenet",
     "num_classes": 1000,
     "network": "inception-v3",

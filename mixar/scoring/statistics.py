@@ -82,7 +82,7 @@ def load_statistics(path: Path, keys: tuple[str, str] = ("mu", "sigma"), width: 
 def save_statistics(path: Path, moments: Moments) -> None:
     """Write moments as `load_statistics` reads them, and the evaluators of MAR and ADM too."""
     with replaced(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{key: np.asarray(value, np.float64) for key, value in moments.items()})
+        np.savez(file, mu=np.asarray(moments["mu"], np.float64), sigma=np.asarray(moments["sigma"], np.float64))
 
 
 # Roots

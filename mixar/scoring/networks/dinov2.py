@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -22,6 +23,9 @@ class DINOv2(nn.Module):
 
     Bicubic with antialiasing to 224 pixels, ImageNet mean and deviation.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, trunk: nn.Module):
         super().__init__()
@@ -57,7 +61,7 @@ def load(path: Path, model: str = "vit_large_patch14_dinov2") -> Extractor:
     model: timm's name. Raises ValueError for a missing, damaged or unfit file.
     """
     with torch.device("meta"):
-        trunk = timm.create_model(model, pretrained=False, img_size=DINOV2_SIZE, num_classes=0)
+        trunk: Any = timm.create_model(model, pretrained=False, img_size=DINOV2_SIZE, num_classes=0)
     tensors = unwrapped(read_weights(path), {"pos_embed"})
     tensors.pop("mask_token", None)
     if "pos_embed" not in tensors:

@@ -30,6 +30,8 @@ class SubgroupCNN(nn.Module):
     Raises ValueError unless channels is a multiple of 8 and image_size of 4.
     """
 
+    image_size: Tensor
+
     def __init__(self, channels: int, num_classes: int, image_size: int):
         super().__init__()
         if channels % GROUPS or image_size % 4:
