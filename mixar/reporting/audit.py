@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from mixar.reporting.tables import MISSING, Table
+from mixar.reporting.numbers import MISSING
+from mixar.reporting.tables import Table
 
 DISAGREES, OTHER_GROUND, APPROXIMATE = "†", "‡", "≈"
 
@@ -146,7 +147,8 @@ class _Citations:
     """Sources in the order in which they are cited, numbered from 1."""
 
     def __init__(self, literature: dict):
-        self.literature, self.numbers = literature, {}
+        self.literature = literature
+        self.numbers: dict[str, int] = {}
 
     def figure(self, said: dict | None, approximate: Collection[str] = ()) -> str:
         """A source's figure with the mark of its protocol and the number of the source; a dash where there is none.

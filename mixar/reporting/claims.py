@@ -9,22 +9,22 @@ import math
 import statistics
 from dataclasses import dataclass
 
-import pandas as pd
+import numpy as np
 
-from mixar.reporting.results import label_of
-from mixar.reporting.summary import Summary, distance_name, rows_of, same_ground, summarise
-from mixar.reporting.tables import decimals, interval, number
+from mixar.reporting.names import label_of
+from mixar.reporting.numbers import decimals, fixed, interval, number, signed
+from mixar.reporting.summary import Result, Summary, same_ground
 from mixar.scoring.intervals import half_width
-from mixar.study.sections import Study
 
 CLOSE = 1.05  # "close": a distance at most 5 % above the other
+LEAST_SEEDS = 3  # of an arm that the study trains
 RULE = (
-    "Rule. A difference counts when it has the same sign for every seed and exceeds its 95 % interval. Then the claim "
-    "held or did not hold, by its sign; otherwise it is undecided. The interval is a jackknife of the difference "
-    "itself (of the means over seeds): a group of evaluation images leaves both sides at once, so that what the sides "
-    "share, labels and discrete tokens, cancels. It tells how far other images would move the difference, not other "
-    "trainings: that the seeds show. Runs with equal seeds are compared seed by seed, others in all pairs. One seed "
-    "shows no spread, and only the interval decides. 'Close' means: not more than "
+    "Rule. A difference counts if it has the same sign for every seed and exceeds its 95 % interval. Then the claim "
+    "held or did not hold, by its sign; otherwise it is undecided. A claim is decided only from at least "
+    f"{LEAST_SEEDS} training seeds an arm; an arm that the study does not train (given weights, the discrete tokens' "
+    "own images) counts as one fixed network. The interval is a paired jackknife: both runs drop the same evaluation "
+    "images, so shared labels and tokens cancel. It measures sampling error; seeds show training variance. Runs with "
+    "equal seeds are compared seed by seed, others in all pairs. 'Close' means at most "
     f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens."
 )
 
@@ -38,6 +38,7 @@ class Claim:
     summary: str
     details: tuple[str, ...]
     short: str  # the summary's core
+    lacks_seeds: bool = False  # an arm has fewer training seeds than a verdict needs
 
     def line(self) -> str:
         return f"{self.verdict.upper():<12} {self.title}: {self.short}"
@@ -45,39 +46,38 @@ class Claim:
 
 @dataclass(frozen=True)
 class _Side:
-    run: str
     label: str
-    fd: Summary
-    kid: Summary
+    fd: Result
+    kid: Result
 
 
-def claims_of(study: Study, rows: pd.DataFrame) -> list[Claim]:
-    """The paper's claims that the study names runs for. Raises ValueError where two sides have different protocols."""
-    rows = rows_of(study, rows)
-    name, claims, figure8 = distance_name(study, rows), study.report.claims, study.report.figure8
+def claims_of(summary: Summary) -> list[Claim]:
+    """The paper's claims that the study names runs for, by the labels of these runs.
+
+    Raises ValueError where two sides have different protocols.
+    """
+    name, claims, figure8 = summary.distance(), summary.study.report.claims, summary.study.report.figure8
     found = []
     if claims:
-        guided = _side(study, rows, claims.guided)
-        found.append(_better("DC-Mix is better than MAR", name, rows, guided, _side(study, rows, claims.baseline)))
-        final = _side(study, rows, claims.final or claims.guided)
-        found.append(
-            _better("MixAR is better than MaskBit's own images", name, rows, final, _side(study, rows, "maskbit"))
-        )
+        guided, baseline, own = (_side(summary, run) for run in (claims.guided, claims.baseline, "maskbit"))
+        final = _side(summary, claims.final or claims.guided)
+        found.append(_better(f"{guided.label} is better than {baseline.label}", name, guided, baseline))
+        found.append(_better(f"{final.label} is better than {own.label}", name, final, own))
         if claims.self_attention:
-            found.append(_close(study, name, rows, guided, _side(study, rows, claims.self_attention)))
+            found.append(_close(summary, claims.guided, claims.self_attention))
     if figure8:
-        sides = _side(study, rows, figure8.ti_mix), _side(study, rows, figure8.plain)
-        found.append(_better("TI-Mix is better than training on", name, rows, *sides))
+        sides = _side(summary, figure8.ti_mix), _side(summary, figure8.plain)
+        found.append(_better("TI-Mix is better than training on", name, *sides))
     return found
 
 
-def verdict(ours: Summary, theirs: Summary, allowance: float = 1.0) -> str:
+def verdict(ours: Result, theirs: Result, allowance: float = 1.0) -> str:
     """'held' if `ours` is surely below `allowance` times `theirs`, 'did not hold' if surely above, else 'undecided'.
 
-    Surely: the difference has one sign over all seeds and exceeds the half width of its interval.
+    Surely: from enough seeds, the difference has one sign over all of them and exceeds the half width of its interval.
     """
     by_seed = differences(ours, theirs, allowance)
-    if not by_seed:
+    if not by_seed or too_few_seeds(ours, theirs):
         return "undecided"
     reach = combined(ours, theirs, allowance)
     if reach is None and len(by_seed) < 2:
@@ -88,14 +88,19 @@ def verdict(ours: Summary, theirs: Summary, allowance: float = 1.0) -> str:
     return "held" if mean < 0 else "did not hold"
 
 
-def differences(ours: Summary, theirs: Summary, allowance: float = 1.0) -> list[float]:
+def too_few_seeds(*sides: Result) -> bool:
+    """Whether an arm that the study trains has fewer seeds than a verdict needs."""
+    return any(side.is_trained and len(side.values) < LEAST_SEEDS for side in sides)
+
+
+def differences(ours: Result, theirs: Result, allowance: float = 1.0) -> list[float]:
     """ours − allowance · theirs: seed by seed where the seeds are the same, otherwise in all pairs."""
     if ours.values.keys() == theirs.values.keys():
         return [value - allowance * theirs.values[seed] for seed, value in ours.values.items()]
     return [a - allowance * b for a in ours.values.values() for b in theirs.values.values()]
 
 
-def combined(ours: Summary, theirs: Summary, allowance: float = 1.0) -> float | None:
+def combined(ours: Result, theirs: Result, allowance: float = 1.0) -> float | None:
     """Half width of the interval of ours − allowance · theirs; None where a side has no interval.
 
     Paired where both sides have replicates of the same groups of images; else sqrt(a² + b²), as of independent sides.
@@ -104,38 +109,42 @@ def combined(ours: Summary, theirs: Summary, allowance: float = 1.0) -> float | 
     """
     if ours.replicates and len(ours.replicates) == len(theirs.replicates):
         pairs = zip(ours.replicates, theirs.replicates, strict=True)
-        return half_width([a - allowance * b for a, b in pairs])
+        return half_width(np.array([a - allowance * b for a, b in pairs]))
     if ours.half_width is None or theirs.half_width is None:
         return None
     return math.hypot(ours.half_width, allowance * theirs.half_width)
 
 
-def _side(study: Study, rows: pd.DataFrame, run: str) -> _Side:
-    return _Side(run, label_of(study, run), summarise(study, rows, run, "fd"), summarise(study, rows, run, "kid"))
+def _side(summary: Summary, run: str) -> _Side:
+    return _Side(label_of(summary.study, run), summary.of(run, "fd"), summary.of(run, "kid"))
 
 
-def _better(title: str, name: str, rows: pd.DataFrame, ours: _Side, theirs: _Side) -> Claim:
+def _better(title: str, name: str, ours: _Side, theirs: _Side) -> Claim:
     if not ours.fd or not theirs.fd:
         return _without_rows(title, ours, theirs)
-    _check_ground(rows, ours, theirs, title)
-    summary, decision = _difference(name, ours.fd, theirs.fd), verdict(ours.fd, theirs.fd)
-    return Claim(title, decision, summary, _details(name, ours, theirs), _short(ours.fd, theirs.fd))
+    same_ground((ours.fd, theirs.fd), f"claim {title!r}")
+    return _claim(title, verdict(ours.fd, theirs.fd), name, ours, theirs)
 
 
-def _close(study: Study, name: str, rows: pd.DataFrame, ours: _Side, theirs: _Side) -> Claim:
-    title = "DC-Mix is close to DC-SA at fewer tokens"
-    tokens = [summarise(study, rows, side.run, "tokens_total", "measure").mean for side in (ours, theirs)]
-    if not ours.fd or not theirs.fd or None in tokens:
+def _close(summary: Summary, guided: str, self_attention: str) -> Claim:
+    ours, theirs = _side(summary, guided), _side(summary, self_attention)
+    title, name = f"{ours.label} is close to {theirs.label} at fewer tokens", summary.distance()
+    fewer, more = (summary.of(run, "tokens_total", "measure").mean for run in (guided, self_attention))
+    if not ours.fd or not theirs.fd or fewer is None or more is None:
         return _without_rows(title, ours, theirs)
-    _check_ground(rows, ours, theirs, title)
-    fewer = tokens[0] < tokens[1]
-    decision = verdict(ours.fd, theirs.fd, CLOSE) if fewer else "did not hold"
-    share = 100 * (1 - tokens[0] / tokens[1])
-    counts = f"{tokens[0]:.0f} against {tokens[1]:.0f} ({share:.0f} % fewer)"
-    summary = f"{_difference(name, ours.fd, theirs.fd)}; tokens {counts}"
-    return Claim(
-        title, decision, summary, _details(name, ours, theirs), f"{_short(ours.fd, theirs.fd)}; {share:.0f} % fewer"
-    )
+    same_ground((ours.fd, theirs.fd), f"claim {title!r}")
+    decision = verdict(ours.fd, theirs.fd, CLOSE) if fewer < more else "did not hold"
+    share = f"{fixed(abs(100 * (1 - fewer / more)), 0)} % {'fewer' if fewer <= more else 'more'}"
+    tokens = f"; tokens {fixed(fewer, 0)} against {fixed(more, 0)} ({share})"
+    return _claim(title, decision, name, ours, theirs, tokens, f"; {share}")
+
+
+def _claim(title: str, decision: str, name: str, ours: _Side, theirs: _Side, more: str = "", short: str = "") -> Claim:
+    lacks_seeds = too_few_seeds(ours.fd, theirs.fd)
+    more += f"; fewer than {LEAST_SEEDS} training seeds an arm" if lacks_seeds else ""
+    found = _difference(name, ours.fd, theirs.fd) + more
+    short = _short(ours.fd, theirs.fd) + short
+    return Claim(title, decision, found, _details(name, ours, theirs), short, lacks_seeds)
 
 
 def _without_rows(title: str, *sides: _Side) -> Claim:
@@ -145,30 +154,30 @@ def _without_rows(title: str, *sides: _Side) -> Claim:
     )
 
 
-def _check_ground(rows: pd.DataFrame, ours: _Side, theirs: _Side, title: str) -> None:
-    both = rows[rows["run"].isin([ours.run, theirs.run]) & (rows["metric"] == "fd") & (rows["source"] == "sample")]
-    same_ground(both, f"claim {title!r}")
-
-
-def _difference(name: str, ours: Summary, theirs: Summary) -> str:
-    by_seed, reach, places = differences(ours, theirs), combined(ours, theirs), decimals(theirs.mean)
+def _difference(name: str, ours: Result, theirs: Result) -> str:
+    by_seed, reach = differences(ours, theirs), combined(ours, theirs)
+    mean, other = _means(ours, theirs)
+    places = decimals(other)
     low, high = (signed(f(by_seed), places) for f in (min, max))
     spread = f"seeds {low} to {high}" if len(by_seed) > 1 else "one seed"
-    within = "no interval" if reach is None else f"interval ± {reach:,.{places}f}"
-    gap = signed(ours.mean - theirs.mean, places)
-    return (
-        f"{name} {number(ours.mean)} against {number(theirs.mean)}, {gap} ({_share(ours, theirs)}; {spread}; {within})"
-    )
+    within = "no interval" if reach is None else f"interval ± {fixed(reach, places)}"
+    against = f"{name} {number(mean)} against {number(other)}, {signed(mean - other, places)}"
+    return f"{against} ({_share(mean, other)}; {spread}; {within})"
 
 
-def _share(ours: Summary, theirs: Summary) -> str:
-    return signed(100 * (ours.mean / theirs.mean - 1), 1) + " %" if theirs.mean else "from 0"
+def _means(ours: Result, theirs: Result) -> tuple[float, float]:
+    assert ours.mean is not None and theirs.mean is not None
+    return ours.mean, theirs.mean
 
 
-def _short(ours: Summary, theirs: Summary) -> str:
-    reach = combined(ours, theirs)
-    within = "" if reach is None else f", ± {reach:,.{decimals(theirs.mean)}f}"
-    return f"{number(ours.mean)} against {number(theirs.mean)} ({_share(ours, theirs)}{within})"
+def _share(mean: float, other: float) -> str:
+    return signed(100 * (mean / other - 1), 1) + " %" if other else "from 0"
+
+
+def _short(ours: Result, theirs: Result) -> str:
+    reach, (mean, other) = combined(ours, theirs), _means(ours, theirs)
+    within = "" if reach is None else f", ± {fixed(reach, decimals(other))}"
+    return f"{number(mean)} against {number(other)} ({_share(mean, other)}{within})"
 
 
 def _details(name: str, ours: _Side, theirs: _Side) -> tuple[str, ...]:
@@ -190,11 +199,6 @@ def _of_side(name: str, side: _Side) -> str:
             spread = f", standard deviation {number(s.sd)}" if s.sd is not None else ""
             parts.append(f"{metric} by seed {values}{spread}, 95 % interval {interval(s)}")
     return f"{side.label}: {'; '.join(parts)} (n = {side.fd.n}, {side.fd.protocol})."
-
-
-def signed(value: float, places: int) -> str:
-    """A number with its sign, a true minus."""
-    return ("−" if value < 0 else "+") + f"{abs(value):,.{places}f}"
 
 
 def claims_markdown(claims: list[Claim]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"  # jobs inherit a notebook's, which may not be installed here
 
@@ -22,10 +23,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mixar.files import replaced
 from mixar.reporting.claims import combined
+from mixar.reporting.numbers import MISSING, count, fixed, si, signed
 from mixar.reporting.results import own_epochs, total_epochs
-from mixar.reporting.summary import Summary, distance_name, rows_of, summarise
-from mixar.reporting.tables import si
-from mixar.study.sections import Study
+from mixar.reporting.summary import NOTHING, Result, Summary
+from mixar.study.sections import Study, TiMixFigure
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -50,12 +51,12 @@ OWN_STYLE = {
 STYLE = ("default", OWN_STYLE)  # whatever the user's matplotlibrc says
 CHARACTER = 0.066  # inches, of the caption's font
 BARS = "Bars: 95 % intervals over images, spanning all seeds; differences of runs that share images are surer."
-CAPTION = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
+CAPTION: dict[str, Any] = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
 
 
 def save(figure: Figure, stem: str | Path) -> None:
     """Write stem.png and stem.pdf, and close the figure."""
-    look = {"dpi": 200, "bbox_inches": "tight", "pad_inches": 0.12, "facecolor": "white"}
+    look: dict[str, Any] = {"dpi": 200, "bbox_inches": "tight", "pad_inches": 0.12, "facecolor": "white"}
     for ending in ("png", "pdf"):
         # Without a date the same rows give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {}
@@ -77,22 +78,21 @@ def caption(figure: Figure, text: str) -> None:
     figure.text(max(box.x0, 0) / width, (box.y0 - 0.12) / height, lines, **CAPTION)
 
 
-def ground_of(name: str, summaries: list[Summary]) -> str:
+def ground_of(name: str, results: Iterable[Result]) -> str:
     """Metric, number of images and protocol, for a caption."""
-    known = next((s for s in summaries if s), Summary())
-    return f"{name}, n = {known.n if known.n is not None else '–'} images, protocol {known.protocol or '–'}"
+    known = next((r for r in results if r), NOTHING)
+    return f"{name}, n = {count(known.n)} images, protocol {known.protocol or MISSING}"
 
 
 # Figure 7
 
 
-def balance_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+def balance_data(summary: Summary) -> pd.DataFrame:
     """Figure 7's points: run, label, tokens, parameters, fd, low, high, seeds. Runs without scores are left out."""
-    rows = rows_of(study, rows)
-    points = []
+    study, points = summary.study, []
     for run in study.shown(study.report.figure7):
-        fd = summarise(study, rows, run, "fd")
-        tokens, parameters = (summarise(study, rows, run, m, "measure") for m in ("tokens_total", "parameters"))
+        fd = summary.of(run, "fd")
+        tokens, parameters = (summary.of(run, m, "measure") for m in ("tokens_total", "parameters"))
         if fd and tokens and parameters:
             low, high = fd.span or (fd.mean, fd.mean)
             label, seeds = study.runs[run].label, len(fd.values)
@@ -100,18 +100,17 @@ def balance_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["run", "label", "tokens", "fd", "parameters", "low", "high", "seeds"])
 
 
-def figure7(study: Study, rows: pd.DataFrame) -> Figure:
+def figure7(summary: Summary) -> Figure:
     """Distance against tokens: the balance of quality and cost. The area of a marker grows with the parameters."""
-    points = balance_data(study, rows)
-    name = distance_name(study, rows)
+    points, name = balance_data(summary), summary.distance()
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.6))
         axes.set(xlabel="Tokens per image: class, image, prefix and memory tokens", ylabel=f"{name}  ↓ better")
         axes.set_title("Balance of quality and cost")
         if len(points):
-            _draw_balance(study, axes, points)
-        summaries = [summarise(study, rows_of(study, rows), run, "fd") for run in points["run"]]
-        text = f"{ground_of(name, summaries)}. {BARS} Marker area: parameters."
+            _draw_balance(summary.study, axes, points)
+        ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
+        text = f"{ground}. {BARS} Marker area: parameters."
         text += " Runs with equally many tokens stand side by side." if points["tokens"].duplicated().any() else ""
         caption(figure, text)
     return figure
@@ -169,11 +168,11 @@ def _apart(y: np.ndarray, group: np.ndarray, gap: float) -> np.ndarray:
 SIDES = {"plain": -1, "ti_mix": 1}  # of the epoch that both continuations end at
 
 
-def ablation_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+def ablation_data(summary: Summary) -> pd.DataFrame:
     """Figure 8's points: role (parent, plain, ti_mix), run, label, epochs in all, fd, low, high, seeds."""
-    rows, points = rows_of(study, rows), []
-    for role, run in study.report.figure8.model_dump().items():
-        fd = summarise(study, rows, run, "fd")
+    study, points = summary.study, []
+    for role, run in _roles(study).model_dump().items():
+        fd = summary.of(run, "fd")
         if fd:
             epochs = total_epochs(study, run)
             low, high = fd.span or (fd.mean, fd.mean)
@@ -182,10 +181,14 @@ def ablation_data(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(points, columns=["role", "run", "label", "epochs", "fd", "low", "high", "seeds"])
 
 
-def figure8(study: Study, rows: pd.DataFrame) -> Figure:
+def _roles(study: Study) -> TiMixFigure:
+    assert study.report.figure8 is not None, "a study without report.figure8 has no Figure 8"
+    return study.report.figure8
+
+
+def figure8(summary: Summary) -> Figure:
     """Distance of a parent run, and of its continuations with and without TI-Mix, against epochs."""
-    points = ablation_data(study, rows).set_index("role")
-    name = distance_name(study, rows)
+    points, name = ablation_data(summary).set_index("role"), summary.distance()
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
         axes.set(xlabel="Training epochs in all", ylabel=f"{name}  ↓ better")
@@ -209,27 +212,28 @@ def figure8(study: Study, rows: pd.DataFrame) -> Figure:
             axes.set_xticks(epochs)
             reach = epochs[-1] - epochs[0] or epochs[-1]
             axes.set_xlim(epochs[0] - 0.15 * reach, epochs[-1] + 0.2 * reach)
-            _draw_seeds(axes, study, rows, points)
-        summaries = [summarise(study, rows_of(study, rows), run, "fd") for run in points["run"]]
-        caption(figure, f"{ground_of(name, summaries)}. {BARS} Small dots: single seeds.{_paired(study, rows)}")
+            _draw_seeds(axes, summary, points)
+        ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
+        caption(figure, f"{ground}. {BARS} Small dots: single seeds.{_paired(summary)}")
     return figure
 
 
-def _draw_seeds(axes: Axes, study: Study, rows: pd.DataFrame, points: pd.DataFrame) -> None:
+def _draw_seeds(axes: Axes, summary: Summary, points: pd.DataFrame) -> None:
     for role, point in points.iterrows():
-        values = list(summarise(study, rows_of(study, rows), point["run"], "fd").values.values())
-        at = point["epochs"] + SIDES.get(role, 0) * _side_step(points)
+        values = list(summary.of(point["run"], "fd").values.values())
+        at = point["epochs"] + SIDES.get(str(role), 0) * _side_step(points)
         axes.plot([at] * len(values), values, ".", ms=4, color="white", mec="#333333", mew=0.8, zorder=4)
 
 
-def _paired(study: Study, rows: pd.DataFrame) -> str:
+def _paired(summary: Summary) -> str:
     """What the bars cannot show, in words: the difference with and without TI-Mix on the same images."""
-    roles = study.report.figure8
-    ours, theirs = (summarise(study, rows_of(study, rows), run, "fd") for run in (roles.ti_mix, roles.plain))
+    roles = _roles(summary.study)
+    ours, theirs = summary.of(roles.ti_mix, "fd"), summary.of(roles.plain, "fd")
     reach = combined(ours, theirs) if ours and theirs else None
-    if reach is None:
+    if reach is None or ours.mean is None or theirs.mean is None:
         return ""
-    return f" With TI-Mix minus without, on the same images: {ours.mean - theirs.mean:+.2f}\u00a0±\u00a0{reach:.2f}."
+    gap = signed(ours.mean - theirs.mean, 2)
+    return f" With TI-Mix minus without, on the same images: {gap}\u00a0±\u00a0{fixed(reach, 2)}."
 
 
 def _side_step(points: pd.DataFrame) -> float:
@@ -243,7 +247,7 @@ def _draw_continuation(axes: Axes, parent, child, colour: str, marker: str, dash
 
 def _draw_point(axes: Axes, point, x: float, colour: str, marker: str) -> None:
     bars = [[point["fd"] - point["low"]], [point["high"] - point["fd"]]]
-    look = {"fmt": marker, "ms": 8, "color": colour, "capsize": 4, "lw": 1.6, "zorder": 3}
+    look: dict[str, Any] = {"fmt": marker, "ms": 8, "color": colour, "capsize": 4, "lw": 1.6, "zorder": 3}
     axes.errorbar(x, point["fd"], yerr=bars, label=point["label"], **look)
 
 

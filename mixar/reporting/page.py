@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import pandas as pd
 import yaml
 from markupsafe import Markup
 
 from mixar.reporting.claims import RULE, Claim
+from mixar.reporting.names import family, tokenizer
+from mixar.reporting.summary import Summary
 from mixar.reporting.tables import Table
+from mixar.reporting.writers import to_html
 from mixar.study.sections import Study
 
 _TEMPLATES = jinja2.Environment(
@@ -28,30 +30,30 @@ _TEMPLATES = jinja2.Environment(
 
 
 def page(
-    study: Study,
-    rows: pd.DataFrame,
+    summary: Summary,
     claims: Sequence[Claim],
     tables: Sequence[Table],
     literature: Sequence[Table],
     figures: Mapping[str, Path],
 ) -> str:
     """The page as text. figures: PNG files by heading, in the order of the page."""
+    study = summary.study
     return _TEMPLATES.get_template("page.html").render(
         study=study,
         claims=claims,
         rule=RULE,
-        tables=[Markup(t.html()) for t in tables],
-        literature=[Markup(t.html()) for t in literature],
+        tables=[Markup(to_html(t)) for t in tables],
+        literature=[Markup(to_html(t)) for t in literature],
         figures={heading: _data_address(path) for heading, path in figures.items()},
         overview=overview(study),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, width=110, allow_unicode=True),
-        provenance=provenance_table(rows),
+        provenance=provenance_table(summary),
     )
 
 
 def table_page(table: Table) -> str:
     """A page of its own for one table, as text."""
-    return _TEMPLATES.get_template("table.html").render(title=table.title, table=Markup(table.html()))
+    return _TEMPLATES.get_template("table.html").render(title=table.title, table=Markup(to_html(table)))
 
 
 def overview(study: Study) -> dict[str, str]:
@@ -60,8 +62,8 @@ def overview(study: Study) -> dict[str, str]:
     seeds = sum(len(run.seeds) for run in study.runs.values())
     return {
         "Images": f"{study.data.source}, {size} × {size} pixels, {study.data.num_classes} classes",
-        "Tokens": f"{study.grid} × {study.grid}; continuous with {study.continuous.latent_channels} channels, "
-        f"discrete with {study.discrete.bits} bits",
+        "Tokens": f"{study.grid} × {study.grid}; continuous with {study.continuous.latent_channels} channels "
+        f"({tokenizer(study.continuous)}), discrete with {study.discrete.bits} bits ({family(study.discrete)})",
         "Runs": f"{len(study.runs)}, {seeds} trainings with all seeds",
         "Sampler": f"{sampler.num_iterations} iterations, {sampler.head_steps} steps of the diffusion head, "
         f"CFG {sampler.cfg:g} ({sampler.cfg_schedule})",
@@ -70,17 +72,15 @@ def overview(study: Study) -> dict[str, str]:
     }
 
 
-def provenance_table(rows: pd.DataFrame) -> list[dict[str, str]]:
+def provenance_table(summary: Summary) -> list[dict[str, str]]:
     """Where the rows came from: one entry for each source, commit, platform, device and set of versions."""
     found = []
-    keys = ["source", "commit", "dirty", "platform", "device", "versions"]
-    for values, part in rows.groupby(keys, dropna=False, sort=False):
-        entry = dict(zip(keys, values, strict=True))
-        versions = ", ".join(f"{k} {v}" for k, v in json.loads(entry["versions"] or "{}").items())
-        commit = str(entry["commit"])[:12] + (" with changes" if entry["dirty"] is True else "")
-        dates = f"{part['created'].min()} to {part['created'].max()}"
-        found.append({"rows": f"{len(part)} of {entry['source']}", "commit": commit, "platform": str(entry["platform"]),
-                      "device": str(entry["device"]), "versions": versions, "made": dates})  # fmt: skip
+    for origin in summary.origins:
+        versions = ", ".join(f"{k} {v}" for k, v in json.loads(origin["versions"] or "{}").items())
+        commit = str(origin["commit"])[:12] + (" with changes" if origin["dirty"] is True else "")
+        found.append({"rows": f"{origin['rows']} of {origin['source']}", "commit": commit,
+                      "platform": str(origin["platform"]), "device": str(origin["device"]), "versions": versions,
+                      "made": " to ".join(map(str, origin["created"]))})  # fmt: skip
     return found
 
 

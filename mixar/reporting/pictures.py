@@ -24,6 +24,7 @@ from mixar.data.decoding import read_picture
 from mixar.data.sources import open_parquet
 from mixar.files import iter_batches
 from mixar.reporting.figures import STYLE, caption
+from mixar.reporting.names import of
 
 PAIR_COLUMNS = 8
 RECONSTRUCTIONS = 12
@@ -34,7 +35,8 @@ INCHES = 0.62  # of one image
 def read_labels(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
     """index and label of every image of these files, without decoding one."""
     parts = [batch for path in paths for batch in _batches(path, ["index", "label"])]
-    return tuple(np.concatenate([part[name] for part in parts]) for name in ("index", "label"))
+    index, label = (np.concatenate([part[name] for part in parts]) for name in ("index", "label"))
+    return index, label
 
 
 def read_selected(paths: Iterable[Path], wanted: Sequence[int]) -> np.ndarray:
@@ -89,8 +91,11 @@ def montage(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def figure2(theirs: np.ndarray, ours: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """The same discrete tokens: MaskBit's decoder above, runs of ours by label below, [n, H, W, 3] each."""
+def figure2(name: str, theirs: np.ndarray, ours: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """The same discrete tokens: their own decoder above, runs of ours by label below, [n, H, W, 3] each.
+
+    name: of the family of the discrete tokenizer.
+    """
     columns = min(PAIR_COLUMNS, len(theirs))
     bands = -(-len(theirs) // columns)
     with plt.style.context(STYLE):
@@ -100,10 +105,10 @@ def figure2(theirs: np.ndarray, ours: Mapping[str, np.ndarray], classes: Sequenc
             part = slice(band * columns, (band + 1) * columns)
             sets = [theirs, *ours.values()]
             _show(a, montage([image for images in sets for image in _filled(images[part], columns)], columns))
-            _row_labels(a, ["MaskBit", *ours])
+            _row_labels(a, [name, *ours])
             _column_labels(a, classes[part], columns)
         figure.suptitle("The same discrete tokens decoded", fontsize=11, fontweight="bold", x=0.02, ha="left")
-        text = f"MaskBit's tokenizer decodes its generator's tokens; {' and '.join(ours)}, guided by the same tokens."
+        text = f"{of(name)} tokenizer decodes its generator's tokens; {' and '.join(ours)}, guided by the same tokens."
         caption(figure, f"{text} {len(theirs)} sets of tokens, the first of each class; not selected.")
     return figure
 
@@ -172,15 +177,21 @@ def _show(axes: Axes, sheet: np.ndarray) -> None:
         spine.set_visible(False)
 
 
+def _sheet(axes: Axes) -> np.ndarray:
+    sheet = axes.images[0].get_array()
+    assert sheet is not None
+    return sheet
+
+
 def _row_labels(axes: Axes, labels: Sequence[str]) -> None:
-    height = axes.images[0].get_array().shape[0]
+    height = _sheet(axes).shape[0]
     places = [height * (i + 0.5) / len(labels) for i in range(len(labels))]
     axes.set_yticks(places, [_lines(text, 18, 3) for text in labels])
     axes.tick_params(axis="y", length=0, labelsize=8.5)
 
 
 def _column_labels(axes: Axes, labels: Sequence[str], columns: int, below: bool = False) -> None:
-    width = axes.images[0].get_array().shape[1]
+    width = _sheet(axes).shape[1]
     axes.set_xticks([width * (i + 0.5) / columns for i in range(len(labels))], [_lines(t, 11, 2) for t in labels])
     axes.tick_params(axis="x", length=0, labelsize=6.5, pad=2, labeltop=not below, labelbottom=below)
 

@@ -21,16 +21,12 @@ import pyarrow.parquet as pq
 
 from mixar.files import json_mapping, write_table
 from mixar.listing import PARQUET, list_files
-from mixar.study.choices import is_own
+from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.study.digests import Digests
 from mixar.study.sections import Study
 
 FORMAT = "mixar result rows, version 2"
 SOURCES = ("sample", "reconstruct", "measure")
-
-# Rows that belong to no run of the study: MaskBit's own decoded tokens, and the two tokenizers' reconstructions.
-OTHERS = {"maskbit": "MaskBit's own images", "continuous": "VA-VAE", "discrete": "MaskBit tokenizer"}
-OWN = "own_"  # begins the run name of images that somebody brought; such rows carry the label they were given
 
 SCHEMA = pa.schema(
     [
@@ -147,14 +143,6 @@ def run_settings(study: Study, run: str, label: str | None = None) -> dict:
     if run not in OTHERS:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*study.runs, *OTHERS])}")
     return {"label": label_of(study, run)}
-
-
-def label_of(study: Study, run: str) -> str:
-    """How a run, or what is no run of the study, is printed: a tokenizer of one's own by the name of its class."""
-    if run in study.runs:
-        return study.runs[run].label
-    network = getattr(study, run).network if run in ("continuous", "discrete") else None
-    return network.partition(":")[2] if network and is_own(network) else OTHERS[run]
 
 
 def total_epochs(study: Study, run: str) -> int:

@@ -1,36 +1,38 @@
-"""From rows to the numbers that tables, figures and claims print: means over seeds, spreads, intervals.
+"""What a report prints, computed once: every metric of every run over its seeds, and what each was measured against.
 
-One home for what belongs together: which rows are a run's headline, and when two rows may stand in one column.
+One pass over the rows makes a `Summary`; tables, figures, claims and the page select from it. One home for what belongs
+together: which rows are a run's headline, and when two results may share a column.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
-from mixar.reporting.results import OTHERS, OWN
+from mixar.reporting.names import OTHERS, OWN
 from mixar.scoring import protocols
+from mixar.scoring.catalogue import METRICS, Metric, metric_of
 from mixar.study.sections import Study
 
-QUALITY = ("fd", "is", "kid", "precision", "recall")
-# Metrics that Table 1 shows as well where a study has them, in this order; one's own come after them, by name.
-FURTHER = ("fd_infinity", "fd_dinov2", "sfid", "precision_vgg", "recall_vgg")
-# What a metric is measured against: the first of these hashes that a row has. Given statistics stand for the images of
-# the reference in a Fréchet distance, and there alone.
-FRECHET_REFERENCE = ("statistics", "reference")
-REFERENCES = {"fd": FRECHET_REFERENCE, "fd_infinity": FRECHET_REFERENCE, "rfd": FRECHET_REFERENCE,
-              "fd_held_out": ("reference_held_out",), "is": (), "psnr": ()}  # fmt: skip
+DISTANCES = {"sample": ("g", "fd"), "reconstruct": ("r", "rfd")}  # source -> letter of the name, metric
+ORIGIN = ("source", "commit", "dirty", "platform", "device", "versions")  # columns that say where rows came from
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One metric of one run: by seed, and over its seeds. `low` and `high` span the 95 % intervals of all seeds."""
+class Result:
+    """One metric of one run: by seed, and over its seeds. `low` and `high` span the 95 % intervals of all seeds.
 
-    values: dict[int | None, float] = field(default_factory=dict)
+    False where nothing was measured.
+    """
+
+    values: Mapping[int | None, float] = field(default_factory=dict)  # by seed; None: the row has none
     low: float | None = None
     high: float | None = None
     half_width: float | None = None  # of the 95 % interval, mean over seeds
@@ -39,6 +41,10 @@ class Summary:
     protocol: str | None = None
     device: str | None = None
     unit: str | None = None
+    run: str = ""
+    ground: tuple[str, ...] = ()  # what two results must share to be comparable
+    network: str | None = None  # the feature network, with the hash that its name ends in
+    is_trained: bool = True  # by this study, each seed anew; False: one fixed network
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -55,9 +61,91 @@ class Summary:
     @property
     def span(self) -> tuple[float, float] | None:
         """The interval, or the smallest and largest value over seeds where there is none."""
-        if self.low is not None:
+        if self.low is not None and self.high is not None:
             return self.low, self.high
         return (min(self.values.values()), max(self.values.values())) if len(self.values) > 1 else None
+
+
+NOTHING = Result()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every result of a study, by (run, metric, source).
+
+    brought: run name -> label of the images that `score-images` scored. origins: where the rows came from.
+    """
+
+    study: Study
+    results: Mapping[tuple[str, str, str], Result]
+    brought: Mapping[str, str]
+    origins: tuple[dict[str, Any], ...] = ()
+
+    def of(self, run: str, metric: str, source: str = "sample") -> Result:
+        """One result; a false one where nothing was measured."""
+        return self.results.get((run, metric, source), NOTHING)
+
+    def column(self, metric: str, source: str = "sample") -> list[Result]:
+        """The results of every run, those of brought images included."""
+        return [result for (_, *key), result in self.results.items() if key == [metric, source]]
+
+    @functools.cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The columns of Table 1: those that it always has, the measured ones, and last the study's own metrics."""
+        found = {metric for _, metric, source in self.results if source == "sample"}
+        known = [m for m in METRICS.values() if m.column == "always" or (m.column == "measured" and m.name in found)]
+        return (*known, *(metric_of(name) for name in sorted(found - set(METRICS))))
+
+    def heading(self, metric: Metric) -> str:
+        """A column's title and its arrow. FID or sFID only where every row of the study's own earns the name."""
+        own = self._of_study(self.column(metric.name, metric.source))
+        return metric.heading(self.distance(metric.source, metric.name), _are_fid(own))
+
+    def distance(self, source: str = "sample", metric: str | None = None) -> str:
+        """gFID or rFID where the protocol earns the name; else gFD- or rFD- and the feature network's or study's name.
+
+        Brought images decide it only where there is nothing else.
+        """
+        letter, usual = DISTANCES[source]
+        used = self._of_study(self.column(metric or usual, source)) or self._of_study(self.column(usual, source))
+        network = self._network(used)
+        names = {protocols.distance_name(r.protocol or "", network, self.study.study) for r in used}
+        names -= {"FID"} if len(names) > 1 else set()
+        return letter + min(names, default=protocols.distance_name("", network, self.study.study))
+
+    @property
+    def network(self) -> str:
+        """The feature network behind the scores, with the hash that its name ends in."""
+        return self._network(self._of_study(list(self.results.values())))
+
+    def _network(self, results: Iterable[Result]) -> str:
+        names = {r.network for r in results if r.network}
+        return names.pop() if len(names) == 1 else self.study.scoring.extractor.network
+
+    def _of_study(self, results: list[Result]) -> list[Result]:
+        """Without those of brought images, unless there are no others."""
+        return [r for r in results if r.run not in self.brought] or results
+
+
+def _are_fid(results: list[Result]) -> bool:
+    return bool(results) and all(protocols.is_fid(r.protocol or "") for r in results)
+
+
+def summarise(study: Study, rows: pd.DataFrame) -> Summary:
+    """The one pass over a study's rows. Of several samplers, a run's headline one counts.
+
+    Raises ValueError if a seed of a run has two values, or if its seeds differ in protocol, n, features or reference.
+    """
+    rows = rows_of(study, rows)
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    brought = {}
+    for row in rows.to_dict("records"):
+        if row["run"].startswith(OWN) and row["run"] not in study.runs:
+            brought[row["run"]] = row["label"]
+        if _text(row["sampler"]) in (None, headline_sampler(study, row["run"])) or row["run"] not in study.runs:
+            groups.setdefault((row["run"], row["metric"], row["source"]), []).append(row)
+    results = {key: _result(study, found) for key, found in groups.items()}
+    return Summary(study, results, dict(sorted(brought.items())), tuple(_origins(rows)))
 
 
 def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
@@ -71,12 +159,6 @@ def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[pd.Series(known, index=rows.index) & (rows["study"] == study.study)]
 
 
-def own_labels(rows: pd.DataFrame) -> dict[str, str]:
-    """Run name -> label of the images that somebody brought, by name."""
-    own = rows[rows["run"].str.startswith(OWN)]
-    return dict(sorted(zip(own["run"], own["label"], strict=True)))
-
-
 def headline_sampler(study: Study, run: str) -> str | None:
     """The sampler behind a run's headline: the report's, or the run's first where it was not drawn with that one."""
     if run not in study.runs:
@@ -85,71 +167,69 @@ def headline_sampler(study: Study, run: str) -> str | None:
     return study.report.sampler if study.report.sampler in samplers else samplers[0]
 
 
-def further_metrics(rows: pd.DataFrame) -> list[str]:
-    """The metrics of drawn images beyond QUALITY that rows hold. (fd_held_out, a check for copies, is none of them.)"""
-    found = set(rows["metric"][rows["source"] == "sample"]) - {*QUALITY, "fd_held_out"}
-    return [m for m in FURTHER if m in found] + sorted(found - set(FURTHER))
-
-
-def summarise(study: Study, rows: pd.DataFrame, run: str, metric: str, source: str = "sample") -> Summary:
-    """One metric of one run over its seeds, with the headline sampler; false where there is no such row.
-
-    Raises ValueError if a seed has two values, or if the seeds differ in protocol, n or features.
-    """
-    found = rows[(rows["run"] == run) & (rows["metric"] == metric) & (rows["source"] == source)]
-    sampler = headline_sampler(study, run)
-    if sampler is not None:
-        found = found[found["sampler"].isna() | (found["sampler"] == sampler)]
-    if found.empty:
-        return Summary()
-    same_ground(found, f"{run}: {metric}")
-    if found["seed"].duplicated().any():
-        raise ValueError(f"{run}: {metric} has several values for one seed; delete the stale file below the results")
-    low, high = found["low"], found["high"]
-    has_interval = low.notna().all() and high.notna().all()
-    first = found.iloc[0]
-    return Summary(
-        values={None if pd.isna(s) else int(s): float(v) for s, v in zip(found["seed"], found["value"], strict=True)},
-        low=float(low.min()) if has_interval else None,
-        high=float(high.max()) if has_interval else None,
-        half_width=float(((high - low) / 2).mean()) if has_interval else None,
-        replicates=_mean_replicates(found["replicates"]),
+def _result(study: Study, rows: list[dict]) -> Result:
+    """One result of the rows of its seeds."""
+    first, run, where = rows[0], rows[0]["run"], f"{rows[0]['run']}: {rows[0]['metric']}"
+    seeds = [None if pd.isna(row["seed"]) else int(row["seed"]) for row in rows]
+    if (grounds := Counter(_ground(row) for row in rows)) and len(grounds) > 1:
+        raise _mixed(where, grounds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{where} has several values for one seed; delete the stale file below the results")
+    spans = [(row["low"], row["high"]) for row in rows if pd.notna(row["low"]) and pd.notna(row["high"])]
+    has_interval = len(spans) == len(rows)
+    return Result(
+        values={seed: float(row["value"]) for seed, row in zip(seeds, rows, strict=True)},
+        low=float(min(low for low, _ in spans)) if has_interval else None,
+        high=float(max(high for _, high in spans)) if has_interval else None,
+        half_width=statistics.fmean((high - low) / 2 for low, high in spans) if has_interval else None,
+        replicates=_mean_replicates([row["replicates"] for row in rows]),
         n=None if pd.isna(first["n"]) else int(first["n"]),
         protocol=_text(first["protocol"]),
         device=_text(first["device"]),
         unit=_text(first["unit"]),
+        run=run,
+        ground=_ground(first),
+        network=_hashes(first).get("extractor_name"),
+        is_trained=run in study.runs and not study.runs[run].weights,
     )
 
 
-def _mean_replicates(found: pd.Series) -> tuple[float, ...]:
+def _mean_replicates(replicates: list) -> tuple[float, ...]:
     """Group by group the mean over seeds; empty where a seed has none or another number of groups."""
-    if not all(pd.api.types.is_list_like(value) for value in found) or len({len(value) for value in found}) > 1:
+    if not all(pd.api.types.is_list_like(r) for r in replicates) or len({len(r) for r in replicates}) > 1:
         return ()
-    return tuple(statistics.fmean(group) for group in zip(*found, strict=True))
+    return tuple(statistics.fmean(group) for group in zip(*replicates, strict=True))
 
 
-def same_ground(rows: pd.DataFrame, where: str, marked: bool = False) -> dict[str, str]:
-    """Raise ValueError where rows of one column differ in protocol, n, extractor or reference.
+def same_ground(results: Iterable[Result], where: str, marked: bool = False) -> dict[str, str]:
+    """Raise ValueError where results of one column differ in protocol, n, extractor or reference.
 
     With `marked`: no error, and the mark '†' for each run that differs from the most frequent ground.
     """
-    grounds = {i: _ground(row) for i, row in rows.iterrows()}
-    common = Counter(grounds.values()).most_common()
-    if len(common) > 1 and not marked:
-        found = "; ".join(" ".join(str(part) for part in ground) for ground, _ in common)
-        raise ValueError(f"{where}: a column cannot mix protocols, numbers of images or features; found {found}")
-    return {rows.at[i, "run"]: "†" for i, ground in grounds.items() if ground != common[0][0]}
+    measured = [r for r in results if r]
+    grounds: Counter[tuple[str, ...]] = Counter()
+    for result in measured:
+        grounds[result.ground] += len(result.values)
+    if len(grounds) > 1 and not marked:
+        raise _mixed(where, grounds)
+    common = grounds.most_common(1)
+    return {r.run: "†" for r in measured if r.ground != common[0][0]}
 
 
-def strangers(rows: pd.DataFrame, standard: pd.DataFrame) -> dict[str, str]:
-    """The mark '†' for each run of `rows` that no row of the column's `standard` shares its ground with."""
-    grounds = {_ground(row) for _, row in standard.iterrows()}
-    return {row["run"]: "†" for _, row in rows.iterrows() if _ground(row) not in grounds}
+def strangers(results: Iterable[Result], standard: Iterable[Result]) -> dict[str, str]:
+    """The mark '†' for each run of `results` whose ground no result of the column's `standard` has."""
+    grounds = {r.ground for r in standard}
+    return {r.run: "†" for r in results if r.ground not in grounds}
 
 
-def _ground(row: pd.Series) -> tuple:
+def _mixed(where: str, grounds: Counter[tuple[str, ...]]) -> ValueError:
+    found = "; ".join(" ".join(ground) for ground, _ in grounds.most_common())
+    return ValueError(f"{where}: a column cannot mix protocols, numbers of images or features; found {found}")
+
+
+def _ground(row: Mapping) -> tuple[str, ...]:
     hashes = _hashes(row)
-    reference = [key for key in REFERENCES.get(row["metric"], ("reference",)) if key in hashes]
+    reference = [key for key in metric_of(row["metric"]).ground if key in hashes]
     n = None if pd.isna(row["n"]) else int(row["n"])
     return (
         _text(row["protocol"]) or "no protocol",
@@ -158,34 +238,16 @@ def _ground(row: pd.Series) -> tuple:
     )
 
 
-def _hashes(row: pd.Series) -> dict[str, str]:
+def _hashes(row: Mapping) -> dict[str, str]:
     return json.loads(row["hashes"]) if isinstance(row["hashes"], str) else {}
 
 
-def _text(value) -> str | None:
+def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def distance_name(study: Study, rows: pd.DataFrame, source: str = "sample") -> str:
-    """gFID or rFID where the protocol earns the name; else the Fréchet distance named after its feature network, or
-    after the study where the reference images are its own.
-
-    Brought images decide it only where there is nothing else.
-    """
-    letter = {"sample": "g", "reconstruct": "r"}[source]
-    metric = {"sample": "fd", "reconstruct": "rfd"}[source]
-    used = _without_brought(rows[(rows["metric"] == metric) & (rows["source"] == source)])
-    extractor = extractor_name(study, used)
-    names = {protocols.distance_name(str(found), extractor, study.study) for found in used["protocol"]}
-    return letter + max(names or {protocols.distance_name("", extractor, study.study)}, key=lambda name: name != "FID")
-
-
-def extractor_name(study: Study, rows: pd.DataFrame) -> str:
-    """The feature network behind rows, with the hash that its name ends in; the study's where rows do not say."""
-    names = {_hashes(row).get("extractor_name") for _, row in _without_brought(rows).iterrows()} - {None}
-    return names.pop() if len(names) == 1 else study.scoring.extractor.network
-
-
-def _without_brought(rows: pd.DataFrame) -> pd.DataFrame:
-    kept = rows[~rows["run"].str.startswith(OWN)]
-    return kept if len(kept) else rows
+def _origins(rows: pd.DataFrame) -> Iterable[dict[str, Any]]:
+    """One entry for each source, commit, platform, device and set of versions, with its number of rows and dates."""
+    for values, part in rows.groupby(list(ORIGIN), dropna=False, sort=False):
+        dates = part["created"].min(), part["created"].max()
+        yield dict(zip(ORIGIN, values, strict=True)) | {"rows": len(part), "created": dates}

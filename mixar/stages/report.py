@@ -22,25 +22,30 @@ from mixar.failures import needs_memory
 from mixar.files import write_table, write_text
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
-from mixar.reporting.claims import Claim, claims_markdown, claims_of
+from mixar.reporting.claims import LEAST_SEEDS, Claim, claims_markdown, claims_of
+from mixar.reporting.names import family, label_of, of
+from mixar.reporting.numbers import count, number
 from mixar.reporting.page import page, table_page
-from mixar.reporting.results import label_of, read_losses, read_rows
-from mixar.reporting.summary import distance_name, headline_sampler, rows_of, summarise
-from mixar.reporting.tables import Table, efficiency_table, number, quality_table
+from mixar.reporting.results import read_losses, read_rows
+from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
+from mixar.reporting.tables import Table, efficiency_table, quality_table
+from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import read_yaml
 
 PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark
+
+
 HEADINGS = {
-    "figure2": "Figure 2. MaskBit's decoder and ours on the same tokens",
+    "figure2": "Figure 2. {whose} decoder and ours on the same tokens",
     "figure6": "Figure 6. Samples of every run",
     "figure7": "Figure 7. Balance of quality and cost",
     "figure8": "Figure 8. TI-Mix against training on",
     "losses": "Training loss",
     "reconstructions": "Reconstructions of held-out images",
-}
+}  # in the order of the page
 
 
 @needs_memory(lambda *_: ("report", "Show fewer images (report.grid)"))
@@ -49,28 +54,26 @@ def report(study: Study, layout: Layout) -> None:
 
     Raises ValueError where rows, curves or images are missing, damaged, or cannot stand in one table.
     """
-    files, rows = layout.report_files(), read_rows(layout.root)
-    lost = missing_in_words(layout)
-    tables = {"table1": quality_table(study, rows), "table2": efficiency_table(study, rows)}
+    files, rows, lost = layout.report_files(), read_rows(layout.root), missing_in_words(layout)
+    summary = summarise(study, rows)
+    claims, tables = claims_of(summary), {"table1": quality_table(summary), "table2": efficiency_table(summary)}
     tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
-    claims = claims_of(study, rows)
-    drawn = {"figure7": figures.figure7(study, rows), "losses": figures.losses_figure(study, _curves(study, layout))}
-    drawn |= {"figure8": figures.figure8(study, rows)} if study.report.figure8 else {}
-    drawn |= image_sheets(study, layout, rows)
+    drawn = {"figure7": figures.figure7(summary), "losses": figures.losses_figure(study, _curves(study, layout))}
+    drawn |= {"figure8": figures.figure8(summary)} if study.report.figure8 else {}
+    drawn |= image_sheets(layout, summary)
     for name in sorted(drawn):
         figures.save(drawn[name], layout.report / name)
     write_table(files["results.parquet"], pa.Table.from_pandas(rows_of(study, rows), preserve_index=False))
     for name, table in (tables | literature).items():
-        forms = {"md": table.markdown(), "csv": table.csv(), "tex": table.latex(), "html": table_page(table)}
+        forms = {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table), "html": table_page(table)}
         for ending, text in forms.items():
             write_text(files[f"{name}.{ending}"], text)
     write_text(files["claims.md"], claims_markdown(claims))
-    sheets = {heading: files[f"{name}.png"] for name, heading in HEADINGS.items() if name in drawn}
-    kept = rows_of(study, rows)
-    write_text(
-        files["report.html"], page(study, kept, claims, list(tables.values()), list(literature.values()), sheets)
-    )
+    whose = of(family(study.discrete))
+    sheets = {text.format(whose=whose): files[f"{name}.png"] for name, text in HEADINGS.items() if name in drawn}
+    text = page(summary, claims, list(tables.values()), list(literature.values()), sheets)
+    write_text(files["report.html"], text)
     text = summary_text(list(tables.values()), claims, files, lost)
     write_text(files["summary.txt"], text)
     print(text)
@@ -94,8 +97,10 @@ def _some(names: list[str]) -> str:
 def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path], remarks: Iterable[str] = ()) -> str:
     """What the terminal shows at the end: tables, one line per claim, missing results, and the paths of the figures."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
-    said = ["The paper's claims in this study, by Fréchet distance", *(claim.line() for claim in claims)]
-    parts = [*(t.text() for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]
+    lines = [textwrap.fill(claim.line(), 110, subsequent_indent=13 * " ") for claim in claims]
+    lines += [f"A verdict needs {LEAST_SEEDS} training seeds an arm."] if any(c.lacks_seeds for c in claims) else []
+    said = ["The paper's claims in this study, by Fréchet distance", *lines]
+    parts = [*(to_text(t) for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]
     return "\n\n".join([*parts, "Report and figures\n" + "\n".join(f"  {path}" for path in paths)]) + "\n"
 
 
@@ -107,12 +112,13 @@ def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]
 # Images
 
 
-def image_sheets(study: Study, layout: Layout, rows: pd.DataFrame) -> dict:
+def image_sheets(layout: Layout, summary: Summary) -> dict:
     """Figure 6, the reconstructions, and Figure 2 where the study has a guided run."""
+    study = summary.study
     manifest = read_manifest(layout.manifest)
     names = dict(zip(manifest["label"].to_pylist(), manifest["class_name"].to_pylist(), strict=True))
     sheets = {"figure6": _grids(study, layout, names)}
-    sheets["reconstructions"] = _reconstructions(study, layout, manifest, rows)
+    sheets["reconstructions"] = _reconstructions(summary, layout, manifest)
     if layout.figure2_runs:
         sheets["figure2"] = _pairs(study, layout, names)
     return sheets
@@ -145,10 +151,12 @@ def _pairs(study: Study, layout: Layout, names: dict[int, str]):
     wanted = pictures.pick_varied(index, label, PAIRS)
     classes = [names[int(label[index == i][0])] for i in wanted]
     images = {run: pictures.read_selected(_shards(study, layout, run), wanted) for run in ("maskbit", *runs)}
-    return pictures.figure2(images.pop("maskbit"), {study.runs[r].label: part for r, part in images.items()}, classes)
+    theirs, ours = images.pop("maskbit"), {study.runs[r].label: part for r, part in images.items()}
+    return pictures.figure2(family(study.discrete), theirs, ours, classes)
 
 
-def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.DataFrame):
+def _reconstructions(summary: Summary, layout: Layout, manifest: pa.Table):
+    study = summary.study
     paths = {kind: [layout.reconstruction(kind, s) for s in range(study.data.num_shards)]
              for kind in ("continuous", "discrete")}  # fmt: skip
     index, label = pictures.read_labels(paths["continuous"])
@@ -157,10 +165,10 @@ def _reconstructions(study: Study, layout: Layout, manifest: pa.Table, rows: pd.
     originals = originals.take([originals["index"].to_pylist().index(i) for i in wanted])
     labels = {kind: label_of(study, kind) for kind in paths}
     decoded = {labels[kind]: pictures.read_selected(paths[kind], wanted) for kind in labels}
-    name = distance_name(study, rows, "reconstruct")
+    name = summary.distance("reconstruct")
     whole = {}
     for kind, tokenizer in labels.items():
-        psnr, rfd = (summarise(study, rows, kind, metric, "reconstruct") for metric in ("psnr", "rfd"))
-        whole[tokenizer] = f"{number(psnr.mean)} dB, {name} {number(rfd.mean)} over n = {psnr.n}"
+        psnr, rfd = (summary.of(kind, metric, "reconstruct") for metric in ("psnr", "rfd"))
+        whole[tokenizer] = f"{number(psnr.mean)} dB, {name} {number(rfd.mean)} over n = {count(psnr.n)}"
     images = load_images(originals, study.data.image_size).numpy()
     return pictures.reconstruction_sheet(images, decoded, originals["name"].to_pylist(), whole)

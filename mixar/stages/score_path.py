@@ -22,8 +22,11 @@ from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collect
 from mixar.failures import naming, needs_memory
 from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import check_name
-from mixar.reporting.results import OTHERS, OWN, label_of, make_rows, read_rows, write_rows
+from mixar.reporting.names import OTHERS, OWN, label_of
+from mixar.reporting.results import make_rows, read_rows, write_rows
+from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
+from mixar.reporting.writers import to_text
 from mixar.scoring.catalogue import metric_of, network_of
 from mixar.scoring.extractors import Extractor, extract, extract_all, load_extractor
 from mixar.scoring.features import FeatureSet
@@ -283,7 +286,7 @@ def _batches(collection, start: int, stop: int, progress: Progress):
 def _tell(
     study: Study, layout: Layout, label: str, protocol: Protocol, labels: np.ndarray, lossy: Mapping[str, int]
 ) -> None:
-    print(quality_table(study, read_rows(layout.root)).text())
+    print(to_text(quality_table(summarise(study, read_rows(layout.root)))))
     usual = protocol.num_images or study.evaluation.num_images
     if len(labels) != usual:
         print(f"{label}: n = {len(labels)}, but {protocol.name} takes {usual}; not comparable with rows of that n.")

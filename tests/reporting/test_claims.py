@@ -1,46 +1,69 @@
 """Claims: held, did not hold or undecided, by one rule."""
 
 import math
+from dataclasses import replace
 
-import pandas as pd
 import pytest
-from toy_rows import FD, all_rows, reported_study, score_rows
+from toy_rows import FD, all_rows, reported_study, score_rows, summary_of
 
 from mixar.reporting.claims import RULE, claims_markdown, claims_of, combined, differences, verdict
-from mixar.reporting.results import SCHEMA
-from mixar.reporting.summary import Summary, summarise
+from mixar.reporting.summary import Result
+
+# As many seeds as a verdict needs.
+FD3 = {
+    "mar": {0: 208.0, 1: 219.0, 2: 212.0},
+    "dc_mix": {0: 161.0, 1: 166.0, 2: 162.0},
+    "dc_sa": {0: 158.0, 1: 159.0, 2: 157.0},
+    "dc_ca": {0: 171.0, 1: 172.0, 2: 170.0},
+    "long": {0: 150.0, 1: 155.0, 2: 152.0},
+    "timix": {0: 131.0, 1: 138.0, 2: 134.0},
+    "maskbit": {0: 190.0},
+}
 
 
-def side(*values: float, half: float | None = 1.0, replicates: tuple[float, ...] = ()) -> Summary:
-    return Summary(values=dict(enumerate(values)), half_width=half, replicates=replicates)
+def side(*values: float, half: float | None = 1.0, replicates: tuple[float, ...] = ()) -> Result:
+    return Result(values=dict(enumerate(values)), half_width=half, replicates=replicates)
 
 
-def claims(fd: dict = FD, **changes) -> dict:
-    study = reported_study(**changes)
-    rows = pd.DataFrame(all_rows(study, fd), columns=SCHEMA.names)
-    return {claim.title: claim for claim in claims_of(study, rows)}
+def claims(fd: dict = FD3, seeds=(0, 1, 2), **changes) -> dict:
+    study = reported_study(seeds=seeds, **changes)
+    return {claim.title: claim for claim in claims_of(summary_of(study, all_rows(study, fd)))}
 
 
 def test_a_difference_beyond_interval_and_seeds_decides_by_its_sign():
-    assert verdict(side(10, 11), side(20, 21)) == "held"
-    assert verdict(side(20, 21), side(10, 11)) == "did not hold"
+    assert verdict(side(10, 11, 12), side(20, 21, 22)) == "held"
+    assert verdict(side(20, 21, 22), side(10, 11, 12)) == "did not hold"
 
 
 def test_a_difference_inside_the_interval_is_undecided():
-    assert verdict(side(10, 11, half=8), side(20, 21, half=8)) == "undecided"
+    assert verdict(side(10, 11, 12, half=8), side(20, 21, 22, half=8)) == "undecided"
 
 
 def test_seeds_that_disagree_leave_it_undecided():
-    assert verdict(side(10, 30, half=0.1), side(20, 21, half=0.1)) == "undecided"
+    assert verdict(side(10, 30, 11, half=0.1), side(20, 21, 22, half=0.1)) == "undecided"
 
 
-def test_one_seed_without_an_interval_decides_nothing():
-    assert verdict(side(10, half=None), side(20, half=None)) == "undecided"
-    assert verdict(side(10, 11, half=None), side(20, 21, half=None)) == "held"
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 2), (9, 8, 9)), ((1, 2, 3), (9,)), ((9, 8), (1, 2))])
+def test_fewer_than_three_training_seeds_an_arm_decide_nothing(ours, theirs):
+    assert verdict(side(*ours, half=0.1), side(*theirs, half=0.1)) == "undecided"
+
+
+def test_an_arm_that_the_study_does_not_train_is_one_fixed_network():
+    fixed = replace(side(9, half=0.1), is_trained=False)
+
+    assert verdict(side(1, 2, 3, half=0.1), fixed) == "held"
+    assert verdict(side(1, 2, half=0.1), fixed) == "undecided"
+
+
+def test_one_value_a_side_without_an_interval_decides_nothing():
+    ours, theirs = (replace(side(value, half=None), is_trained=False) for value in (10, 20))
+
+    assert verdict(ours, theirs) == "undecided"
+    assert verdict(side(10, 11, 12, half=None), side(20, 21, 22, half=None)) == "held"
 
 
 def test_nothing_scored_is_undecided():
-    assert verdict(Summary(), side(1.0)) == "undecided"
+    assert verdict(Result(), side(1.0)) == "undecided"
 
 
 def test_equal_seeds_are_paired_and_others_compared_in_all_pairs():
@@ -76,11 +99,10 @@ def test_replicates_of_rows_are_averaged_over_seeds():
     rows = [
         row | {"replicates": [1.0 + seed, 3.0]} for seed in (0, 1) for row in score_rows(study, "dc_mix", seed, 9.0)
     ]
-    table = pd.DataFrame(rows, columns=SCHEMA.names)
 
-    assert summarise(study, table, "dc_mix", "fd").replicates == (1.5, 3.0)
-    table.at[0, "replicates"] = None
-    assert summarise(study, table, "dc_mix", "fd").replicates == ()
+    assert summary_of(study, rows).of("dc_mix", "fd").replicates == (1.5, 3.0)
+    rows[0]["replicates"] = None
+    assert summary_of(study, rows).of("dc_mix", "fd").replicates == ()
 
 
 def test_each_claim_of_the_paper_gets_its_verdict():
@@ -88,14 +110,27 @@ def test_each_claim_of_the_paper_gets_its_verdict():
 
     assert {title: claim.verdict for title, claim in found.items()} == {
         "DC-Mix is better than MAR": "held",
-        "MixAR is better than MaskBit's own images": "held",
+        "DC-Mix, continued with TI-Mix is better than MaskBit's own images": "held",
         "DC-Mix is close to DC-SA at fewer tokens": "undecided",
         "TI-Mix is better than training on": "held",
     }
 
 
+def test_claims_from_too_few_seeds_are_undecided_and_say_why():
+    found = claims(FD, seeds=(0, 1))
+
+    assert {claim.verdict for claim in found.values()} == {"undecided"}
+    assert all(claim.lacks_seeds and "fewer than 3 training seeds an arm" in claim.summary for claim in found.values())
+
+
+def test_a_claim_names_the_runs_that_the_study_compares():
+    runs = {"mar": {"label": "Released MAR", "model": "s", "seeds": [0, 1, 2]}}
+
+    assert "DC-Mix is better than Released MAR" in claims(runs=runs)
+
+
 def test_what_comes_out_is_printed_even_against_the_paper():
-    found = claims({**FD, "dc_mix": {0: 300.0, 1: 310.0}})
+    found = claims({**FD3, "dc_mix": {0: 300.0, 1: 310.0, 2: 305.0}})
 
     assert found["DC-Mix is better than MAR"].line().startswith("DID NOT HOLD")
     assert found["DC-Mix is close to DC-SA at fewer tokens"].verdict == "did not hold"
@@ -104,16 +139,25 @@ def test_what_comes_out_is_printed_even_against_the_paper():
 def test_close_needs_fewer_tokens():
     same = {"report": {"claims": {"baseline": "mar", "guided": "dc_mix", "self_attention": "long"}}}
 
-    assert claims({**FD, "dc_mix": {0: 1.0, 1: 1.0}}, **same)["DC-Mix is close to DC-SA at fewer tokens"].verdict == (
-        "did not hold"
-    )
+    claim = claims({**FD3, "dc_mix": dict.fromkeys(range(3), 1.0)}, **same)
+
+    assert claim["DC-Mix is close to DC-Mix, continued at fewer tokens"].verdict == "did not hold"
 
 
 def test_a_claim_tells_every_seed_the_difference_the_interval_n_and_kid():
     claim = claims()["DC-Mix is better than MAR"]
     text = claims_markdown([claim])
 
-    for expected in ("161.0, 166.0", "208.0, 219.0", "−50.0", "−53.0 to −47.0", "± 11.3", "n = 72", "KID", RULE):
+    for expected in (
+        "161.0, 166.0, 162.0",
+        "208.0, 219.0, 212.0",
+        "−50.0",
+        "−53.0 to −47.0",
+        "± 11.3",
+        "n = 72",
+        "KID",
+        RULE,
+    ):
         assert expected in text, expected
 
 
@@ -122,17 +166,17 @@ def test_sides_under_different_protocols_are_not_compared():
     rows = score_rows(study, "dc_mix", 0, 1.0) + score_rows(study, "mar", 0, 2.0, protocol="other")
 
     with pytest.raises(ValueError, match="cannot mix"):
-        claims_of(study, pd.DataFrame(rows, columns=SCHEMA.names))
+        claims_of(summary_of(study, rows))
 
 
 def test_a_claim_without_rows_says_whose():
     study = reported_study()
-    rows = pd.DataFrame(score_rows(study, "dc_mix", 0, 1.0), columns=SCHEMA.names)
+    summary = summary_of(study, score_rows(study, "dc_mix", 0, 1.0))
 
-    assert claims_of(study, rows)[0].line() == "UNDECIDED    DC-Mix is better than MAR: no rows of MAR"
+    assert claims_of(summary)[0].line() == "UNDECIDED    DC-Mix is better than MAR: no rows of MAR"
 
 
 def test_a_study_without_claims_says_so():
     study = reported_study(report={"claims": None, "figure8": None})
 
-    assert "names no runs" in claims_markdown(claims_of(study, pd.DataFrame(all_rows(study), columns=SCHEMA.names)))
+    assert "names no runs" in claims_markdown(claims_of(summary_of(study, all_rows(study))))

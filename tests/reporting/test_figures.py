@@ -7,23 +7,22 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.text import Annotation, Text
 from PIL import Image
-from toy_rows import FD, all_rows, loss_curve, reported_study
+from toy_rows import FD, all_rows, loss_curve, reported_study, summary_of
 
 from mixar.files import write_table
 from mixar.reporting import figures, pictures
-from mixar.reporting.results import SCHEMA
+from mixar.reporting.summary import Summary
 
 TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
 
 
-def rows_of(study, fd=FD) -> pd.DataFrame:
-    return pd.DataFrame(all_rows(study, fd), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
+def summary(study, fd=FD) -> Summary:
+    return summary_of(study, all_rows(study, fd))
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,7 @@ def closed_figures():
 def test_the_balance_plot_shows_every_run_that_continues_no_other_with_its_tokens_and_parameters():
     study = reported_study(**TOY)
 
-    points = figures.balance_data(study, rows_of(study, {**FD, "toy": {0: 99.0}})).set_index("run")
+    points = figures.balance_data(summary(study, {**FD, "toy": {0: 99.0}})).set_index("run")
 
     assert list(points.index) == ["mar", "dc_mix", "dc_sa", "dc_ca", "toy"]
     assert (points.loc["toy", "label"], points.loc["toy", "fd"]) == ("Invented strategy", 99.0)
@@ -48,7 +47,7 @@ def test_labels_of_the_balance_plot_do_not_overlap_even_for_equal_scores():
     study = reported_study(report={"figure7": list(reported_study().runs)})
     same = {run: {0: 160.0} for run in study.runs}
 
-    figure = figures.figure7(study, rows_of(study, same))
+    figure = figures.figure7(summary(study, same))
     figure.canvas.draw()
     labels = [t for t in figure.axes[0].get_children() if isinstance(t, Annotation)]
     boxes = [Text.get_window_extent(label) for label in labels]  # without the lines to the markers
@@ -59,11 +58,11 @@ def test_labels_of_the_balance_plot_do_not_overlap_even_for_equal_scores():
 
 def test_marker_areas_grow_with_parameters():
     study = reported_study()
-    rows = rows_of(study)
+    drawn_from = summary(study)
 
-    drawn = figures.figure7(study, rows).axes[0].collections
+    drawn = figures.figure7(drawn_from).axes[0].collections
     sizes = [c.get_sizes()[0] for c in drawn if isinstance(c, PathCollection)]
-    parameters = figures.balance_data(study, rows)["parameters"]
+    parameters = figures.balance_data(drawn_from)["parameters"]
 
     assert np.allclose(np.array(sizes) / max(sizes), parameters / parameters.max())
 
@@ -71,7 +70,7 @@ def test_marker_areas_grow_with_parameters():
 def test_figure_8_sets_the_continuations_beside_their_parent():
     study = reported_study()
 
-    points = figures.ablation_data(study, rows_of(study)).set_index("role")
+    points = figures.ablation_data(summary(study)).set_index("role")
 
     assert points["epochs"].to_dict() == {"parent": 40, "plain": 60, "ti_mix": 60}
     assert points.loc["ti_mix", "fd"] == pytest.approx(134.5)
@@ -80,17 +79,17 @@ def test_figure_8_sets_the_continuations_beside_their_parent():
 def test_captions_name_metric_and_number_of_images():
     study = reported_study()
 
-    for figure in (figures.figure7(study, rows_of(study)), figures.figure8(study, rows_of(study))):
+    for figure in (figures.figure7(summary(study)), figures.figure8(summary(study))):
         text = " ".join(t.get_text() for t in figure.texts)
         assert "gFD-toy-net" in text and "n = 72" in text
 
 
 def test_figures_without_any_score_are_still_drawn(tmp_path):
     study = reported_study()
-    empty = rows_of(study, {})
+    empty = summary(study, {})
 
     for number, make in enumerate((figures.figure7, figures.figure8)):
-        figures.save(make(study, empty), tmp_path / str(number))
+        figures.save(make(empty), tmp_path / str(number))
 
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -109,7 +108,7 @@ def test_a_continued_runs_losses_begin_where_its_parent_ended():
 def test_a_figure_is_saved_as_png_and_pdf_without_leftovers(tmp_path):
     study = reported_study()
 
-    figures.save(figures.figure7(study, rows_of(study)), tmp_path / "figure7")
+    figures.save(figures.figure7(summary(study)), tmp_path / "figure7")
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure7.pdf", "figure7.png"]
     assert Image.open(tmp_path / "figure7.png").width > 1000
@@ -178,7 +177,7 @@ def test_psnr_follows_its_formula():
 def test_sheets_are_drawn_from_few_images_too(tmp_path):
     made = images(3)
     sheets = {
-        "pairs": pictures.figure2(made, {"A run": made, "Another": made}, ["a", "b", "c"]),
+        "pairs": pictures.figure2("MaskBit", made, {"A run": made, "Another": made}, ["a", "b", "c"]),
         "grid": pictures.figure6({"A run": [("a", made[:2]), ("b", made[2:])]}),
         "back": pictures.reconstruction_sheet(
             made, {"VA-VAE": made, "MaskBit": made[::-1]}, ["a", "b", "c"], {"VA-VAE": "x"}

@@ -1,24 +1,29 @@
 """The page stands alone and shows everything; the report stage writes every file that the layout names."""
 
+import json
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import yaml
-from toy_rows import FD, all_rows, loss_curve, reported_study, write_study
+from matplotlib.text import Text
+from toy_rows import FD, HASHES, all_rows, loss_curve, reported_study, summary_of, write_study
 
 from mixar.data.images import load_images, write_images
 from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
+from mixar.reporting import figures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import RULE, claims_of
 from mixar.reporting.page import page, provenance_table, table_page
-from mixar.reporting.results import SCHEMA, read_rows
+from mixar.reporting.results import read_rows
+from mixar.reporting.summary import summarise
 from mixar.reporting.tables import efficiency_table, quality_table
-from mixar.stages.report import report
+from mixar.stages.report import image_sheets, report
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 
@@ -26,13 +31,11 @@ TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": 
 
 
 def made_page(root, tmp_path, study: Study) -> str:
-    rows = pd.DataFrame(all_rows(study), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
+    summary = summary_of(study, all_rows(study))
     (tmp_path / "a.png").write_bytes(b"picture")
     literature = audit_tables(yaml.safe_load((root / "resources" / "literature.yaml").read_text()))
-    tables = [quality_table(study, rows), efficiency_table(study, rows)]
-    return page(
-        study, rows, claims_of(study, rows), tables, list(literature.values()), {"A figure": tmp_path / "a.png"}
-    )
+    tables = [quality_table(summary), efficiency_table(summary)]
+    return page(summary, claims_of(summary), tables, list(literature.values()), {"A figure": tmp_path / "a.png"})
 
 
 def test_the_page_loads_nothing_from_elsewhere(root, tmp_path):
@@ -44,9 +47,8 @@ def test_the_page_loads_nothing_from_elsewhere(root, tmp_path):
 
 def test_a_table_has_a_page_of_its_own_that_says_its_encoding_and_escapes_its_names():
     study = reported_study(runs={"mar": {"label": "<b>&MAR", "model": "s", "seeds": [0, 1]}})
-    rows = pd.DataFrame(all_rows(study), columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
 
-    text = table_page(quality_table(study, rows))
+    text = table_page(quality_table(summary_of(study, all_rows(study))))
 
     assert text.startswith("<!DOCTYPE html>") and '<meta charset="utf-8">' in text and "border-collapse" in text
     assert text.count("<table>") == 1 and "<title>Table 1. Quality" in text
@@ -71,9 +73,9 @@ def test_names_from_a_study_cannot_break_the_page(root, tmp_path):
 
 def test_provenance_is_told_once_for_equal_origins():
     study = reported_study()
-    rows = pd.DataFrame(all_rows(study), columns=SCHEMA.names)
+    rows = all_rows(study)
 
-    entries = provenance_table(rows)
+    entries = provenance_table(summary_of(study, rows))
 
     assert len(entries) == 3  # reconstruct, sample, measure
     assert sum(int(entry["rows"].split()[0]) for entry in entries) == len(rows)
@@ -82,16 +84,13 @@ def test_provenance_is_told_once_for_equal_origins():
 # The stage
 
 
-@pytest.fixture(scope="module")
-def reported(root, tmp_path_factory) -> Layout:
-    """A whole study on disk, with a strategy that the project does not know, and its report."""
-    data = {"limit": 60, "path": str(root / "resources" / "noto-emoji-32.parquet")}
-    study = reported_study(tmp_path_factory.mktemp("results"), data=data, report={"grid": [2, 4]}, **TOY)
-    layout = write_study(study, all_rows(study, {**FD, "toy": {0: 99.0}}))
+def on_disk(study: Study, rows: list[dict]) -> Layout:
+    """The rows, and the manifest, images and losses that a report of them needs."""
+    layout, size = write_study(study, rows), study.data.image_size
     manifest = ingest_manifest(study.data)
     write_table(layout.manifest, manifest)
     labels, index = np.arange(72) % 9, np.arange(72)
-    drawn = np.random.default_rng(0).integers(0, 256, (72, 32, 32, 3), dtype=np.uint8)
+    drawn = np.random.default_rng(0).integers(0, 256, (72, size, size, 3), dtype=np.uint8)
     for run, seeds in {"maskbit": (0,), **{name: r.seeds for name, r in study.runs.items()}}.items():
         for shard, part in enumerate((slice(0, 40), slice(40, 72))):
             write_images(layout.samples(run, seeds[0], "default", shard), index[part], labels[part], drawn[part])
@@ -100,8 +99,20 @@ def reported(root, tmp_path_factory) -> Layout:
             write_table(layout.losses(run, seed), pa.Table.from_pandas(curve, preserve_index=False))
     held_out = manifest.filter(pc.equal(manifest["split"], "held_out"))
     for name in ("continuous", "discrete"):
-        images = load_images(held_out, 32)
+        images = load_images(held_out, size)
         write_images(layout.reconstruction(name, 0), held_out["index"], held_out["label"], images)
+    return layout
+
+
+def emoji(root) -> dict:
+    return {"limit": 60, "path": str(root / "resources" / "noto-emoji-32.parquet")}
+
+
+@pytest.fixture(scope="module")
+def reported(root, tmp_path_factory) -> Layout:
+    """A whole study on disk, with a strategy that the project does not know, and its report."""
+    study = reported_study(tmp_path_factory.mktemp("results"), data=emoji(root), report={"grid": [2, 4]}, **TOY)
+    layout = on_disk(study, all_rows(study, {**FD, "toy": {0: 99.0}}))
     report(study, layout)
     return layout
 
@@ -162,3 +173,80 @@ def test_a_result_file_that_is_gone_is_named_where_its_dash_is(reported):
     lost_images.unlink()
     report(reported.study, reported)
     assert "Not there yet" not in reported.report_files()["summary.txt"].read_text(encoding="utf-8")
+
+
+# Names
+
+
+KL16 = {"preset": "kl16", "channels": 128, "multipliers": [1, 1, 2, 2, 4], "attention_levels": [4], "train": None}
+MASKBIT14 = {"preset": "maskbit-14bit", "bits": 14, "channels": 128, "multipliers": [1, 1, 2, 2, 4], "train": None}
+
+
+def said(layout: Layout) -> str:
+    """Everything that a study's report says, figures included, without the literature's tables and the settings."""
+    report(layout.study, layout)
+    summary = summarise(layout.study, read_rows(layout.root))
+    ours = [path for name, path in layout.report_files().items() if not name.startswith(("audit", "later", "results"))]
+    texts = [path.read_text("utf-8") for path in ours if path.suffix not in (".png", ".pdf")]
+    texts = [re.sub(r'"data:image[^"]*', "", text.partition("<h2>Reported in")[0]) for text in texts]
+    drawn = [figures.figure7(summary), figures.figure8(summary), *image_sheets(layout, summary).values()]
+    texts += [text.get_text() for figure in drawn for text in figure.findobj(Text)]
+    plt.close("all")
+    return "\n".join(texts)
+
+
+def test_no_word_of_a_kl16_study_is_vavae(root, tmp_path):
+    study = reported_study(tmp_path, data=emoji(root), continuous=KL16, discrete=MASKBIT14, report={"grid": [2, 4]})
+
+    text = said(on_disk(study, all_rows(study)))
+
+    assert "VA-VAE" not in text
+    assert "KL-16 for every run" in text and "14-bit MaskBit tokenizer" in text
+
+
+def test_no_word_of_a_study_of_other_tokenizers_is_maskbit_or_vavae(root, tmp_path):
+    own = {kind: {"network": f"somewhere:{name}"} for kind, name in (("continuous", "Patches"), ("discrete", "Shade"))}
+    study = reported_study(tmp_path, data=emoji(root), report={"grid": [2, 4]}, **own)
+
+    text = said(on_disk(study, all_rows(study)))
+
+    assert "VAE" not in text and "MaskBit" not in text
+    assert "Patches for every run" in text and "Shade's own images" in text
+
+
+def inception_rows(study: Study, differs: str = "") -> list[dict]:
+    """All rows as the network of FID gives them, sFID among them; differs: from their protocols."""
+    names = {"sample": "adm256-gfid", "reconstruct": "val256-rfid"}
+    hashes = json.dumps(HASHES | {"extractor_name": "inception-v3-compat"})
+    rows = [
+        row | {"hashes": hashes, "protocol": bracketed(names[row["source"]], differs)}
+        if row["source"] in names else row for row in all_rows(study)
+    ]  # fmt: skip
+    further = [row | {"metric": "sfid", "protocol": bracketed(row["protocol"], "network=inception-spatial:0123abcd")}
+               for row in rows if row["metric"] == "fd"]  # fmt: skip
+    return rows + further
+
+
+def bracketed(protocol: str, more: str) -> str:
+    """A protocol's id with more in its brackets."""
+    name, _, before = protocol.removesuffix("]").partition("[")
+    parts = ", ".join(part for part in (before, more) if part)
+    return f"{name}[{parts}]" if parts else name
+
+
+@pytest.mark.parametrize("differs", ["n=1000", "labels=uneven", "data=0123abcd", "extractor=0123abcd"])
+def test_no_word_of_a_study_that_differs_from_its_protocol_is_fid(root, tmp_path, differs):
+    study = reported_study(tmp_path, data=emoji(root), report={"grid": [2, 4]})
+
+    text = said(on_disk(study, inception_rows(study, differs)))
+
+    assert "FID" not in text.replace("but no FID", "")
+    assert "gFD-" in text and "sFD ↓" in text
+
+
+def test_a_study_that_keeps_to_its_protocol_has_fid_and_sfid(root, tmp_path):
+    study = reported_study(tmp_path, data=emoji(root), report={"grid": [2, 4]})
+
+    text = said(on_disk(study, inception_rows(study)))
+
+    assert "gFID ↓" in text and "sFID ↓" in text and "FD-" not in text

@@ -1,21 +1,18 @@
 """Which rows may share a column: what each metric was measured against."""
 
-import pandas as pd
 import pytest
-from toy_rows import reported_study, score_rows
+from toy_rows import reported_study, score_rows, summary_of
 
-from mixar.reporting.results import SCHEMA
 from mixar.reporting.summary import same_ground
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
-def two_rows(metric, first, second):
+def two_results(metric, first, second):
     """One metric of two runs whose rows carry these hashes."""
     study = reported_study()
     rows = score_rows(study, "mar", 0, 200.0, hashes=first) + score_rows(study, "dc_mix", 0, 180.0, hashes=second)
-    frame = pd.DataFrame(rows, columns=SCHEMA.names)
-    return frame[frame["metric"] == metric]
+    return summary_of(study, rows).column(metric)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +26,7 @@ def two_rows(metric, first, second):
 )
 def test_a_metric_measured_against_something_else_is_another_ground(metric, first, second):
     with pytest.raises(ValueError, match="cannot mix"):
-        same_ground(two_rows(metric, first, second), "a column")
+        same_ground(two_results(metric, first, second), "a column")
 
 
 @pytest.mark.parametrize(
@@ -42,4 +39,4 @@ def test_a_metric_measured_against_something_else_is_another_ground(metric, firs
     ],
 )
 def test_what_a_metric_does_not_look_at_does_not_part_it(metric, first, second):
-    assert same_ground(two_rows(metric, first, second), "a column") == {}
+    assert same_ground(two_results(metric, first, second), "a column") == {}

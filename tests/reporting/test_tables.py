@@ -3,18 +3,25 @@
 import csv
 import io
 
-import pandas as pd
 import pytest
-from toy_rows import FD, HASHES, PROTOCOL, all_rows, measure_rows, reconstruction_rows, reported_study, score_rows
+from toy_rows import (
+    FD,
+    HASHES,
+    PROTOCOL,
+    all_rows,
+    measure_rows,
+    reconstruction_rows,
+    reported_study,
+    score_rows,
+    summary_of,
+)
 
-from mixar.reporting.results import SCHEMA, make_rows
-from mixar.reporting.tables import MISSING, efficiency_table, number, quality_table, si
+from mixar.reporting.numbers import MISSING
+from mixar.reporting.results import make_rows
+from mixar.reporting.tables import efficiency_table, quality_table
+from mixar.reporting.writers import to_csv, to_html, to_latex, to_markdown, to_text
 
 TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
-
-
-def frame(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
 
 
 def cell(table, label: str, column: str) -> str:
@@ -25,7 +32,7 @@ def cell(table, label: str, column: str) -> str:
 def test_table_1_shows_means_over_seeds_their_spread_and_interval():
     study = reported_study()
 
-    table = quality_table(study, frame(all_rows(study)))
+    table = quality_table(summary_of(study, all_rows(study)))
 
     assert cell(table, "MAR", "gFD-toy-net ↓") == "213.5 ± 7.8"
     assert table.intervals[1][:4] == ["95 % interval", "[11.50, 13.50]", "", "[200.0, 227.0]"]
@@ -38,7 +45,7 @@ def test_table_1_shows_means_over_seeds_their_spread_and_interval():
 def test_the_reconstruction_column_belongs_to_the_tokenizer():
     study = reported_study()
 
-    table = quality_table(study, frame(all_rows(study)))
+    table = quality_table(summary_of(study, all_rows(study)))
 
     assert cell(table, "MaskBit's own images", "rFD-toy-net ↓") == "60.25"
     assert {cell(table, run.label, "rFD-toy-net ↓") for run in study.runs.values()} == {"12.50"}
@@ -47,8 +54,8 @@ def test_the_reconstruction_column_belongs_to_the_tokenizer():
 def test_a_distance_is_called_fid_only_under_a_protocol_of_that_name():
     study, how = reported_study(), {"protocol": "adm256-gfid", "hashes": {}}
 
-    fid = quality_table(study, frame(score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how)))
-    other = quality_table(study, frame(score_rows(study, "mar", 0, 2.31, 0.1)))
+    fid = quality_table(summary_of(study, score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how)))
+    other = quality_table(summary_of(study, score_rows(study, "mar", 0, 2.31, 0.1)))
 
     assert "gFID ↓" in fid.columns
     assert not any("FID" in column for column in other.columns)
@@ -57,16 +64,16 @@ def test_a_distance_is_called_fid_only_under_a_protocol_of_that_name():
 def test_a_strategy_of_ones_own_appears_without_a_change_of_code():
     study = reported_study(**TOY)
 
-    rows = frame(all_rows(study, {**FD, "toy": {0: 99.0}}))
+    rows = all_rows(study, {**FD, "toy": {0: 99.0}})
 
-    assert cell(quality_table(study, rows), "Invented strategy", "gFD-toy-net ↓") == "99.00"
-    assert cell(efficiency_table(study, rows), "Invented strategy", "# Params") == "2.55 M"
+    assert cell(quality_table(summary_of(study, rows)), "Invented strategy", "gFD-toy-net ↓") == "99.00"
+    assert cell(efficiency_table(summary_of(study, rows)), "Invented strategy", "# Params") == "2.55 M"
 
 
 def test_what_was_not_measured_is_a_dash():
     study = reported_study()
 
-    table = quality_table(study, frame(score_rows(study, "mar", 0, 200.0)))
+    table = quality_table(summary_of(study, score_rows(study, "mar", 0, 200.0)))
 
     assert cell(table, "DC-CA", "gFD-toy-net ↓") == MISSING
     assert cell(table, "MAR", "# Params") == MISSING
@@ -79,11 +86,11 @@ def test_what_was_not_measured_is_a_dash():
 def test_a_column_does_not_mix_what_is_not_comparable_unless_marked(change):
     study = reported_study()
     rows = [r for run in ("mar", "dc_sa") for r in score_rows(study, run, 0, 200.0)]
-    rows = frame(rows + score_rows(study, "dc_mix", 0, 160.0, **change))
+    rows = rows + score_rows(study, "dc_mix", 0, 160.0, **change)
 
     with pytest.raises(ValueError, match="cannot mix"):
-        quality_table(study, rows)
-    marked = quality_table(study, rows, marked=True)
+        quality_table(summary_of(study, rows))
+    marked = quality_table(summary_of(study, rows), marked=True)
 
     assert [row[0] for row in marked.cells if "†" in row[0]] == ["DC-Mix†"]
     assert any(note.startswith("†") for note in marked.notes)
@@ -98,7 +105,7 @@ def test_brought_images_are_marked_and_decide_neither_names_nor_what_may_share_a
                               ("other", {"hashes": {"extractor": "0" * 64, "extractor_name": "other"}}))
     ]  # fmt: skip
 
-    table = quality_table(study, frame(score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how) + sum(brought, [])))
+    table = quality_table(summary_of(study, score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how) + sum(brought, [])))
 
     assert "gFID ↓" in table.columns
     assert [row[0] for row in table.cells][-3:] == ["like", "other†", "uneven†"]
@@ -115,9 +122,9 @@ def test_brought_images_need_a_label_and_a_name_of_their_own():
 
 def test_rows_of_runs_that_the_study_no_longer_has_are_left_out():
     old = reported_study(**TOY)
-    rows = frame(all_rows(old, {**FD, "toy": {0: 1.0}}) + score_rows(old, "mar", 7, 1.0))
+    rows = all_rows(old, {**FD, "toy": {0: 1.0}}) + score_rows(old, "mar", 7, 1.0)
 
-    table = quality_table(reported_study(), rows)
+    table = quality_table(summary_of(reported_study(), rows))
 
     assert "Invented strategy" not in [row[0] for row in table.cells]
     assert cell(table, "MAR", "seeds") == "2"
@@ -127,18 +134,18 @@ def test_only_the_reports_sampler_counts():
     study = reported_study(runs={"mar": {"label": "MAR", "model": "s", "samplers": ["default", "quick"]}})
     rows = score_rows(study, "mar", 0, 200.0) + score_rows(study, "mar", 0, 300.0, sampler="quick")
 
-    assert cell(quality_table(study, frame(rows)), "MAR", "gFD-toy-net ↓") == "200.0"
+    assert cell(quality_table(summary_of(study, rows)), "MAR", "gFD-toy-net ↓") == "200.0"
 
 
 def test_a_value_that_stands_twice_is_refused():
     study = reported_study()
-    rows = frame(score_rows(study, "mar", 0, 200.0) + score_rows(study, "mar", 0, 201.0))
+    rows = score_rows(study, "mar", 0, 200.0) + score_rows(study, "mar", 0, 201.0)
 
     with pytest.raises(ValueError, match="several values for one seed"):
-        quality_table(study, rows)
+        quality_table(summary_of(study, rows))
 
 
-NAMED = {"gFD-toy-net∞ ↓": "fd_infinity", "FD-DINOv2 ↓": "fd_dinov2", "sFID ↓": "sfid",
+NAMED = {"gFD-toy-net∞ ↓": "fd_infinity", "FD-DINOv2 ↓": "fd_dinov2", "sFD ↓": "sfid",
          "Precision (VGG) ↑": "precision_vgg", "Recall (VGG) ↑": "recall_vgg", "mine": "mine"}  # fmt: skip
 
 
@@ -153,35 +160,35 @@ def test_every_further_metric_has_a_column_after_recall_and_its_interval_in_the_
     study = reported_study()
     rows = all_rows(study) + further_rows(study, "mar") + further_rows(study, "mar", 1, 0.35)
 
-    without, table = quality_table(study, frame(all_rows(study))), quality_table(study, frame(rows))
+    without, table = quality_table(summary_of(study, all_rows(study))), quality_table(summary_of(study, rows))
 
     assert table.columns == (*without.columns[:8], *NAMED, *without.columns[8:])
     assert [row[:8] + row[14:] for row in table.cells] == without.cells
     assert cell(table, "MAR", "Recall (VGG) ↑") == "0.30 ± 0.07" and cell(table, "MAR", "mine") == "0.300 ± 0.071"
     assert cell(table, "DC-CA", "FD-DINOv2 ↓") == MISSING
-    mar = next(r for r in csv.DictReader(io.StringIO(table.csv())) if r["run"] == "mar")
+    mar = next(r for r in csv.DictReader(io.StringIO(to_csv(table))) if r["run"] == "mar")
     for metric in ("rfd", "fd", "is", "kid", "precision", "recall", *NAMED.values()):
         assert float(mar[f"{metric}_low"]) < float(mar[metric]) < float(mar[f"{metric}_high"])
-    assert "$\\infty$" in table.latex() and "∞" not in table.latex()
-    assert max(map(len, table.text().splitlines())) <= 110
+    assert "$\\infty$" in to_latex(table) and "∞" not in to_latex(table)
+    assert max(map(len, to_text(table).splitlines())) <= 110
     assert any(note.startswith("All other scores use") for note in table.notes)
 
 
 def test_latex_leaves_the_number_of_a_table_to_latex():
     study = reported_study()
-    table = quality_table(study, frame(all_rows(study)))
+    table = quality_table(summary_of(study, all_rows(study)))
 
     assert table.title.startswith("Table 1. Quality")
-    assert r"\caption{Quality: " in table.latex()
+    assert r"\caption{Quality: " in to_latex(table)
 
 
 def test_a_further_column_does_not_mix_protocols_either():
     study = reported_study()
-    rows = frame(all_rows(study) + further_rows(study, "mar") + further_rows(study, "dc_sa", protocol="other"))
+    rows = all_rows(study) + further_rows(study, "mar") + further_rows(study, "dc_sa", protocol="other")
 
     with pytest.raises(ValueError, match="column fd_infinity: a column cannot mix"):
-        quality_table(study, rows)
-    assert any("†" in row[0] for row in quality_table(study, rows, marked=True).cells)
+        quality_table(summary_of(study, rows))
+    assert any("†" in row[0] for row in quality_table(summary_of(study, rows), marked=True).cells)
 
 
 def test_notes_say_what_the_reconstruction_column_is_and_psnr():
@@ -194,24 +201,26 @@ def test_notes_say_what_the_reconstruction_column_is_and_psnr():
         for row in make_rows(study, kind, source="reconstruct", values=[psnr], protocol="toy-rfd", hashes=HASHES)
     ]
 
-    notes = quality_table(study, frame(rows)).notes
+    notes = quality_table(summary_of(study, rows)).notes
 
     assert (
-        "The reconstruction column belongs to the tokenizer: VA-VAE for every run, MaskBit tokenizer for MaskBit's own "
-        "images; it has protocol toy-rfd, n = 30, not those of the row."
+        "The reconstruction column belongs to the tokenizer: VAE f8d32 for every run, 4-bit MaskBit tokenizer for "
+        "MaskBit's own images; it has protocol toy-rfd, n = 30, not those of the row."
     ) in notes
     assert (
-        "PSNR of the same reconstructions, with 95 % interval: VA-VAE 24.50 dB [24.25, 24.75], MaskBit tokenizer "
-        "24.50 dB [24.25, 24.75]."
+        "PSNR of the same reconstructions, with 95 % interval: VAE f8d32 24.50 dB [24.25, 24.75], 4-bit MaskBit "
+        "tokenizer 24.50 dB [24.25, 24.75]."
     ) in notes
-    assert not any("PSNR" in note for note in quality_table(study, frame(score_rows(study, "mar", 0, 200.0))).notes)
+    assert not any(
+        "PSNR" in note for note in quality_table(summary_of(study, score_rows(study, "mar", 0, 200.0))).notes
+    )
 
 
 def test_times_from_another_device_are_marked():
     study = reported_study()
     rows = [r for run in study.runs for r in measure_rows(study, run, "GPU" if run == "dc_ca" else "cpu")]
 
-    table = efficiency_table(study, frame(rows))
+    table = efficiency_table(summary_of(study, rows))
 
     assert [row[0] for row in table.cells if "†" in row[0]] == ["DC-CA†"]
     assert "† Measured on GPU." in table.notes
@@ -224,37 +233,31 @@ def test_times_whose_repeats_spread_are_marked():
         if row["run"] == "dc_ca" and row["metric"] == "seconds_per_image":
             row |= {"low": 0.009, "high": 0.0129, "protocol": row["protocol"] + "[spread=32%]"}
 
-    table = efficiency_table(study, frame(rows))
+    table = efficiency_table(summary_of(study, rows))
 
     assert [(row[0], cell) for row in table.cells for cell in row if "‡" in cell] == [("DC-CA", "0.0121‡")]
     assert any(note.startswith("‡ The repeats spread by more than 30% of their median") for note in table.notes)
     assert "batch 64, random weights;" in table.notes[0]
-    assert r"\ddagger" in table.latex() and "[spread=32%]" in table.csv()
+    assert r"\ddagger" in to_latex(table) and "[spread=32%]" in to_csv(table)
 
 
 def test_every_format_holds_every_row():
     study = reported_study()
-    tables = [make(study, frame(all_rows(study))) for make in (quality_table, efficiency_table)]
+    tables = [make(summary_of(study, all_rows(study))) for make in (quality_table, efficiency_table)]
 
     for table in tables:
-        labels, tex = [row[0] for row in table.cells], table.latex()
-        assert all(label in table.markdown() and label in tex for label in labels)
-        assert [r["label"] for r in csv.DictReader(io.StringIO(table.csv()))] == labels
-        assert table.html().count("<tr>") == len(labels) + 1
+        labels, tex = [row[0] for row in table.cells], to_latex(table)
+        assert all(label in to_markdown(table) and label in tex for label in labels)
+        assert [r["label"] for r in csv.DictReader(io.StringIO(to_csv(table)))] == labels
+        assert to_html(table).count("<tr>") == len(labels) + 1
         assert "†" not in tex and "±" not in tex and "\\toprule" in tex
-        assert max(map(len, table.text().splitlines())) <= 110
+        assert max(map(len, to_text(table).splitlines())) <= 110
 
 
 def test_csv_holds_the_numbers_unrounded():
     study = reported_study()
-    rows = frame(score_rows(study, "mar", 0, 200.123456789) + reconstruction_rows(study, "continuous"))
+    rows = score_rows(study, "mar", 0, 200.123456789) + reconstruction_rows(study, "continuous")
 
-    content = csv.DictReader(io.StringIO(quality_table(study, rows).csv()))
+    content = csv.DictReader(io.StringIO(to_csv(quality_table(summary_of(study, rows)))))
 
     assert next(float(r["fd"]) for r in content if r["run"] == "mar") == 200.123456789
-
-
-def test_numbers_are_written_for_readers():
-    assert [number(v) for v in (2197.4, 213.5, 1.5, 0.5, 0.0121, 0.0)] == ["2,197", "213.5", "1.50", "0.500", "0.0121",
-                                                                           "0.00000"]  # fmt: skip
-    assert [si(v) for v in (556_999_744, 1.453e12, 12, None)] == ["557 M", "1.45 T", "12", MISSING]

@@ -20,8 +20,9 @@ from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, writ
 from mixar.data.manifest import ingest_manifest, read_manifest
 from mixar.files import file_sha256, write_table
 from mixar.reporting.results import read_rows
-from mixar.reporting.summary import distance_name
+from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
+from mixar.reporting.writers import to_markdown
 from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.networks.inception import INCEPTIONS
@@ -136,10 +137,10 @@ def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house
                                                     f"extractor={hashes['extractor'][:8]}]")  # fmt: skip
     assert hashes["extractor_name"] == f"smoke-c8-{hashes['extractor'][:8]}"
     rows = read_rows(layout.root)
-    assert distance_name(study, rows) == "gFD-smoke-c8"
+    assert summarise(study, rows).distance() == "gFD-smoke-c8"
     hashes["extractor_name"] = "emoji-subgroups-c32-ca3aeee1"  # the emoji's network, for images of a study's own
-    assert distance_name(study, rows.assign(hashes=json.dumps(hashes))) == "gFD-smoke"
-    assert "emoji" not in quality_table(study, rows).markdown().replace("emoji-gfd[", "")
+    assert summarise(study, rows.assign(hashes=json.dumps(hashes))).distance() == "gFD-smoke"
+    assert "emoji" not in to_markdown(quality_table(summarise(study, rows))).replace("emoji-gfd[", "")
 
 
 def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):

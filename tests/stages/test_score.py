@@ -17,8 +17,10 @@ from toy_scored import pictures as pictures
 from mixar.data.images import load_images, write_images
 from mixar.data.manifest import read_manifest
 from mixar.files import write_table
+from mixar.reporting.numbers import number
 from mixar.reporting.results import read_rows
-from mixar.reporting.tables import number, quality_table
+from mixar.reporting.summary import summarise
+from mixar.reporting.tables import quality_table
 from mixar.scoring.catalogue import METRICS, Metric
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.files import read_features, write_features
@@ -136,7 +138,7 @@ def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monk
     row = rows["mean_shift"]
     assert row["low"] < row["value"] < row["high"]
     assert len(row["replicates"]) == study.scoring.jackknife_groups
-    table = quality_table(study, read_rows(layout.root))
+    table = quality_table(summarise(study, read_rows(layout.root)))
     assert table.columns[table.columns.index("Recall ↑") + 1] == "mean_shift"
     mar = next(cells for cells in table.cells if cells[0] == "MAR")
     assert mar[table.columns.index("mean_shift")] == number(row["value"])
@@ -156,7 +158,7 @@ def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_p
 
     assert all(", code=" in found for found in ids) and ids[0] != ids[1]
     with pytest.raises(ValueError, match="column mine: a column cannot mix protocols"):
-        quality_table(study, read_rows(layout.root))
+        quality_table(summarise(study, read_rows(layout.root)))
 
 
 def test_a_metric_that_changes_the_features_falsifies_no_other(house):

@@ -18,6 +18,7 @@ from mixar.data.images import write_images
 from mixar.data.manifest import ingest_manifest
 from mixar.files import write_table
 from mixar.reporting.results import make_rows, read_rows, write_rows
+from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages import score, score_path
@@ -76,7 +77,7 @@ def test_brought_images_stand_in_table_1_and_another_n_is_marked(house, tmp_path
     study_rows(house, scored(house, folder(tmp_path / "a", pixels()), "Like ours"))
     scored(house, folder(tmp_path / "b", pixels(20, seed=2)), "Fewer")
 
-    table = quality_table(study, read_rows(layout.root))
+    table = quality_table(summarise(study, read_rows(layout.root)))
 
     labels = [row[0] for row in table.cells]
     assert "Like ours" in labels and "Fewer†" in labels and "MAR" in labels

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixar.reporting.results import make_rows, write_rows
+from mixar.reporting.results import SCHEMA, make_rows, write_rows
+from mixar.reporting.summary import Summary, summarise
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, parse_study
 
@@ -25,8 +26,11 @@ FD = {
 }
 
 
-def reported_study(root: Path = Path("results"), **changes) -> Study:
-    """Six runs in the manner of the demo: four strategies, and DC-Mix continued with and without TI-Mix."""
+def reported_study(root: Path = Path("results"), seeds: tuple[int, ...] = (), **changes) -> Study:
+    """Six runs in the manner of the demo: four strategies, and DC-Mix continued with and without TI-Mix.
+
+    seeds: of every run; default: two of most.
+    """
     trained = {"train": {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}}
     tokenizer = {"channels": 32, "multipliers": [1, 1, 1, 1], **trained}
     mix = {"strategy": "dc_mix"}
@@ -58,6 +62,8 @@ def reported_study(root: Path = Path("results"), **changes) -> Study:
         },
         "hardware": {"results": str(root)},
     }  # fmt: skip
+    for run in content["runs"].values() if seeds else ():
+        run["seeds"] = list(seeds)
     for section, value in changes.items():
         content[section] = {**content.get(section, {}), **value}
     return parse_study(content)
@@ -107,6 +113,15 @@ def all_rows(study: Study, fd: dict[str, dict[int, float]] = FD) -> list[dict]:
         row for run, seeds in fd.items() for seed, value in seeds.items() for row in score_rows(study, run, seed, value)
     ]
     return rows + [row for run in study.runs for row in measure_rows(study, run)]
+
+
+def frame_of(rows: list[dict]) -> pd.DataFrame:
+    """The rows as `read_rows` gives them."""
+    return pd.DataFrame(rows, columns=SCHEMA.names).astype({"seed": "Int64", "n": "Int64"})
+
+
+def summary_of(study: Study, rows: list[dict]) -> Summary:
+    return summarise(study, frame_of(rows))
 
 
 def write_study(study: Study, rows: list[dict]) -> Layout:

@@ -12,7 +12,7 @@ from verbs import mixar
 
 from mixar.data.images import read_images
 from mixar.data.shards import TokenStore
-from mixar.reporting.results import label_of
+from mixar.reporting.names import label_of
 from mixar.stages import pretrain
 from mixar.stages import tokens as stage
 from mixar.stages.check import problems

@@ -1,0 +1,54 @@
+"""How runs and tokenizers are called in print: by the study's labels, its classes, its released weights, its sizes."""
+
+from __future__ import annotations
+
+from mixar.assets.table import ASSETS, PREFIX
+from mixar.study.choices import is_own
+from mixar.study.sections import Autoencoder, MaskBit, Study, VaVae
+
+# Rows that belong to no run of the study: images decoded from the discrete tokens that guide every run, and the two
+# tokenizers' reconstructions.
+OTHERS = ("maskbit", "continuous", "discrete")
+OWN = "own_"  # begins the run name of images that somebody brought; such rows carry the label they were given
+FAMILIES = {"vavae": "VAE", "maskbit": "MaskBit"}  # built-in tokenizer -> what its architecture is called
+RELEASED = {"vavae-f16d32": "VA-VAE f16d32", "kl16": "KL-16"}  # continuous tokenizers by asset; others go by size
+
+
+def label_of(study: Study, run: str) -> str:
+    """How a run, or one of OTHERS, is printed. Raises KeyError for another name."""
+    if run in study.runs:
+        return study.runs[run].label
+    return {
+        "maskbit": f"{of(family(study.discrete))} own images",
+        "continuous": tokenizer(study.continuous),
+        "discrete": tokenizer(study.discrete),
+    }[run]
+
+
+def tokenizer(section: Autoencoder) -> str:
+    """A tokenizer by the class that the study brings, by its released weights, or by family and size."""
+    if is_own(section.network):
+        return family(section)
+    if isinstance(section, MaskBit):
+        return f"{section.bits}-bit {family(section)} tokenizer"
+    assert isinstance(section, VaVae)
+    return _released(section) or f"{family(section)} f{section.stride}d{section.latent_channels}"
+
+
+def family(section: Autoencoder) -> str:
+    """MaskBit for the built-in discrete tokenizer, VAE for the continuous one; for another network its class."""
+    return section.network.partition(":")[2] if is_own(section.network) else FAMILIES[section.network]
+
+
+def of(name: str) -> str:
+    """The genitive: MaskBit's, Patches'."""
+    return f"{name}'" if name.endswith("s") else f"{name}'s"
+
+
+def _released(section: VaVae) -> str | None:
+    weights = section.weights or ""
+    return next(
+        (title for asset, title in RELEASED.items()
+         if weights == PREFIX + asset or weights.rpartition("/")[2] == ASSETS[asset].file_name),
+        None,
+    )  # fmt: skip
