@@ -1,12 +1,10 @@
 """YAML texts: a key that occurs twice is refused with both lines, and what YAML allows stays allowed."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from dry_runs import snakemake
 from snakemake_executor_plugin_submitit.settings import read_site
 from snakemake_interface_common.exceptions import WorkflowError
 from verbs import mixar
@@ -15,8 +13,6 @@ from mixar.stages.parameters import count_all
 from mixar.study.problems import SpecError
 from mixar.study.sections import load_study
 from mixar.study.strict_yaml import check_config, load_yaml, read_yaml
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(
@@ -167,10 +163,9 @@ def test_config_entries_have_no_key_twice(entries, said):
 
 
 def test_snakemake_refuses_a_key_twice_in_config(root):
-    command = [BIN / "snakemake", "-n", "--configfile", "config/smoke.yaml", "--config",
-               "training={epochs: 1, epochs: 5}"]  # fmt: skip
+    config = ["--config", "training={epochs: 1, epochs: 5}"]
 
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    found = snakemake(root, "-n", "--configfile", "config/smoke.yaml", *config)
 
     assert found.returncode != 0 and "Traceback" not in found.stdout + found.stderr
     assert "--config training: key 'epochs' occurs twice" in found.stdout + found.stderr
@@ -184,8 +179,7 @@ def test_snakemake_refuses_a_key_twice_in_any_of_its_files(root, tmp_path, place
     file = {"study": study, "overlay": overlay}[place]
     file.write_text(f"{file.read_text()}\ntraining: {{epochs: 3, batch_size: 8, learning_rate: 0.1}}\n")
 
-    command = [BIN / "snakemake", "-n", "--configfile", study, overlay]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    found = snakemake(root, "-n", "--configfile", study, overlay)
 
     assert found.returncode != 0
     assert f"{file}: key 'training' occurs twice, in lines " in found.stdout + found.stderr

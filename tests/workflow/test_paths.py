@@ -1,24 +1,18 @@
 """Paths with characters that a shell reads: they reach the commands whole, and nothing else is touched."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
+import dry_runs
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 ODD = "-a b;$HOME `id` '\"&*?#\\(|)<>é! ~%j=,:[x]"
 
 
 def snakemake(root, *arguments, **environment):
-    result = subprocess.run(
-        [SNAKEMAKE, *map(str, arguments)], cwd=root, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    result = dry_runs.snakemake(root, *arguments, **environment)
     return result.returncode, result.stdout + result.stderr
 
 
