@@ -1,5 +1,6 @@
 # make demo   the small study, from images to tables and figures, on this machine
-# make test   the whole test suite            make lint   ruff, snakefmt, snakemake --lint
+# make test   the unit tests, in minutes      make lint   ruff, snakefmt, snakemake --lint
+# make test-all   every test: whole workflows, a real Slurm, full-size networks
 # make docs   the documentation in site/      make env    only the environment in .venv (the others make it first)
 #
 # FROM_SCRATCH=1 make demo   trains every run from nothing instead of continuing the committed checkpoints.
@@ -7,7 +8,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= 2
-# Test files run side by side, each in one process. Those that wait for Slurm come first and leave the cores to others.
+# Test files run side by side, each in one process; one more than the cores, since some wait for Slurm.
 WORKERS ?= 3
 UV ?= $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 BIN := .venv/bin
@@ -21,7 +22,7 @@ DEMO_CONFIG := config/demo.yaml
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: env demo networks checkpoints test lint docs
+.PHONY: env demo networks checkpoints test test-all lint docs
 
 env: .venv/.complete
 
@@ -41,8 +42,13 @@ checkpoints: env
 		--profile workflow/profiles/local --cores $(CORES) --configfile config/demo.yaml config/demo-long.yaml
 	$(BIN)/python -m mixar publish --study results/demo_long/study.json --to resources/demo
 
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+
 test: env
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n $(CORES) -m "not (workflow or full_size or slow or slurm)"
+
+test-all: env
+	$(PYTEST) -n $(WORKERS)
 
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +12,15 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
+
+
+LONGEST_FIRST = ("workflow", "slurm", "full_size", "slow")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take minutes, so that no worker is left with one of them at the end."""
+    marked = {name: Counter(item.path for item in items if item.get_closest_marker(name)) for name in LONGEST_FIRST}
+    items.sort(key=lambda item: [-marked[name][item.path] for name in LONGEST_FIRST])
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,7 @@ def draw_tokenizer(model):
     return model.decode_tokens(q)
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize(
     ("kind", "preset", "draw"),
     [

@@ -25,7 +25,9 @@ that you can mend is one message and exit code 2; `MIXAR_DEBUG=1` shows the trac
 |---|---|
 | `make demo` | the small study; `FROM_SCRATCH=1 make demo` trains every run from nothing, in about an hour |
 | `make env` | only the environment, in `.venv` |
-| `make test`, `make lint` | the tests; ruff, snakefmt and Snakemake's linter |
+| `make test` | the unit tests, in under five minutes on two cores |
+| `make test-all` | every test: whole workflows, a real Slurm, full-size networks |
+| `make lint` | ruff, snakefmt and Snakemake's linter |
 | `make docs` | these pages, in `site/` |
 | `make networks`, `make checkpoints` | the committed weights of `resources/demo`, again |
 

@@ -63,7 +63,7 @@ def test_rooms_are_read_from_import_statements(tmp_path):
     assert diagrams.needed(imports) == [("a", "b"), ("b", "c")]  # a's import of c follows
 
 
-@pytest.mark.workflow
+@pytest.mark.slow
 def test_the_site_builds_strictly_and_needs_no_network(tmp_path):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]

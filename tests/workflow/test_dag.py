@@ -134,6 +134,7 @@ def test_a_copied_study_does_not_replace_the_networks_of_another_one(root, copie
     assert not layout.log("ingest").exists()
 
 
+@pytest.mark.workflow
 def test_a_dry_run_says_what_a_copied_study_would_replace_and_yes_can_be_said(root, copied):
     file, layout = copied
 

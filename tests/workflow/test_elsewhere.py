@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 BIN = Path(sys.executable).parent
 
 
@@ -23,6 +25,7 @@ def test_the_default_study_is_planned_from_another_folder(root, tmp_path):
     assert "--study results/imagenet256/study.json" in output
 
 
+@pytest.mark.workflow
 def test_a_committed_study_runs_from_another_folder_and_writes_there(root, tmp_path):
     study = root / "config" / "smoke.yaml"
 
@@ -31,6 +34,7 @@ def test_a_committed_study_runs_from_another_folder_and_writes_there(root, tmp_p
     assert (tmp_path / "results" / "smoke" / "ingest" / "manifest.parquet").is_file()
 
 
+@pytest.mark.workflow
 def test_a_profile_and_its_site_file_are_found_before_the_directory_changes(root, tmp_path):
     profile = ["--profile", "slurm", "--submitit-cluster", "local", "--submitit-poll-min-seconds", 1]
     study = ["--configfile", "config/smoke.yaml", "--until", "ingest"]
@@ -50,6 +54,7 @@ print(__main__.__file__, external.missing(study), LITERATURE.is_file())
 """
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_holds_the_studies_and_what_they_name(root, tmp_path):
     build = "import sys, hatchling.build; print(hatchling.build.build_wheel(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, tmp_path], cwd=root, check=True, capture_output=True)

@@ -41,6 +41,7 @@ def test_every_shell_command_names_the_study_and_its_log_whole(root, tmp_path, s
     assert features and all(path.startswith(str(tmp_path / ODD / "smoke")) for path in features)
 
 
+@pytest.mark.workflow
 def test_a_job_writes_below_an_odd_folder_and_leaves_the_files_beside_it_alone(root, tmp_path, study_file):
     beside = tmp_path / "-a"  # where an unquoted redirect would end
     beside.write_text("a thesis")

@@ -11,6 +11,8 @@ from toy_images import folder, pixels, png
 from mixar.study.layout import Layout
 from mixar.study.sections import parse_study
 
+pytestmark = pytest.mark.workflow
+
 
 @pytest.fixture
 def house(root, tmp_path, smoke):
