@@ -14,7 +14,6 @@ from mixar.__main__ import app
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PAGES = ["README.md", "config/README.md", "results/README.md", "resources/README.md", "benchmarks/README.md",
-         "packages/snakemake-executor-plugin-submitit/README.md",
          *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]  # fmt: skip
 PROGRAMS = ("snakemake", "python", "mixar", "make", "pytest")
 ELSEWHERE = ("git", "apt-get", "$EDITOR", "source")  # of other programs

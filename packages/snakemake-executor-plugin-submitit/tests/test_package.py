@@ -1,11 +1,15 @@
 """The plugin as a package: found by Snakemake however it is installed, and light to import."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,6 +43,20 @@ def test_snakemake_finds_the_plugin_in_the_editable_install(tmp_path):
     assert str(ROOT / "src") in result.stdout
 
 
+def test_the_plugin_catalog_can_list_the_settings():
+    settings = json.loads(json.dumps(ExecutorPluginRegistry().get_plugin("submitit").get_settings_info()))
+
+    assert {"cluster", "site", "folder", "detach"} <= {setting["name"] for setting in settings}
+    assert all(setting["help"].endswith((".", ")")) for setting in settings)
+
+
+def test_the_plugin_catalog_finds_its_pages_and_the_repository():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert (ROOT / "docs" / "intro.md").is_file() and (ROOT / "docs" / "further.md").is_file()
+    assert project["urls"]["Repository"].startswith("https://github.com/")
+
+
 def test_snakemake_finds_the_plugin_in_the_wheel(tmp_path):
     build = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     words = [sys.executable, "-c", build]
@@ -56,7 +74,7 @@ def test_snakemake_finds_the_plugin_in_the_wheel(tmp_path):
 
 
 def test_the_tests_that_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text()
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/further.md"))
     named = set(re.findall(r"\btest_\w+\.py\b", text))
 
     assert len(named) > 10

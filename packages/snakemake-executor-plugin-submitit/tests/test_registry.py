@@ -2,6 +2,8 @@
 
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -9,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
+from snakemake_executor_plugin_submitit.node.lease import try_lease
 from snakemake_executor_plugin_submitit.records.attempts import Attempts, interruptions, timeouts
-from snakemake_executor_plugin_submitit.records.files import append_line, try_lock
+from snakemake_executor_plugin_submitit.records.files import append_line, mark_incomplete, try_lock, write_json
 from snakemake_executor_plugin_submitit.records.fingerprint import Fingerprint
 from snakemake_executor_plugin_submitit.records.registry import Driver, Entry, Registry, key_of, remove_old
 
@@ -187,3 +190,28 @@ def test_only_what_is_old_and_not_alive_is_removed(tmp_path):
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["long", "new"]
     assert [p.name for p in (tmp_path / "attempts").iterdir()] == ["k2"]
     assert [entry.key for entry in Registry(tmp_path).all()] == ["k2"]
+
+
+@pytest.fixture
+def full_disk():
+    """Files of this process may not grow: the same kind of error as a full disk, which names no file either."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: try_lease(path, "7"),
+        lambda path: write_json(path, {}),
+        lambda path: append_line(path, {}),
+        lambda path: mark_incomplete(path, 0),
+    ],
+    ids=["a lease", "a record", "a line", "a mark"],
+)
+def test_what_finds_no_room_on_the_disk_is_named(tmp_path, full_disk, write):
+    with pytest.raises(OSError, match="File too large: .*k1"):
+        write(tmp_path / "k1")

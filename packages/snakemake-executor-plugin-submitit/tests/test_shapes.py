@@ -12,7 +12,7 @@ SNAKEFILE = """
 import sys
 
 rule all:
-    input: expand("limited-{i}.txt", i=range(5)), "wide-a.txt", "wide-b.txt", "ranks.txt"
+    input: expand("limited-{i}.txt", i=range(5)), "wide-a.txt", "wide-b.txt", "ranks.txt", "gpus.txt"
 
 rule limited:
     output: "limited-{i}.txt"
@@ -32,6 +32,11 @@ rule ranks:
     shell:
         f"{sys.executable} -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node 2 ranks"
         " && sort journal-of-ranks > {output}"
+
+rule gpus:
+    output: "gpus.txt"
+    resources: gpu=2
+    shell: "echo $CUDA_VISIBLE_DEVICES >> journal-of-gpus && cp journal-of-gpus {output}"
 """
 RANKS = """
 import os
@@ -58,7 +63,7 @@ def ended(running, tmp_path_factory):
         driver = study.start("--submitit-array-parallelism", "2")
         study.wait_counted("a0", "a1", "b0", "b1")
         study.wait(lambda: sum((study.folder / f"{name}.counted").exists() for name in LIMITED) == 4, "four counted")
-        waiting = running.call("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r").split()
+        waiting = running.call("squeue", "-h", "-r", "-t", "PENDING", "--name=limited", "-o", "%i %r").split()
         told = element_with_the_id_of_its_array(study, "wide")
         running.call("scancel", "--signal=USR2", "--batch", told)
         study.wait(lambda: running.job(told)["Restarts"] == "1", "the element was requeued")
@@ -126,3 +131,10 @@ def test_the_launcher_starts_processes_on_both_nodes_that_find_each_other(ended)
 
     total = 1 + 2 + 3 + 4
     assert lines == [f"{rank} {node} {total}" for rank, node in enumerate(["gpu1", "gpu1", "gpu2", "gpu2"])]
+
+
+def test_a_job_with_two_gpus_starts_once_and_sees_both(ended):
+    study = ended[0]
+
+    assert len((study.folder / "gpus.txt").read_text().splitlines()) == 1
+    assert len((study.folder / "gpus.txt").read_text().split(",")) == 2

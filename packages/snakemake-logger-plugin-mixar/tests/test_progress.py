@@ -13,7 +13,7 @@ from snakemake_logger_plugin_mixar import LogHandler, Progress, clock
 def progress(**expected):
     """Jobs a0, a1, ... of rules with the announced seconds: progress(train=(2, 100.0))."""
     jobs = [(rule, seconds) for rule, (count, seconds) in expected.items() for _ in range(count)]
-    return Progress(0.0, dict(enumerate(jobs)))
+    return Progress(0.0, expected=dict(enumerate(jobs)))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (42.9, "0:42"), (725, "12:05"), (11400, "3:10:00")])
@@ -85,6 +85,24 @@ def test_each_finished_job_prints_a_line_where_there_is_no_terminal(handler):
     assert len(lines) == 1
     assert lines[0].startswith("train mar 0 took 0:00. 1/2 jobs, ")
     assert "left" in lines[0]
+
+
+def test_a_run_that_announces_nothing_is_followed_by_snakemakes_own_counts(handler):
+    handler.emit(record(event=LogEvent.RUN_INFO, stats={"train": 3, "total": 3}))
+    for job in (1, 2):
+        handler.emit(record(event=LogEvent.JOB_INFO, jobid=job, rule_name="train", wildcards={"run": str(job)}))
+    handler.emit(record(event=LogEvent.JOB_FINISHED, job_id=1))
+
+    assert handler.stream.getvalue().startswith("train 1 took 0:00. 1/3 jobs, ")
+
+
+def test_jobs_that_were_only_counted_take_as_long_as_those_that_finished():
+    p = Progress(0.0, planned=4)
+
+    p.start(0, 0.0, "train")
+    p.finish(0, 50.0)
+
+    assert p.seconds_left(50.0) == 150.0
 
 
 def test_errors_are_shown_and_counted_as_not_running(handler):

@@ -33,7 +33,7 @@ from snakemake_executor_plugin_submitit.parameters import check_names
 from snakemake_executor_plugin_submitit.records.files import private_folder
 from snakemake_executor_plugin_submitit.records.ledger import Ledger
 from snakemake_executor_plugin_submitit.records.registry import Driver, Entry, remove_old
-from snakemake_executor_plugin_submitit.settings import read_site
+from snakemake_executor_plugin_submitit.settings import FOLDER, read_site
 from snakemake_executor_plugin_submitit.slurm.clients import CANCEL_SECONDS, QueryFailed, misleading_variables
 
 # Of Ctrl-C for a submission under way, and for an answer of a Slurm that has been silent.
@@ -50,7 +50,7 @@ class Executor(RemoteExecutor):
         for name in misleading_variables(dict(os.environ)):
             del os.environ[name]
         self.backend = BACKENDS[settings.cluster]()
-        self.folder = Path(settings.folder).absolute()
+        self.folder = Path(settings.folder or FOLDER).absolute()
         self.site = read_site(settings.site)
         self.ledger = Ledger(self.folder, logger)
         self.driver = Driver(self.folder)
@@ -186,8 +186,8 @@ class Executor(RemoteExecutor):
 
     def _live(self, p: Prepared, earlier: Entry | None = None) -> Live:
         d = p.description
-        here = {"place": self.backend.place, "markers": d.markers}
-        entry = Entry(d.key, d.name, d.parts, "", p.command.submission, self.driver.id, **here)
+        place, submission = self.backend.place, p.command.submission
+        entry = Entry(d.key, d.name, d.parts, "", submission, self.driver.id, place=place, markers=d.markers)
         return Live(earlier or entry, p.command, p.parameters, logs=self.folder / "logs" / d.folder)
 
     def _submit(self, batch: list[Prepared]) -> None:
@@ -212,8 +212,11 @@ class Executor(RemoteExecutor):
             if self.ending.is_set():
                 raise Submission("this run is being stopped")
             self.tickets.add(ticket)
-            now = {"ticket": ticket, "job": None, "submitted": time.time(), "is_accounted": False}
-            entries = [replace(live.of_command().entry, **now) for live in lives]
+            now = time.time()
+            entries = [
+                replace(live.of_command().entry, ticket=ticket, job="", submitted=now, is_accounted=False)
+                for live in lives
+            ]
             try:
                 for entry in entries:
                     self.ledger.registry.put(entry)
@@ -278,8 +281,8 @@ class Executor(RemoteExecutor):
             return True
         if verdict.action == RESUBMIT:
             self.logger.info(f"{live.entry.name}: Slurm job {live.entry.job}: {verdict.message} Submitted again.")
-            counts = {"resubmissions": live.entry.resubmissions + 1, "late": live.entry.late + verdict.is_late}
-            entry = replace(live.entry, **counts)
+            resubmissions, late = live.entry.resubmissions + 1, live.entry.late + verdict.is_late
+            entry = replace(live.entry, resubmissions=resubmissions, late=late)
             try:
                 sent = self._send([replace(live, entry=entry)], safe(entry.name.replace(" ", ".")))[0]
                 info.external_jobid = sent.entry.job

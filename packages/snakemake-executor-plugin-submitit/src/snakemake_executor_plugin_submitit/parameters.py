@@ -120,7 +120,9 @@ def has_control_characters(value: object) -> bool:
 
 
 def found_type(value: object) -> str:
-    return {str: "a text", dict: "a mapping"}.get(type(value), repr(value))
+    if isinstance(value, str):
+        return "a text"
+    return "a mapping" if isinstance(value, dict) else repr(value)
 
 
 def to_parameters(

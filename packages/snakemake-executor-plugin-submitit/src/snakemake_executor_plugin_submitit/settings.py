@@ -11,6 +11,8 @@ from snakemake_interface_executor_plugins.settings import CommonSettings, Execut
 
 from snakemake_executor_plugin_submitit.parameters import check_site
 
+FOLDER = Path(".snakemake/submitit")
+
 common_settings = CommonSettings(
     non_local_exec=True,  # rules named in `localrules` run in the driver, everything else on the cluster
     implies_no_shared_fs=False,
@@ -41,9 +43,9 @@ class ExecutorSettings(ExecutorSettingsBase):
         parse_func=lambda path: Path(path).absolute(),  # before Snakemake changes to --directory
         unparse_func=str,
     )
-    folder: Path = _setting(
-        Path(".snakemake/submitit"),
-        "Folder on the shared file system for the registry of jobs, logs, pickles and records of attempts.",
+    folder: Optional[Path] = _setting(  # noqa: UP045
+        None,  # and not FOLDER: the plugin catalog writes defaults as JSON
+        f"Folder on the shared file system for the registry of jobs, logs, pickles and records; default: {FOLDER}.",
     )
     detach: bool = _setting(False, "On Ctrl-C leave the jobs running; the next snakemake adopts them.")
     max_preemptions: int = _setting(
@@ -85,7 +87,7 @@ class _SiteLoader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        lines = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in lines:

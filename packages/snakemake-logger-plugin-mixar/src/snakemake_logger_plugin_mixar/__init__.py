@@ -1,7 +1,7 @@
 """Progress of a workflow in one line, with an estimate of the time left: `snakemake --logger mixar`.
 
 On a terminal the line is refreshed in place; elsewhere every finished or failed job prints one. Warnings and errors
-are shown as Snakemake formats them, log paths included. The Snakefile announces the jobs and the minutes expected of
+are shown as Snakemake formats them, log paths included. A Snakefile may announce the jobs and the minutes expected of
 each (a record with `mixar_jobs`: job id -> (rule, minutes)); everything else comes from Snakemake's own events.
 
 A dry run closes with one table of the jobs by rule, and with the records that the Snakefile marks `mixar_closing`.
@@ -19,12 +19,14 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_mixar.plan import Plan
 
+UNANNOUNCED_SECONDS = 60.0
 NOTHING_TO_DO = "Nothing to be done"
 # Prefixes of routine messages that need no action.
 CHATTER = ("Assuming unrestricted", "Building DAG", "Complete log", "Conda environments: ignored", "Config file ",
@@ -36,13 +38,15 @@ class Progress:
     """Which jobs wait, run and are done, and how long the rest will take. Times are seconds of one clock."""
 
     began: float
+    planned: int = 0  # jobs of the run, where nothing was announced
     expected: dict[int, tuple[str, float]] = field(default_factory=dict)  # job id -> rule, seconds
     names: dict[int, str] = field(default_factory=dict)
     running: dict[int, float] = field(default_factory=dict)  # job id -> when it started
     done: set[int] = field(default_factory=set)
     measured: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # rule -> seconds of its jobs
 
-    def start(self, job: int, now: float) -> None:
+    def start(self, job: int, now: float, rule: str = "") -> None:
+        self.expected.setdefault(job, (rule, UNANNOUNCED_SECONDS))
         self.running[job] = now
 
     def finish(self, job: int, now: float) -> float:
@@ -75,13 +79,16 @@ class Progress:
         for job in self.expected.keys() - self.done:
             elapsed = now - self.running[job] if job in self.running else 0.0
             work += max(self.seconds_of(job) - elapsed, 0.0)
+        took = [seconds for found in self.measured.values() for seconds in found]
+        if took:
+            work += max(self.planned - len(self.expected), 0) * sum(took) / len(took)
         busy = sum(sum(seconds) for seconds in self.measured.values()) + sum(now - t for t in self.running.values())
         side_by_side = max(busy / (now - self.began), 1.0) if now > self.began else 1.0
         return work / side_by_side
 
     def line(self, now: float) -> str:
         running = ", ".join(self.names.get(job, self.rule(job)) for job in self.running)
-        total = max(len(self.expected), len(self.done) + len(self.running))
+        total = max(self.planned, len(self.expected), len(self.done) + len(self.running))
         left = f"about {clock(self.seconds_left(now))} left" if self.done else "estimating the time left"
         line = f"{len(self.done)}/{total} jobs, {clock(now - self.began)} elapsed, {left}"
         return f"{line}: {running}" if running else line
@@ -125,14 +132,19 @@ class LogHandler(LogHandlerBase):
     has_formatter = False  # Snakemake's own, for what is not progress
     needs_rulegraph = False
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take one event."""
+    def emit(self, record: Any) -> None:
+        """Take one event: a LogRecord with Snakemake's attributes."""
         event, now = getattr(record, "event", None), time.monotonic()
         if self.plan:
-            self._plan(record, event)
+            self._collect(self.plan, record, event)
         elif hasattr(record, "mixar_jobs"):
             jobs = record.mixar_jobs.items()
-            self.progress = Progress(now, {job: (rule, 60.0 * (minutes or 1)) for job, (rule, minutes) in jobs})
+            expected = {
+                job: (rule, 60.0 * minutes if minutes else UNANNOUNCED_SECONDS) for job, (rule, minutes) in jobs
+            }
+            self.progress = Progress(now, expected=expected)
+        elif event == LogEvent.RUN_INFO and not self.progress:
+            self.progress = Progress(now, record.stats.get("total", 0))
         elif event == LogEvent.JOB_ERROR and self.progress:
             self.progress.fail(record.jobid)
             self._print(self.format(record))
@@ -143,17 +155,17 @@ class LogHandler(LogHandlerBase):
         elif event is None and record.levelno == logging.INFO and not str(record.msg).startswith(CHATTER):
             self._print(self.format(record))
         elif self.progress:
-            self._follow(record, event, now)
+            self._follow(self.progress, record, event, now)
 
-    def _plan(self, record: logging.LogRecord, event: LogEvent | None) -> None:
+    def _collect(self, plan: Plan, record: Any, event: LogEvent | None) -> None:
         """A dry run: collect the jobs, and print each only where that was asked for."""
         if getattr(record, "mixar_closing", False):
             self.closing.append(record.getMessage())
             return
         if event == LogEvent.JOB_INFO:
-            self.plan.add(record.rule_name, record.reason)
+            plan.add(record.rule_name, record.reason)
         elif event == LogEvent.RUN_INFO:
-            self.plan.counts.update(record.stats if not self.plan.counts else {})
+            plan.counts.update(record.stats if not plan.counts else {})
         if record.levelno >= logging.WARNING:
             self._print(_with_advice(self.format(record)))
         elif str(record.msg).startswith(NOTHING_TO_DO):
@@ -161,19 +173,18 @@ class LogHandler(LogHandlerBase):
         elif event != LogEvent.RUN_INFO and (self.common_settings.printshellcmds or self.common_settings.verbose):
             self._print(self.format(record))
 
-    def _close_plan(self) -> None:
-        lines = self.plan.lines()
+    def _close_plan(self, plan: Plan) -> None:
+        lines = plan.lines()
         if lines and not (self.common_settings.printshellcmds or self.common_settings.verbose):
             lines += ["", "A dry run: nothing was started. Each job in full: snakemake -n -p"]
         for part in ("\n".join(lines), *self.closing):
             self._print(part and f"\n{part}")
         self.plan = None
 
-    def _follow(self, record: logging.LogRecord, event: LogEvent | None, now: float) -> None:
-        progress = self.progress
+    def _follow(self, progress: Progress, record: Any, event: LogEvent | None, now: float) -> None:
         if event == LogEvent.JOB_INFO:
             progress.names[record.jobid] = " ".join([record.rule_name, *record.wildcards.values()])
-            progress.start(record.jobid, now)
+            progress.start(record.jobid, now, record.rule_name)
             self._draw(now)
         elif event == LogEvent.JOB_FINISHED and record.job_id not in progress.done:
             seconds = progress.finish(record.job_id, now)
@@ -205,7 +216,7 @@ class LogHandler(LogHandlerBase):
         if not self.closed.is_set():
             self.closed.set()
             if self.plan:
-                self._close_plan()
+                self._close_plan(self.plan)
             if self.is_terminal and self.progress:
                 with self.drawing:
                     self.stream.write("\r\033[K" + self.progress.line(time.monotonic()) + "\n")

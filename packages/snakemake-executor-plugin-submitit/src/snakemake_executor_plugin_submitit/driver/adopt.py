@@ -61,7 +61,7 @@ def take_stock(
         (d, e)
         for d in wanted
         for key in sorted({key for part in d.parts for key in holders.get(part, ())})
-        if (e := registry.get(key)) and e.place == backend.place and (e.driver != driver.id or e.job is None)
+        if (e := registry.get(key)) and e.place == backend.place and (e.driver != driver.id or not e.job)
     ]
     alive = driver.alive() if found else set()
     earlier.refused = {
@@ -70,7 +70,7 @@ def take_stock(
         if entry.driver in alive
     }
     found = [(d, entry) for d, entry in found if entry.driver not in alive]
-    _cancel_cut_short([(d, e) for d, e in found if e.job is None], backend, folder, earlier, patience)
+    _cancel_cut_short([(d, e) for d, e in found if not e.job], backend, folder, earlier, patience)
     found = [(d, entry) for d, entry in found if entry.job]
     jobs = [entry.job for _, entry in found]
     answer = patience.ask(lambda: backend.query(jobs), "about jobs of an earlier run") if jobs else Answer()

@@ -248,3 +248,4 @@ def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str
                 raise Submission(message, is_open=True) from error
             if not may_pass:
                 raise
+    raise AssertionError("pauses have no end")

@@ -43,6 +43,7 @@ class Patience:
             if not was_silent or not self.wait(PAUSES_SECONDS[0]):
                 return answer
             was_silent = False
+        raise AssertionError("pauses have no end")
 
     def wait(self, seconds: float, why: str = "") -> bool:
         """Sleep; False if the run is being stopped, which ends the sleep."""

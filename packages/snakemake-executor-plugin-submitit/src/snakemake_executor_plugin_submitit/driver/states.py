@@ -114,8 +114,8 @@ def reason_to_go_on(status: Status, last: Attempt | None, num_timeouts: int, bud
         by_time = False  # Slurm 22.05 calls some preempted jobs so, at the end of their grace
     if by_time and not (last and last.gave_up):
         return ends.TIME_LIMIT if max(budget.late, num_timeouts) < budget.max_timeouts else ""
-    unfinished = status.state in ("FAILED", "TIMEOUT") and last is not None and not last.gave_up
-    could_not_requeue = unfinished and last.ended_by in (ends.PREEMPTED, ends.TIME_LIMIT)
+    was_interrupted = last is not None and not last.gave_up and last.ended_by in (ends.PREEMPTED, ends.TIME_LIMIT)
+    could_not_requeue = was_interrupted and status.state in ("FAILED", "TIMEOUT")
     taken = status.state in TAKEN or could_not_requeue or (status.state == "TIMEOUT" and not by_time)
     return ends.PREEMPTED if taken and budget.resubmissions - budget.late < budget.max_preemptions else ""
 

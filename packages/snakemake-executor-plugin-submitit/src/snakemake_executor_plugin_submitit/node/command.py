@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from snakemake_executor_plugin_submitit.node.lease import holder, try_lease
 from snakemake_executor_plugin_submitit.node.outputs import CACHED_SECONDS, fault_of_success, look, missing_inputs
@@ -178,7 +178,7 @@ class JobCommand:
             if fault:
                 say(f"{self.name}: {fault}")
             records.update(attempt, ended_by=ends.FAILED, exit_code=code or None, fault=fault)
-            sys.exit(code if code > 0 else 128 - code if code else 1)
+            sys.exit(exit_code(code))
         self._interrupted(reason, records, attempt, earlier)
 
     def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt, earlier: list) -> str:
@@ -211,12 +211,13 @@ class JobCommand:
 
     def _save(self, command: Command, reason: str, seconds: float) -> str:
         say(f"{self.name}: {reason}; the command has {seconds:.0f} s to save its state")
-        ask_steps_to_stop() or command.ask_to_stop()
+        if not ask_steps_to_stop():
+            command.ask_to_stop()
         saved = command.wait_for_all(seconds)
         say(f"{self.name}: the command {'has ended' if saved else 'did not end in time and is killed'}")
         return reason
 
-    def _interrupted(self, reason: str, records: Attempts, attempt: Attempt, earlier: list[Attempt]) -> None:
+    def _interrupted(self, reason: str, records: Attempts, attempt: Attempt, earlier: list[Attempt]) -> NoReturn:
         """Leave after a signal: requeue where that is for us to do and the budget allows it."""
         over = timeouts(earlier) >= self.max_timeouts if reason == ends.TIME_LIMIT else False
         over |= reason == ends.PREEMPTED and interruptions(earlier) >= self.max_preemptions
@@ -231,6 +232,13 @@ class JobCommand:
 def is_done(earlier: list[Attempt], outputs: list[str]) -> bool:
     """True where an earlier attempt of this submission finished: Slurm requeues also what ended just in time."""
     return any(a.ended_by == ends.FINISHED for a in earlier) and all(os.path.exists(path) for path in outputs)
+
+
+def exit_code(code: int | None) -> int:
+    """What a job ends with after a failed command, as a shell would: 128 and the signal's number for a killed one."""
+    if not code:
+        return 1
+    return code if code > 0 else 128 - code
 
 
 def allow_open_files(more: int) -> None:
@@ -259,9 +267,9 @@ def is_slurm() -> bool:
 
 def forget_results(job: str) -> None:
     """Remove what earlier attempts left for submitit: results of another time, and halves of them."""
-    folder = os.environ.get("SUBMITIT_FOLDER")
-    for suffix in ("", ".save_tmp") if folder else ():
-        (Path(folder) / f"{job}_0_result.pkl{suffix}").unlink(missing_ok=True)
+    if folder := os.environ.get("SUBMITIT_FOLDER"):
+        for suffix in ("", ".save_tmp"):
+            (Path(folder) / f"{job}_0_result.pkl{suffix}").unlink(missing_ok=True)
 
 
 def hide_log() -> None:

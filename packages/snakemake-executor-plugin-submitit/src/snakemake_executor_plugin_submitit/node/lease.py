@@ -7,17 +7,21 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from snakemake_executor_plugin_submitit.records.files import try_lock
+from snakemake_executor_plugin_submitit.records.files import naming, try_lock
 from snakemake_executor_plugin_submitit.slurm.clients import QueryFailed, query
 
 
 def try_lease(path: Path, job: str) -> IO | None:
-    """Hold the lease and sign it; None if somebody else holds it. It ends with the handle and all its forks."""
+    """Hold the lease and sign it; None while another process holds it. It ends with the handle and all its forks.
+
+    Raises OSError, naming the file, where it cannot be written.
+    """
     handle = try_lock(path)
     if handle:
-        handle.truncate(0)
-        handle.write(f"{job} {socket.gethostname()}")
-        handle.flush()
+        with naming(path):
+            handle.truncate(0)
+            handle.write(f"{job} {socket.gethostname()}")
+            handle.flush()
     return handle
 
 

@@ -14,6 +14,7 @@ import re
 import shlex
 import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,11 +76,21 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in errors that do not: a write to a full disk says only that there is no space."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace a file; a reader sees the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with open(temporary, "w", encoding="utf-8", opener=private) as f:
+    with naming(path), open(temporary, "w", encoding="utf-8", opener=private) as f:
         f.write(json.dumps(content))
     os.replace(temporary, path)
 
@@ -87,14 +98,15 @@ def write_json(path: Path, content: Any) -> None:
 def mark_incomplete(path: Path, when: float) -> None:
     """Write one of Snakemake's marks for an incomplete output, as of this time. It says so by the file being there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"external_jobid": null}', encoding="utf-8")
+    with naming(path):
+        path.write_text('{"external_jobid": null}', encoding="utf-8")
     os.utime(path, (when, when))
 
 
 def append_line(path: Path, content: Any) -> None:
     """Add one line of JSON, whole, also when several processes do so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0, opener=private) as f:
+    with naming(path), open(path, "ab", buffering=0, opener=private) as f:
         f.write(json.dumps(content).encode() + b"\n")
 
 

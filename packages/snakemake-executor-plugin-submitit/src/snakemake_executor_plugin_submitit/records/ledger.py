@@ -25,7 +25,7 @@ class Ledger:
         self.folder, self.logger = folder, logger
         self.registry = Registry(folder)
         self.lines: list[dict[str, Any]] = []  # what ended jobs took
-        self._accounted: set[tuple[str, str | None]] = set()
+        self._accounted: set[tuple[str, str]] = set()
 
     @property
     def file(self) -> Path:

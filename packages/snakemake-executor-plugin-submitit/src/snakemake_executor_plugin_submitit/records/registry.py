@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import IO
 
 from snakemake_executor_plugin_submitit.records.attempts import Attempt, Attempts
 from snakemake_executor_plugin_submitit.records.files import try_lock, write_json
@@ -32,7 +33,7 @@ class Entry:
     ticket: str  # in the comment of the Slurm job; one for all elements of an array
     submission: str  # one for all attempts that share the budgets
     driver: str
-    job: str | None = None  # Slurm's id, with the array index
+    job: str = ""  # Slurm's id, with the array index; "" until it is known
     log: str = ""
     submitted: float = 0.0  # seconds since 1970
     resubmissions: int = 0
@@ -110,7 +111,7 @@ class Driver:
         self.id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.since = time.strftime("%Y-%m-%d %H:%M:%S")
         self.keys: set[str] = set()
-        self.handle = None
+        self.handle: IO | None = None
 
     def claim(self, keys: Collection[str]) -> set[str]:
         """Say which jobs this driver is going to make. Returns the ids of the others that are alive.

@@ -123,7 +123,7 @@ def merged(accounted: Status | None, queued: Status) -> Status:
 
 
 def _ask_accounting(jobs: list[str]) -> dict[str, Status]:
-    found = {}
+    found: dict[str, Status] = {}
     bases = ids_of(jobs)
     for start in range(0, len(bases), IDS_PER_CALL):
         ids = ",".join(bases[start : start + IDS_PER_CALL])

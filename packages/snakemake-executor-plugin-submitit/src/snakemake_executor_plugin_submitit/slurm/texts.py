@@ -42,7 +42,7 @@ class Notice:
 
 def read_sacct(text: str) -> dict[str, Status]:
     """`JobID|State|ExitCode|NodeList|Start` lines by job id, array elements apart. Steps are left out."""
-    found = {}
+    found: dict[str, Status] = {}
     for line in text.splitlines():
         fields = line.split("|")
         if len(fields) >= 4 and "." not in fields[0]:
@@ -54,7 +54,7 @@ def read_sacct(text: str) -> dict[str, Status]:
 
 def read_squeue(text: str) -> dict[str, Status]:
     """`JobID|State|Reason|NodeList|StartTime` lines by job id, array elements apart."""
-    found = {}
+    found: dict[str, Status] = {}
     for line in text.splitlines():
         fields = line.split("|")
         if len(fields) >= 4:
