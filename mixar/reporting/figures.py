@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mixar.files import replaced
 from mixar.reporting.claims import combined
-from mixar.reporting.numbers import MISSING, count, fixed, si, signed
+from mixar.reporting.numbers import MISSING, count, decimals, fixed, si, signed
 from mixar.reporting.results import own_epochs, total_epochs
 from mixar.reporting.summary import NOTHING, Result, Summary
 from mixar.study.sections import Study, TiMixFigure
@@ -50,7 +50,7 @@ OWN_STYLE = {
 }
 STYLE = ("default", OWN_STYLE)  # whatever the user's matplotlibrc says
 CHARACTER = 0.066  # inches, of the caption's font
-BARS = "Bars: 95 % intervals over images, spanning all seeds; differences of runs that share images are surer."
+BARS = "Bars: 95 % intervals over images, spanning all seeds; differences between runs on the same images are surer."
 CAPTION: dict[str, Any] = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
 
 
@@ -111,7 +111,7 @@ def figure7(summary: Summary) -> Figure:
             _draw_balance(summary.study, axes, points)
         ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
         text = f"{ground}. {BARS} Marker area: parameters."
-        text += " Runs with equally many tokens stand side by side." if points["tokens"].duplicated().any() else ""
+        text += " Runs with equal token counts are drawn side by side." if points["tokens"].duplicated().any() else ""
         caption(figure, text)
     return figure
 
@@ -191,7 +191,7 @@ def figure8(summary: Summary) -> Figure:
     points, name = ablation_data(summary).set_index("role"), summary.distance()
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
-        axes.set(xlabel="Training epochs in all", ylabel=f"{name}  ↓ better")
+        axes.set(xlabel="Total training epochs", ylabel=f"{name}  ↓ better")
         axes.set_title("Training on, with and without TI-Mix")
         for role, colour, marker, dash in (("plain", COLOURS[0], "o", "-"), ("ti_mix", COLOURS[1], "D", "--")):
             if {"parent", role} <= set(points.index):
@@ -232,8 +232,9 @@ def _paired(summary: Summary) -> str:
     reach = combined(ours, theirs) if ours and theirs else None
     if reach is None or ours.mean is None or theirs.mean is None:
         return ""
-    gap = signed(ours.mean - theirs.mean, 2)
-    return f" With TI-Mix minus without, on the same images: {gap}\u00a0±\u00a0{fixed(reach, 2)}."
+    places = decimals(theirs.mean)
+    gap = f"{signed(ours.mean - theirs.mean, places)}\u00a0±\u00a0{fixed(reach, places)}"
+    return f" With TI-Mix minus without, on the same images: {gap}."
 
 
 def _side_step(points: pd.DataFrame) -> float:
@@ -261,7 +262,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.4))
-        axes.set(xlabel="Training epochs in all", ylabel="Diffusion loss (smoothed)")
+        axes.set(xlabel="Total training epochs", ylabel="Diffusion loss (smoothed)")
         axes.set_title("Training loss")
         for number, run in enumerate(study.runs):
             seeds = [frame for (name, _), frame in curves.items() if name == run]
@@ -270,7 +271,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
         if curves:
             axes.set_ylim(top=_tallest(axes))
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
-        text = "Exponential mean over 5 % of each run; thin lines: single seeds; the first tenth may lie above."
+        text = "Exponential mean over 5 % of each run; thin lines: single seeds; the first tenth may exceed the axis."
         caption(figure, f"{text} TI-Mix changes what the loss is conditioned on: compare only runs that share it.")
     return figure
 

@@ -24,7 +24,6 @@ from mixar.data.decoding import read_picture
 from mixar.data.sources import open_parquet
 from mixar.files import iter_batches
 from mixar.reporting.figures import STYLE, caption
-from mixar.reporting.names import of
 
 PAIR_COLUMNS = 8
 RECONSTRUCTIONS = 12
@@ -108,7 +107,7 @@ def figure2(name: str, theirs: np.ndarray, ours: Mapping[str, np.ndarray], class
             _row_labels(a, [name, *ours])
             _column_labels(a, classes[part], columns)
         figure.suptitle("The same discrete tokens decoded", fontsize=11, fontweight="bold", x=0.02, ha="left")
-        text = f"{of(name)} tokenizer decodes its generator's tokens; {' and '.join(ours)}, guided by the same tokens."
+        text = f"First row: the tokens' own decoder ({name}). Below: {'; '.join(ours)}, guided by the same tokens."
         caption(figure, f"{text} {len(theirs)} sets of tokens, the first of each class; not selected.")
     return figure
 

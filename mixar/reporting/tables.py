@@ -87,18 +87,18 @@ def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[s
     samplers = {run: headline_sampler(study, run) for run in study.runs}
     others = [f"{label_of(study, r)}: {s}" for r, s in samplers.items() if s != study.report.sampler]
     notes = [
-        "Mean ± standard deviation over seeds. The interval spans the 95 % jackknife intervals of all seeds: how far "
-        "other images would move a score of so many. (A Fréchet distance of more images is lower.)",
+        "Mean ± standard deviation over seeds. Intervals: 95 % jackknife over images, spanning all seeds. Values are "
+        "not bias-corrected: a Fréchet distance is biased upwards by O(1/n).",
         f"Sampler: {study.report.sampler}" + (f" ({'; '.join(others)})." if others else "."),
         *_reconstruction_notes(summary),
     ]
     if not gfd.endswith("FID"):
         other = "other " if any(_is_measured(summary, metric) for metric in summary.metrics if metric.network) else ""
-        notes.append(f"All {other}scores use features of {summary.network}; {gfd} is a Fréchet distance, but no FID.")
+        notes.append(f"All {other}scores use features of {summary.network}; {gfd} is a Fréchet distance, not FID.")
     if summary.brought:
-        notes.append(f"Brought from outside the study and scored here: {', '.join(summary.brought.values())}.")
+        notes.append(f"Images from outside the study, scored here: {', '.join(summary.brought.values())}.")
     if marks:
-        no_fid = "; no FID" if any("FID" in heading for heading in headings) else ""
+        no_fid = "; not FID" if any("FID" in heading for heading in headings) else ""
         notes.append("† Another protocol, number of images, feature network or reference than the study's rows; "
                      f"not comparable{no_fid}.")  # fmt: skip
     return tuple(notes)
@@ -164,8 +164,8 @@ def efficiency_table(summary: Summary) -> Table:
         *(f"† Measured on {device}." for device in devices.values() if device != usual),
     ]
     if any(_is_unsteady(result) for found in by_run.values() for result in found.values()):
-        notes.append(f"‡ The repeats spread by more than {STEADY:.0%} of their median: other work on the machine "
-                     "spoiled these times. Run `mixar measure` again while it is idle.")  # fmt: skip
+        notes.append(f"‡ The repeats spread by more than {100 * STEADY:.0f} % of their median: other work on the "
+                     "machine spoiled these times. Run `mixar measure` again while it is idle.")  # fmt: skip
     columns, title = ("Method", *COSTS), f"Table 2. Efficiency: {study.title}"
     return Table(title, columns, cells, tuple(notes), pd.DataFrame(records), columns[-3:], tuple(intervals))
 

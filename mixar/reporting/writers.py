@@ -69,7 +69,7 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """The table and its notes, for the inside of a page."""
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in table.columns)
+    head = "".join(f"<th>{html.escape(_unbroken(c))}</th>" for c in table.columns)
     start = {False: "<tr>", True: "<tr class='interval'>"}
     body = "\n".join(
         start[below] + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row, below in _lines(table)
@@ -78,6 +78,11 @@ def to_html(table: Table) -> str:
     caption = f"<caption>{html.escape(table.title)}</caption>"
     made = f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
     return f"{made}\n<ul class='notes'>{notes}</ul>\n"
+
+
+def _unbroken(title: str) -> str:
+    """The title with its arrow or number sign on the line of the word beside it."""
+    return re.sub(r" (?=[↓↑])|(?<=#) ", "\u00a0", title)
 
 
 def to_text(table: Table) -> str:

@@ -234,13 +234,12 @@ def bracketed(protocol: str, more: str) -> str:
     return f"{name}[{parts}]" if parts else name
 
 
-@pytest.mark.parametrize("differs", ["n=1000", "labels=uneven", "data=0123abcd", "extractor=0123abcd"])
-def test_no_word_of_a_study_that_differs_from_its_protocol_is_fid(root, tmp_path, differs):
+def test_no_word_of_a_study_that_differs_from_its_protocol_is_fid(root, tmp_path):
     study = reported_study(tmp_path, data=emoji(root), report={"grid": [2, 4]})
 
-    text = said(on_disk(study, inception_rows(study, differs)))
+    text = said(on_disk(study, inception_rows(study, "n=1000")))
 
-    assert "FID" not in text.replace("but no FID", "")
+    assert "FID" not in text.replace("not FID", "")
     assert "gFD-" in text and "sFD ↓" in text
 
 

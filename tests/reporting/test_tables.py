@@ -236,7 +236,7 @@ def test_times_whose_repeats_spread_are_marked():
     table = efficiency_table(summary_of(study, rows))
 
     assert [(row[0], cell) for row in table.cells for cell in row if "‡" in cell] == [("DC-CA", "0.0121‡")]
-    assert any(note.startswith("‡ The repeats spread by more than 30% of their median") for note in table.notes)
+    assert any(note.startswith("‡ The repeats spread by more than 30 % of their median") for note in table.notes)
     assert "batch 64, random weights;" in table.notes[0]
     assert r"\ddagger" in to_latex(table) and "[spread=32%]" in to_csv(table)
 
@@ -261,3 +261,11 @@ def test_csv_holds_the_numbers_unrounded():
     content = csv.DictReader(io.StringIO(to_csv(quality_table(summary_of(study, rows)))))
 
     assert next(float(r["fd"]) for r in content if r["run"] == "mar") == 200.123456789
+
+
+def test_a_heading_of_a_page_keeps_its_arrow_on_the_line():
+    study = reported_study()
+
+    page = to_html(quality_table(summary_of(study, all_rows(study))))
+
+    assert "Precision\u00a0↑" in page and "#\u00a0Params" in page and " ↑</th>" not in page
