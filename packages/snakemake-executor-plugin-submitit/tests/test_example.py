@@ -41,6 +41,7 @@ def test_the_readme_shows_the_example_in_twenty_lines():
     assert len(text.splitlines()) <= 20
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("snakemake ")}))
 def test_a_documented_command_works_as_it_is_written(example, command):
     words = shlex.split(command)[1:]
@@ -56,6 +57,7 @@ def test_every_setting_that_the_pages_name_exists():
     assert set(re.findall(r"--submitit-[a-z]+(?:-[a-z]+)*", PAGES)) <= set(re.findall(r"--submitit-[a-z-]+", output))
 
 
+@pytest.mark.workflow
 def test_the_example_runs_to_its_end(example):
     run(example, Path(sys.executable).parent / "snakemake", *LOCAL)
 

@@ -16,6 +16,8 @@ from snakemake_executor_plugin_submitit.driver.backends import LocalBackend
 from snakemake_executor_plugin_submitit.node.command import JobCommand
 from snakemake_executor_plugin_submitit.parameters import to_parameters
 
+pytestmark = pytest.mark.workflow
+
 SNAKEFILE = """
 rule all:
     input: "good.txt", "bad.txt"

@@ -148,6 +148,7 @@ rule piping:
 """
 
 
+@pytest.mark.workflow
 def test_a_run_tells_missing_inputs_and_takes_every_kind_of_output(tmp_path):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "gone.txt").write_text("old")

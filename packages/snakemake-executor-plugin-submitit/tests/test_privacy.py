@@ -116,6 +116,7 @@ rule make:
 """
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("umask", [0o002], indirect=True)
 def test_nobody_else_can_read_or_change_what_a_run_leaves_and_its_outputs_keep_their_mask(tmp_path, umask):
     (tmp_path / "Snakefile").write_text(SNAKEFILE)

@@ -6,6 +6,7 @@ import snakemake.common.tests
 from snakemake_executor_plugin_submitit import ExecutorSettings
 
 
+@pytest.mark.workflow
 class TestOnThisMachine(snakemake.common.tests.TestWorkflowsLocalStorageBase):
     __test__ = True
 
