@@ -214,6 +214,12 @@ def test_no_word_of_a_study_of_other_tokenizers_is_maskbit_or_vavae(root, tmp_pa
     assert "Patches for every run" in text and "Shade's own images" in text
 
 
+def test_the_workflows_captions_name_no_tokenizer(root):
+    captions = "".join(path.read_text() for path in (root / "workflow" / "report").glob("*.rst"))
+
+    assert "Table 1" in captions and not re.search("VAE|MaskBit|KL-16", captions)
+
+
 def inception_rows(study: Study, differs: str = "") -> list[dict]:
     """All rows as the network of FID gives them, sFID among them; differs: from their protocols."""
     names = {"sample": "adm256-gfid", "reconstruct": "val256-rfid"}

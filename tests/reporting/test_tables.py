@@ -112,6 +112,20 @@ def test_brought_images_are_marked_and_decide_neither_names_nor_what_may_share_a
     assert cell(table, "like", "gFID ↓") == "1.50" and cell(table, "like", "rFD-subgroup-cnn ↓") == MISSING
 
 
+def test_every_form_says_that_brought_images_of_another_protocol_have_no_fid():
+    study, how = reported_study(), {"protocol": "adm256-gfid", "hashes": {"extractor_name": "inception-v3-compat"}}
+    brought = make_rows(study, "own_few", source="sample", values=[{"metric": "fd", "value": 9.0, "n": 1000}],
+                        label="Few", **{**how, "protocol": "adm256-gfid[n=1000]"})  # fmt: skip
+
+    table = quality_table(summary_of(study, score_rows(study, "mar", 0, 2.31, 0.1, n=50_000, **how) + brought))
+    alone = quality_table(summary_of(study, brought))
+
+    assert cell(table, "Few†", "gFID ↓") == "9.00"
+    forms = [" ".join(to(table).split()) for to in (to_markdown, to_latex, to_html, to_text)]
+    assert all("not comparable; not FID." in form for form in forms)
+    assert "gFD-inception-v3-compat ↓" in alone.columns and "gFID ↓" not in alone.columns
+
+
 def test_brought_images_need_a_label_and_a_name_of_their_own():
     study, value = reported_study(), [{"metric": "fd", "value": 1.5}]
 
