@@ -44,7 +44,7 @@ def verdict(row: dict, metric: str) -> str:
 
 
 def _equal(a: str, b: str) -> bool:
-    """Whether two figures are the same as far as both are written out; sizes such as 2.0B as they stand."""
+    """Whether two figures agree to the decimals that both have; sizes such as 2.0B as text."""
     if not (_is_number(a) and _is_number(b)):
         return a == b
     places = min(len(text.partition(".")[2]) for text in (a, b))

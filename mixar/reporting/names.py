@@ -9,7 +9,7 @@ from mixar.study.sections import Autoencoder, MaskBit, Study, VaVae
 # Rows that belong to no run of the study: images decoded from the discrete tokens that guide every run, and the two
 # tokenizers' reconstructions.
 OTHERS = ("maskbit", "continuous", "discrete")
-OWN = "own_"  # begins the run name of images that somebody brought; such rows carry the label they were given
+OWN = "own_"  # begins the run name of images from outside the study; their rows carry a label of their own
 FAMILIES = {"vavae": "VAE", "maskbit": "MaskBit"}  # built-in tokenizer -> what its architecture is called
 RELEASED = {"vavae-f16d32": "VA-VAE f16d32", "kl16": "KL-16"}  # continuous tokenizers by asset; others go by size
 
@@ -26,7 +26,7 @@ def label_of(study: Study, run: str) -> str:
 
 
 def tokenizer(section: Autoencoder) -> str:
-    """A tokenizer by the class that the study brings, by its released weights, or by family and size."""
+    """A tokenizer by its class where it is the study's own, by its released weights, or by family and size."""
     if is_own(section.network):
         return family(section)
     if isinstance(section, MaskBit):

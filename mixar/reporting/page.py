@@ -1,6 +1,6 @@
 """One HTML page with everything a study found: claims first, tables, figures, settings, provenance; and one a table.
 
-Each page stands alone: images lie inside it, and it loads nothing.
+Pages are self-contained: images are embedded, and nothing is loaded.
 """
 
 from __future__ import annotations

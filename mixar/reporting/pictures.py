@@ -196,5 +196,5 @@ def _column_labels(axes: Axes, labels: Sequence[str], columns: int, below: bool 
 
 
 def _lines(text: str, width: int, most: int) -> str:
-    """Text in at most so many lines, an ellipsis where it goes on."""
+    """Text in at most so many lines; an ellipsis replaces the rest."""
     return "\n".join(textwrap.wrap(text, width, max_lines=most, placeholder="…"))

@@ -71,7 +71,7 @@ ROW_FOLDERS = (
     "score/reconstruct",
     "score/own",
     "measure",
-)  # features lie beside these and hold no rows
+)  # the feature folders beside these hold no rows
 _PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "pandas", "pyarrow")
 
 
@@ -93,7 +93,7 @@ def make_rows(
 
     values: mappings with metric and value, and low, high, replicates, n, unit where they are known; protocol, where a
     value has one of its own. run: a run of the
-    study, or 'maskbit', 'continuous', 'discrete', or for images that somebody brought a name that begins with OWN,
+    study, or 'maskbit', 'continuous', 'discrete', or for images from outside the study a name that begins with OWN,
     which needs a label. hashes: sha256 by name, such as {"weights": ..., "extractor": ...}.
     Raises ValueError for an unknown run or source, an unknown key, or a value that is not finite.
     """

@@ -40,7 +40,6 @@ class Result:
     n: int | None = None
     protocol: str | None = None
     device: str | None = None
-    unit: str | None = None
     run: str = ""
     ground: tuple[str, ...] = ()  # what two results must share to be comparable
     network: str | None = None  # the feature network, with the hash that its name ends in
@@ -149,8 +148,7 @@ def summarise(study: Study, rows: pd.DataFrame) -> Summary:
 
 
 def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that belong to the study as it is now: its runs with their seeds, what every study has, and images that
-    somebody brought."""
+    """The rows that belong to the study as it is now: its runs and seeds, OTHERS, and images from outside."""
     seeds = {name: set(run.seeds) for name, run in study.runs.items()}
     known = [
         run in OTHERS or run.startswith(OWN) or (run in seeds and (pd.isna(seed) or int(seed) in seeds[run]))
@@ -186,7 +184,6 @@ def _result(study: Study, rows: list[dict]) -> Result:
         n=None if pd.isna(first["n"]) else int(first["n"]),
         protocol=_text(first["protocol"]),
         device=_text(first["device"]),
-        unit=_text(first["unit"]),
         run=run,
         ground=_ground(first),
         network=_hashes(first).get("extractor_name"),

@@ -52,7 +52,7 @@ HEADINGS = {
 def report(study: Study, layout: Layout) -> None:
     """Write every file of layout.report_files() and print the summary.
 
-    Raises ValueError where rows, curves or images are missing, damaged, or cannot stand in one table.
+    Raises ValueError where rows, curves or images are missing, damaged, or cannot share a table.
     """
     files, rows, lost = layout.report_files(), read_rows(layout.root), missing_in_words(layout)
     summary = summarise(study, rows)

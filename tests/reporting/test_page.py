@@ -1,4 +1,4 @@
-"""The page stands alone and shows everything; the report stage writes every file that the layout names."""
+"""The page is self-contained and shows everything; the report stage writes every file that the layout names."""
 
 import json
 import re
