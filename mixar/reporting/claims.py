@@ -38,7 +38,7 @@ class Claim:
     summary: str
     details: tuple[str, ...]
     short: str  # the summary's core
-    lacks_seeds: bool = False  # an arm has fewer training seeds than a verdict needs
+    lacks_seeds: bool = False  # undecided: an arm has fewer training seeds than a verdict needs
 
     def line(self) -> str:
         return f"{self.verdict.upper():<12} {self.title}: {self.short}"
@@ -140,7 +140,7 @@ def _close(summary: Summary, guided: str, self_attention: str) -> Claim:
 
 
 def _claim(title: str, decision: str, name: str, ours: _Side, theirs: _Side, more: str = "", short: str = "") -> Claim:
-    lacks_seeds = too_few_seeds(ours.fd, theirs.fd)
+    lacks_seeds = decision == "undecided" and too_few_seeds(ours.fd, theirs.fd)
     more += f"; fewer than {LEAST_SEEDS} training seeds an arm" if lacks_seeds else ""
     found = _difference(name, ours.fd, theirs.fd) + more
     short = _short(ours.fd, theirs.fd) + short
