@@ -196,7 +196,7 @@ def test_a_process_that_was_killed_further_down_is_recorded(node):
         node.stdout = log.fileno()
         assert node.start(line).wait(20) == 1
 
-    assert "needs more memory" in node.attempts()[0].fault
+    assert "using more memory" in node.attempts()[0].fault
 
 
 def test_a_preempted_command_saves_and_the_job_requeues_itself(node):
@@ -431,8 +431,8 @@ def test_a_lease_is_waited_for_so_long_and_then_its_holder_is_named(node, monkey
 
     assert second.wait(20) == 1
     text = second.output.read_text()
-    assert re.search(rf"leases/key was not free in \d+ s; held by job 7_1 on {re.escape(socket.gethostname())}", text)
-    assert ("Slurm no longer runs it" in text) == is_gone
+    assert re.search(rf"leases/key is still held after \d+ s by job 7_1 on {re.escape(socket.gethostname())}", text)
+    assert ("which Slurm no longer runs" in text) == is_gone
 
 
 def test_the_time_limit_counts_from_the_start_and_not_from_the_lease(node, monkeypatch):

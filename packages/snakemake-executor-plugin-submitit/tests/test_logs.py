@@ -16,14 +16,14 @@ SNAKEMAKES_WORD = "CalledProcessError in file Snakefile, line 4:\nCommand 'set -
 @pytest.mark.parametrize(
     "text, word",
     [
-        (f"{SNAKEMAKES_WORD}died with <Signals.SIGKILL: 9>.", "was killed; often it needs more memory"),
+        (f"{SNAKEMAKES_WORD}died with <Signals.SIGKILL: 9>.", "was killed, often for using more memory"),
         (f"{SNAKEMAKES_WORD}returned non-zero exit status 137.", "was killed"),
         ("/bin/bash: line 1:   123 Killed                  python train.py", "was killed"),
         ("  exitcode  : -9 (pid: 1234)", "was killed"),
         ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch", "was killed"),
         ("MemoryError: Unable to allocate 2.0 GiB", "Out of memory"),
         ("OSError: [Errno 12] Cannot allocate memory", "Out of memory"),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "memory of its GPU"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "Its GPU ran out of memory"),
         (f"{SNAKEMAKES_WORD}returned non-zero exit status 1.", ""),
     ],
 )
@@ -45,7 +45,7 @@ def test_of_a_long_log_the_end_is_shown(tmp_path):
     assert OnlyTails(tmp_path / "ends").filter(error)
 
     shown = "\n".join(show_logs(error.log))
-    assert f"[the end of {long}, which has 0.2 MB]" in shown
+    assert f"[the last 16 KiB of {long}, 0.2 MB]" in shown
     assert "the end\n" in shown
     assert "short" in shown
     assert len(shown) < 20_000

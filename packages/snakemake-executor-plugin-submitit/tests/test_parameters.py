@@ -163,13 +163,13 @@ def test_names_of_the_standard_executor_mean_the_same_here(resources, expected):
     [
         (
             {"clusters": "a,b"},
-            "resource clusters has no meaning here: one run works with one cluster; set SLURM_CLUSTERS",
+            "resource clusters is not supported: one run works with one cluster; set SLURM_CLUSTERS",
         ),
-        ({"slurm_cluster": "a"}, "resource cluster has no meaning here"),
+        ({"slurm_cluster": "a"}, "resource cluster is not supported"),
         ({"requeue": True}, "requeue .* `max_preemptions` says how often"),
         ({"extra": "--gpus=2", "gpu": 1}, "extra: --gpus: means gpu=2, but gpu is 1; give one of the two"),
-        ({"gpu": 3, "nodes": 2}, r"gpu: found 3, which nodes \(2\) do not divide; give a multiple"),
-        ({"tasks": 3, "nodes": 2}, "tasks: found 3, which nodes"),
+        ({"gpu": 3, "nodes": 2}, r"gpu: found 3, not divisible by nodes \(2\); give a multiple"),
+        ({"tasks": 3, "nodes": 2}, "tasks: found 3, not divisible by nodes"),
         ({"gpu": 2, "gpus_per_node": 4}, "gpu: means gpus_per_node=2, but gpus_per_node is 4; give one of the two"),
         ({"gres": "gpu:2", "gpu": 1}, "gpu: means gpus_per_node=1, but gpus_per_node is 2"),
         ({"gres": "gpu:a100:1,gpu:h100:1"}, "gres: .*GPUs of one type"),

@@ -46,7 +46,7 @@ def test_requests_are_met_or_explained_and_nothing_old_or_running_is_left(cluste
 
     driver = study.start("--max-threads", "999")
     study.wait(lambda: "asked" in study.finished(), "the good job has ended")
-    study.wait(lambda: "may wait for ever: JobHeldUser. It is held" in driver.output, "the held job is explained")
+    study.wait(lambda: "may never start: JobHeldUser. It is held" in driver.output, "the held job is explained")
     study.wait(lambda: "big: Slurm job" in driver.output, "the big job is explained")
     (tmp_path / "source").unlink()
     cluster.call("scontrol", "release", *study.slurm_ids("stale"))
@@ -56,7 +56,7 @@ def test_requests_are_met_or_explained_and_nothing_old_or_running_is_left(cluste
     assert driver.wait() == 1
     assert (tmp_path / "asked.txt").read_text() == "2 yes gpus=0\n"
     assert not Path("/proc", (tmp_path / "daemon").read_text().strip()).exists()
-    assert driver.output.count("may wait for ever: PartitionConfig. No node of its partition has what it asks for") == 1
+    assert driver.output.count("may never start: PartitionConfig. No node of its partition has what it asks for") == 1
     assert study.finished()["stale"]["outcome"] == "fail"
     folder = tmp_path / ".snakemake" / "submitit"
     assert [path for path in folder.rglob("*") if path.is_file() and path.stat().st_mode & 0o077] == []

@@ -65,8 +65,8 @@ def test_squeue_tells_why_a_job_waits():
         ("AssocMaxWallDurationPerJobLimit", "for one job"),
         ("QOSMinGRES", "for one job"),
         ("MaxMemPerLimit", "for one job"),
-        ("AssocGrpCPUMinutesLimit", "used up"),
-        ("AssocGrpBillingMinutes", "used up"),
+        ("AssocGrpCPUMinutesLimit", "has used up"),
+        ("AssocGrpBillingMinutes", "has used up"),
     ],
 )
 def test_a_job_that_may_wait_for_ever_has_a_remedy(reason, word):
@@ -239,7 +239,7 @@ def test_dead_nodes_and_time_limits_have_budgets_of_their_own():
         ),
         (Status("FAILED"), [attempt("failed", exit_code=1, fault="No a.")], ["exit code 1. No a."]),
         (Status("FAILED"), [attempt("preempted", gave_up=True)], ["max_preemptions"]),
-        (None, [], ["LOST", "no longer knows it"]),
+        (None, [], ["LOST", "Slurm has forgotten it"]),
     ],
 )
 def test_a_failure_is_explained(status, records, words):
@@ -292,7 +292,7 @@ def test_errors_of_an_outage_pass(message):
         "sbatch: error: Batch job submission failed: Invalid job array specification",
         # A path of the user's, not sbatch's word.
         "[Errno 13] Permission denied: '/data/database/connection/munge'",
-        "nodes: found 2; on this machine there is one, so ask for 1",
+        "nodes: found 2; this machine is one node, so ask for 1",
     ],
 )
 def test_errors_of_a_request_do_not_pass(message):

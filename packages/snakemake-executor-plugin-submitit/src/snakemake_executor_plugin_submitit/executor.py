@@ -272,7 +272,7 @@ class Executor(RemoteExecutor):
         return {live.entry.key: self.poll.judge(live, answer, self.folder, limits, self.logger) for live in lives}
 
     def _act(self, info: SubmittedJobInfo, verdict: Verdict) -> bool:
-        """Do what was decided; True if the job goes on."""
+        """Do what was decided; True if the job is still live."""
         live = self.live.get(info.aux["key"])
         if live is None or verdict.action == WAIT:
             return True
@@ -322,7 +322,7 @@ class Executor(RemoteExecutor):
         was_free = self.submitting.acquire(timeout=SUBMISSION_SECONDS)
         entries = [live.entry for live in list(self.live.values())]
         if self.executor_settings.detach:
-            self.logger.info(f"{len(entries)} jobs go on running; the next snakemake takes them over.")
+            self.logger.info(f"{len(entries)} jobs keep running; the next snakemake adopts them.")
         else:
             self._cancel(entries)
         if was_free:
@@ -363,7 +363,7 @@ class Executor(RemoteExecutor):
         self.ledger.summarise()
         self.driver.leave()
 
-    # What the inner Snakemake is told
+    # The inner Snakemake's command line
 
     def get_job_args(self, job, **more) -> str:
         """With words as a shell reads them: Snakemake quotes as Python does, which spoils a line break in a name.

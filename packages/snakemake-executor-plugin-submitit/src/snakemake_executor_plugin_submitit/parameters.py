@@ -95,7 +95,7 @@ def check_names(names: Collection[str], also: Collection[str] = (), source: str 
     unknown = sorted({plain(n) for n in names} - set(RESOURCES) - SNAKEMAKES_OWN - {plain(n) for n in also})
     for name in unknown:
         if name in INSTEAD:
-            raise ValueError(f"{source}resource {name} has no meaning here: {INSTEAD[name]}")
+            raise ValueError(f"{source}resource {name} is not supported: {INSTEAD[name]}")
     if unknown:
         valid = "\n".join(f"  {name:16} {meaning}" for name, meaning in RESOURCES.items())
         raise ValueError(f"{source}resources {', '.join(unknown)} are unknown; choose from\n{valid}")
@@ -222,7 +222,7 @@ def _give(asked: dict[str, Any], name: str, value: Any, source: str) -> None:
 
 def _share(total: int, parts: int, name: str, by: str) -> int:
     if total % parts:
-        raise ValueError(f"{name}: found {total}, which {by} ({parts}) do not divide; give a multiple")
+        raise ValueError(f"{name}: found {total}, not divisible by {by} ({parts}); give a multiple")
     return total // parts
 
 

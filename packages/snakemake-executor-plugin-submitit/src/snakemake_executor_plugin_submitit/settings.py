@@ -34,12 +34,12 @@ class ExecutorSettings(ExecutorSettingsBase):
 
     cluster: str = _setting(
         "slurm",
-        "slurm, or where there is none: local (processes on this machine, all at once), debug (one after the other).",
+        "slurm, or without one: local (processes on this machine, all at once), debug (one after the other).",
         choices=["slurm", "local", "debug"],
     )
     site: Optional[Path] = _setting(  # noqa: UP045  Snakemake reads no other form
         None,
-        "YAML file with what the cluster calls things: partition, account, gpu_type and so on.",
+        "YAML file with this cluster's names: partition, account, gpu_type and so on.",
         parse_func=lambda path: Path(path).absolute(),  # before Snakemake changes to --directory
         unparse_func=str,
     )
@@ -49,22 +49,20 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     detach: bool = _setting(False, "On Ctrl-C leave the jobs running; the next snakemake adopts them.")
     max_preemptions: int = _setting(
-        100, "How often a job may lose its place and start again; for one rule its resource max_preemptions. 0: never."
+        100, "How often a job may be interrupted and start again; 0: never. Per rule: resource max_preemptions."
     )
     max_timeouts: int = _setting(
         0,
-        "How often a job may reach its time limit and start again; for one rule its resource max_timeouts. "
+        "How often a job may reach its time limit and start again. Per rule: resource max_timeouts. "
         "Only for rules that resume from checkpoints.",
     )
-    notice_seconds: int = _setting(120, "How long before the time limit a job is told to save its state.")
-    checkpoint_seconds: int = _setting(300, "How long a command may take at most to save its state once told to.")
-    array_limit: int = _setting(1000, "Jobs in one array at most; 1 turns arrays off.")
-    array_parallelism: int = _setting(256, "Elements of one array that may run at the same time.")
+    notice_seconds: int = _setting(120, "Seconds before the time limit at which a job gets SIGTERM to save its state.")
+    checkpoint_seconds: int = _setting(300, "Seconds that a command may take to save its state.")
+    array_limit: int = _setting(1000, "Largest number of jobs in one array; 1 turns arrays off.")
+    array_parallelism: int = _setting(256, "Largest number of jobs of one array that run at the same time.")
     poll_min_seconds: int = _setting(2, "Shortest pause between two status queries, while jobs start and end.")
     poll_max_seconds: int = _setting(60, "Longest pause between two status queries, while nothing changes.")
-    retention_days: int = _setting(
-        30, "Logs, pickles and records of runs are removed after so many days; 0 keeps them for ever."
-    )
+    retention_days: int = _setting(30, "Days after which logs, pickles and records of runs are removed; 0 keeps them.")
 
 
 def read_site(path: Path | None) -> dict:

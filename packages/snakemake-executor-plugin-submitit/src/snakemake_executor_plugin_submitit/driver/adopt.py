@@ -103,7 +103,7 @@ def _cancel_cut_short(found: Found, backend: Backend, folder: Path, earlier: Ear
         why = f"an earlier submission was cut short, and Slurm does not confirm whether it was accepted: {error}"
         earlier.refused |= {d.key: why for d, _ in found}
         return
-    verdict = Verdict(CANCELLED, "Its snakemake was killed while it submitted.")
+    verdict = Verdict(CANCELLED, "Its snakemake was killed while submitting it.")
     earlier.ended += [(entry, verdict) for _, entry in found if entry.attempts(folder)]
 
 
@@ -163,7 +163,7 @@ def differences(
 
 
 def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
-    """True if an earlier driver's submission still makes what is wanted, or has made it while nobody looked.
+    """True if an earlier driver's submission still makes what is wanted, or has made it while no driver was running.
 
     A job of unknown state counts as good: submitting it twice would be worse. One that is over is not
     where the user forces the job, or where Snakemake has accepted its outputs since: then another reason calls for it.

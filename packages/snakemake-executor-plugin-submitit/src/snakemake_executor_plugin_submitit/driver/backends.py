@@ -56,7 +56,7 @@ class SlurmBackend:
         if missing:
             raise ValueError(
                 f"{', '.join(missing)}: not found on the PATH; start snakemake on a machine of the cluster, or run "
-                "the jobs as processes of this one with --submitit-cluster local"
+                "the jobs on this one with --submitit-cluster local"
             )
 
     @property
@@ -128,7 +128,7 @@ class LocalBackend:
 
     def submit(self, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[str]:
         if parameters["nodes"] > 1:
-            raise Submission(f"nodes: found {parameters['nodes']}; on this machine there is one, so ask for 1")
+            raise Submission(f"nodes: found {parameters['nodes']}; this machine is one node, so ask for 1")
         submitted = submit(self.name, commands, parameters, folder)
         self.jobs |= {job.job_id: job for job in submitted}
         return [job.job_id for job in submitted]

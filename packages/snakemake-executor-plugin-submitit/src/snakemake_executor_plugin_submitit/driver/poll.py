@@ -87,11 +87,11 @@ class Poll:
         self.missing_since = {job: self.missing_since.get(job, now) for job in answer.unknown}
 
     def failed(self, logger, error: Exception) -> None:
-        """A query that brought nothing: all jobs are kept, and the user is told of the first and of every tenth."""
+        """A failed query: all jobs are kept, and the first and every tenth failure are logged."""
         self.failures += 1
         self.missing_since.clear()  # what was unknown before an outage may be known after it
         if self.failures % 10 == 1:
-            logger.warning(f"No news of the jobs ({error}); they are kept, and asked for again.")
+            logger.warning(f"Cannot query the jobs ({error}); all are kept, and the query is repeated.")
 
     def judge(self, live: Live, answer: Answer, folder: Path, limits: Limits, logger) -> Verdict:
         job = live.entry.job
@@ -109,7 +109,7 @@ class Poll:
         return judge(job, status, records, live.budget)
 
     def _tell(self, live: Live, status: Status, logger) -> None:
-        """Log what a user wants to know of a job that goes on: that it was interrupted, that it may wait for ever."""
+        """Log what a user wants to know of a live job: that it was interrupted, that it may never start."""
         job, before = live.entry.job, self.states.get(live.entry.job)
         self.states[job] = status
         if before and before.state in ("RUNNING", "COMPLETING") and status.state == "PENDING":
@@ -117,7 +117,7 @@ class Poll:
         hint = remedy(status)
         if hint and (live.entry.ticket, hint) not in self.warned:  # once for all elements of an array
             self.warned.add((live.entry.ticket, hint))
-            logger.warning(f"{live.entry.name}: Slurm job {job} may wait for ever: {status.reason}. {hint}")
+            logger.warning(f"{live.entry.name}: Slurm job {job} may never start: {status.reason}. {hint}")
 
 
 def _has_ended(records: list[ends.Attempt], job: str) -> bool:

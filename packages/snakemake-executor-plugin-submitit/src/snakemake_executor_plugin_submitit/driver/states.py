@@ -15,42 +15,42 @@ from snakemake_executor_plugin_submitit.slurm.texts import Status
 
 # Ends that are no fault of the job.
 TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"}
-# Reasons, as regular expressions, for which a pending job may wait for ever, and what to do about them.
+# Reasons, as regular expressions, for which a pending job may never start, and what to do about them.
 STUCK = {
     "PartitionConfig": "No node of its partition has what it asks for: lower `threads`, `mem_mb` or its GPUs, or "
     "choose another `partition`.",
-    "PartitionNodeLimit": "Its partition does not give so much: lower `nodes`, `threads`, `mem_mb` or its GPUs, or "
+    "PartitionNodeLimit": "It exceeds its partition's limits: lower `nodes`, `threads`, `mem_mb` or its GPUs, or "
     "choose another `partition`.",
-    "PartitionTimeLimit": "Its partition does not give so much time: lower `runtime`, or choose another `partition`.",
+    "PartitionTimeLimit": "It exceeds its partition's time limit: lower `runtime`, or choose another `partition`.",
     "PartitionDown|PartitionInactive": "Its partition accepts no jobs now: choose another `partition`, or ask the "
     "cluster's administrators.",
-    "BadConstraints": "No node has all the features and GPUs that it asks for: look at `constraint` and `gpu_type`.",
-    "ReqNodeNotAvail|NodeDown|Nodes.required.for.job": "The nodes it could run on are down, drained or reserved: look "
-    "at `constraint`, `exclude` and `reservation`, or ask the administrators.",
-    "ReservationDeleted|InvalidReservation": "Its reservation has ended or is not for you: look at `reservation`.",
-    "InvalidAccount|AccountNotAllowed": "Its account may not run it: look at `account` and `partition`.",
-    r"Grp\w*(?<!Run)Minutes": "The time that its account or QOS may use is used up: choose another `account` or `qos`.",
-    "PerJob|PerNode|PerLimit|NotSatisfied|QOSMin|QOSTimeLimit": "Its QOS or account does not "
-    "allow so much, or so little, for one job: change what it asks for, or choose another `qos` or `account`.",
-    "InvalidQOS|QOSNotAllowed": "It may not use its QOS: look at `qos`.",
-    "DependencyNeverSatisfied": "What it depends on has failed: look at --dependency in `extra`, and cancel it.",
-    "JobHeldUser": "It is held: `scontrol release` lets it go.",
+    "BadConstraints": "No node has all the features and GPUs that it asks for: check `constraint` and `gpu_type`.",
+    "ReqNodeNotAvail|NodeDown|Nodes.required.for.job": "The nodes it could run on are down, drained or reserved: "
+    "check `constraint`, `exclude` and `reservation`, or ask the administrators.",
+    "ReservationDeleted|InvalidReservation": "Its reservation has ended or is not yours: check `reservation`.",
+    "InvalidAccount|AccountNotAllowed": "Its account may not run it: check `account` and `partition`.",
+    r"Grp\w*(?<!Run)Minutes": "Its account or QOS has used up its time: choose another `account` or `qos`.",
+    "PerJob|PerNode|PerLimit|NotSatisfied|QOSMin|QOSTimeLimit": "It is outside the limits of its "
+    "QOS or account for one job: change what it asks for, or choose another `qos` or `account`.",
+    "InvalidQOS|QOSNotAllowed": "It may not use its QOS: check `qos`.",
+    "DependencyNeverSatisfied": "A job it depends on has failed: check --dependency in `extra`, and cancel it.",
+    "JobHeldUser": "It is held: `scontrol release` frees it.",
     "JobHeldAdmin": "An administrator holds it: ask them to release it.",
-    "launch.failed|MaxRequeue|SystemFailure": "It could not be started on a node and is held: look at the node, then "
+    "launch.failed|MaxRequeue|SystemFailure": "It failed to start on a node and is held: check the node, then "
     "`scontrol release` it.",
 }
 HINTS = {
-    "BOOT_FAIL": "A node did not start; submit again, or leave the node out with `exclude`.",
+    "BOOT_FAIL": "A node failed to boot; submit again, or skip the node with `exclude`.",
     "CANCELLED": "It was cancelled outside of this run (scancel, or an administrator).",
     "DEADLINE": "Its deadline passed before it could end.",
-    "LOST": "Slurm no longer knows it, and it left no word: look at the log, and whether the node was shut down.",
-    "NODE_FAIL": "Its node died; submit again, or leave the node out with `exclude`.",
+    "LOST": "Slurm has forgotten it, and it recorded no end: check its log, and whether its node was shut down.",
+    "NODE_FAIL": "Its node died; submit again, or skip the node with `exclude`.",
     "OUT_OF_MEMORY": "It needs more memory: raise `mem_mb` of the rule.",
-    "PREEMPTED": "Another job took its place more often than `max_preemptions` allows.",
+    "PREEMPTED": "It was preempted more often than `max_preemptions` allows.",
     "TIMEOUT": "It needs more time: raise `runtime`, or if the rule resumes from checkpoints, `max_timeouts`.",
 }
-KILLED_HINT = "Something killed it; often it needs more memory than it asked for: raise `mem_mb`."
-NOT_BEGUN_HINT = "It failed before its command began: look at the log, at the node, and at the site's `setup`."
+KILLED_HINT = "It was killed, often for using more memory than it asked for: raise `mem_mb`."
+NOT_BEGUN_HINT = "It failed before its command began: check the log, the node and the site's `setup`."
 # A requeued job starts again after more than that; a node's clock may be behind the controller's by less.
 CLOCKS_SECONDS = 3
 WAIT, DONE, FAIL, RESUBMIT, CANCELLED = "wait", "done", "fail", "resubmit", "cancelled"
@@ -143,7 +143,7 @@ def explain(status: Status, last: Attempt | None) -> str:
 
 
 def remedy(status: Status) -> str:
-    """What to do about a pending job that may wait for ever; "" for one that waits for its turn."""
+    """What to do about a pending job that may never start; "" for one that waits for its turn."""
     if status.state != "PENDING":
         return ""
     return next((text for reasons, text in STUCK.items() if re.search(reasons, status.reason)), "")

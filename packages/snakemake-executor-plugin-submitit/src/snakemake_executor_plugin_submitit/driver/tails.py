@@ -39,7 +39,7 @@ class OnlyTails(logging.Filter):
             path = self.folder / f"{next(self.numbers)}.log"
             end = tail(log, SHOWN_BYTES)
             with open(path, "w", encoding="utf-8", opener=private) as f:
-                f.write(f"[the end of {log}, which has {size / 1e6:.1f} MB]\n{end}")
+                f.write(f"[the last {SHOWN_BYTES // 1024} KiB of {log}, {size / 1e6:.1f} MB]\n{end}")
         except (OSError, TypeError):
             return log
         return str(path)

@@ -103,7 +103,7 @@ class JobCommand:
             with signals.listening(), self._leases(job, signals):
                 earlier = Attempts(Path(self.folder), self.key).of(self.submission)
                 if is_done(earlier, self.outputs):
-                    say(f"{self.name}: finished in an earlier attempt, nothing is left to do")
+                    say(f"{self.name}: finished in an earlier attempt; nothing to do")
                     return ends.FINISHED
                 return self._attempt(job, signals, earlier)
         finally:
@@ -131,7 +131,7 @@ class JobCommand:
                 sys.exit(128 + signal.SIGTERM)
             is_last = signals.noticed and self._notice(signals).is_time_limit
             if is_last or waited > LEASE_SECONDS:
-                say(f"{self.name}: {path} was not free in {waited:.0f} s; held by {holder(path, job, is_slurm())}")
+                say(f"{self.name}: {path} is still held after {waited:.0f} s by {holder(path, job, is_slurm())}")
                 sys.exit(1)
             if signals.noticed:  # a preemption, and there is nothing to save yet
                 requeue(job)
@@ -223,7 +223,7 @@ class JobCommand:
         over |= reason == ends.PREEMPTED and interruptions(earlier) >= self.max_preemptions
         records.update(attempt, ended_by=reason, gave_up=over)
         if over:
-            say(f"{self.name}: {reason} again, and the budget for requeues is used up")
+            say(f"{self.name}: {reason} again; no requeue is left")
         elif reason != ends.TERMINATED:
             requeue(attempt.job)
         sys.exit(1)

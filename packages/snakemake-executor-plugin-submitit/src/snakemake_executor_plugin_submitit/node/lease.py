@@ -36,7 +36,7 @@ def holder(path: Path, job: str, asks_slurm: bool) -> str:
     with contextlib.suppress(QueryFailed):
         status = query([other], has_accounting=False).found.get(other) if asks_slurm else None
         if asks_slurm and (status is None or status.is_over or status.state == "PENDING"):
-            found += " (Slurm no longer runs it: a process was left behind there, or the lock of a dead node)"
+            found += " (which Slurm no longer runs: a leftover process, or a dead node's lock)"
     return found
 
 

@@ -1,5 +1,5 @@
-"""Whether an attempt has made its outputs. Exit code 0 alone does not say so: Snakemake ends with it, too, where it
-waits in vain for an input, and then the outputs of an earlier run would count as new.
+"""Whether an attempt has made its outputs. Exit code 0 alone does not show it: Snakemake also ends with 0
+after waiting in vain for an input, and outputs of an earlier run would then count as new.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def missing_inputs(before: Before) -> str:
     missing = [path for path in before.missing if not os.path.exists(path)]
     if not missing:
         return ""
-    return f"Inputs are missing on the node: {_named(missing)}. Make them again, or look whether the node can see them."
+    return f"Inputs are missing on the node: {_named(missing)}. Make them again, or check that the node can see them."
 
 
 def status(path: str) -> os.stat_result | None:

@@ -7,12 +7,11 @@ import re
 import stat
 
 READ_BYTES = 64 * 1024
-# Signs in a job's output -> what they mean. The job's own exit code says nothing of a process further down.
+# Signs in a job's output -> what they mean. The job's own exit code does not show how a process further down ended.
 SIGNS = {
-    r"CUDA out of memory|CUDA error: out of memory": "The memory of its GPU did not suffice: make its batches smaller, "
-    "or choose a GPU with more.",
+    r"CUDA out of memory|CUDA error: out of memory": "Its GPU ran out of memory: use smaller batches or a larger GPU.",
     r"<Signals\.SIGKILL: 9>|(?:status|code) 137\b|line \d+:\s+\d+ Killed\b|exitcode\s*: -9\b|oom.kill": "One of its "
-    "processes was killed; often it needs more memory than it asked for: raise `mem_mb`.",
+    "processes was killed, often for using more memory than the job asked for: raise `mem_mb`.",
     r"\bMemoryError\b|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator: ": "Out of memory: raise `mem_mb`.",
 }
 

@@ -57,8 +57,8 @@ def check_private(path: Path) -> None:
     if mode & 0o022:
         raise ValueError(
             f"{path}: others can write to it (mode {mode:04o}), and a job's pickle may run anything in your name. "
-            f"Check that all is yours, then `chmod -R go-rwx {shlex.quote(str(path))}`, or give another folder with "
-            "--submitit-folder."
+            f"Check that everything in it is yours, then `chmod -R go-rwx {shlex.quote(str(path))}`, or give "
+            "another folder with --submitit-folder."
         )
 
 
@@ -67,7 +67,7 @@ def check_owner(path: Path) -> None:
     if owner != os.geteuid():
         raise ValueError(
             f"{path}: belongs to user {owner} and not to you ({os.geteuid()}), and a job's pickle may run anything in "
-            "your name. Give a folder of your own with --submitit-folder."
+            "your name. Give a private folder with --submitit-folder."
         )
 
 
@@ -111,7 +111,7 @@ def append_line(path: Path, content: Any) -> None:
 
 
 def try_lock(path: Path) -> IO | None:
-    """Hold a file until it is closed or this process and all its forks are gone; None if somebody else holds it.
+    """Hold a file until it is closed or this process and all its forks are gone; None if another process holds it.
 
     Where the file system knows no locks, the file counts as free.
     """

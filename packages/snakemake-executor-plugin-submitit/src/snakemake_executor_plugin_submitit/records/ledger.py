@@ -34,7 +34,7 @@ class Ledger:
 
     def note(self, entry: Entry) -> None:
         """Put a running job's entry. Without it a next driver would submit the job again."""
-        with self._tolerant(entry, "is missing in the registry"):
+        with self._tolerant(entry, "is missing from the registry"):
             self.registry.put(entry)
 
     def account(self, entry: Entry, outcome: str, message: str) -> None:
@@ -43,7 +43,7 @@ class Ledger:
         if entry.is_accounted or job in self._accounted:
             return
         self._accounted.add(job)
-        with self._tolerant(entry, "has ended, but what it took is written nowhere"):
+        with self._tolerant(entry, "has ended, but its record could not be written"):
             line = bill(entry, outcome, message, entry.attempts(self.folder))
             append_line(self.file, line)
             self.lines.append(line)

@@ -184,13 +184,11 @@ def _words_of(path: Path) -> dict:
 
 @contextlib.contextmanager
 def _waiting_lock(path: Path, seconds: float = 60):
-    """Hold a file for a moment. Raises ValueError where somebody else holds it for so long."""
+    """Hold a file for a moment. Raises ValueError if another process holds it for so long."""
     deadline = time.monotonic() + seconds
     while (handle := try_lock(path)) is None:
         if time.monotonic() > deadline:
-            raise ValueError(
-                f"{path}: locked for {seconds:.0f} s; is a snakemake on another node stopped in its start?"
-            )
+            raise ValueError(f"{path}: locked for {seconds:.0f} s; is a snakemake suspended on another node?")
         time.sleep(0.1)
     with handle:
         yield

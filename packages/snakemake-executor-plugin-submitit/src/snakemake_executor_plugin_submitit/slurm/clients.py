@@ -89,7 +89,7 @@ def limits() -> Limits:
 
 
 def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) -> Answer:
-    """Ask for all jobs at once. Raises QueryFailed where nobody answers.
+    """Ask for all jobs at once. Raises QueryFailed if Slurm does not answer.
 
     sacct knows every element and every ended job, but may lag behind the controller, above all at requeues. So the
     controller decides about jobs that are over or unknown, for as long as it remembers them. Only it knows why a job

@@ -34,7 +34,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Notice:
-    """Why a job was told to save its state, and when it will be ended."""
+    """Why a job has to save its state, and when it will be ended."""
 
     is_time_limit: bool
     seconds_left: float
