@@ -28,13 +28,18 @@ class Minimum:
     `reference`.
     """
 
-    key: str  # of `scoring`: the setting to lower
+    key: str  # of `scoring`: the setting to lower, or `metrics` where only the metric itself can be left out
     counted: tuple[Literal["sample", "kept", "reference"], ...]
     least: int | None = None  # None: the value of the setting
     spare: int = 0  # images beyond that
 
     def needed(self, scoring: Any) -> int:
         return (getattr(scoring, self.key) if self.least is None else self.least) + self.spare
+
+    @property
+    def advice(self) -> str:
+        """What helps beside more images."""
+        return "leave the metric out" if self.key == "metrics" else f"lower {self.key}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Network:
     """A feature network. role: the study's own (scoring.extractor.network), or one of scoring.further.
 
     load: "module:function", (path, settings, resize, owner) -> Extractor, of further networks (path) -> Extractor; of a
-    study's own (path) -> torch module.
+    study's own "module:Class" the class, whose weights are read from the file.
     """
 
     name: str
@@ -110,7 +115,7 @@ class Network:
 
     @property
     def is_own(self) -> bool:
-        """Whether a study brings it, as "module:function"."""
+        """Whether a study brings it, as "module:Class"."""
         return ":" in self.name
 
     @property
@@ -247,16 +252,21 @@ EXTRACTORS = tuple(network.name for network in NETWORKS.values() if network.role
 FURTHER = tuple(network.name for network in NETWORKS.values() if network.role == "further")
 
 
-def metric_of(choice: str) -> Metric:
-    """The record of a row's metric, or of an entry of scoring.metrics; for "module:function" a record made of it."""
-    name = choice.rpartition(":")[2]
-    return Metric(name, function=choice) if ":" in choice else METRICS.get(name, Metric(name))
+def metric_of(choice: str, further: Iterable[str] = ()) -> Metric:
+    """The record of a row's metric, or of an entry of scoring.metrics; for "module:function" a record made of it.
+
+    further: names of scoring.further; a study's own networks bring metrics that are not in METRICS.
+    """
+    if ":" in choice:
+        return Metric(choice.rpartition(":")[2], function=choice)
+    brought = {metric.name: metric for name in further if ":" in name for metric in network_of(name).metrics}
+    return METRICS.get(choice) or brought.get(choice) or Metric(choice)
 
 
 def network_of(name: str) -> Network:
-    """The record of a network, also of a study's own, "module:function". Raises ValueError for an unknown name."""
+    """The record of a network, also of a study's own, "module:Class". Raises ValueError for an unknown name."""
     if ":" in name:
-        return Network(name, load=name)
+        return Network(name, load=name, distance=f"FD-{name.rpartition(':')[2]}")
     if name not in NETWORKS:
         raise ValueError(f"feature network {name!r} is unknown; choose from {', '.join(NETWORKS)}")
     return NETWORKS[name]

@@ -1,6 +1,7 @@
 """How feature networks are loaded and run: one pass over the images for all networks of a study.
 
-Which networks there are is in catalogue.py, each of them in networks/; a study's own is a function (path) -> module.
+Which networks there are is in catalogue.py, each of them in networks/. A study's own is a class without arguments,
+whose forward takes uint8 [B, 3, H, W] and returns (features, logits), or (features,) beside another network.
 Nothing here downloads anything. Symbols: B images in a batch, n images, F features, V classes.
 """
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mixar.failures import finite, naming
-from mixar.files import file_sha256
 from mixar.scoring.catalogue import FURTHER, Network, network_of
 from mixar.study import choices
 from mixar.study.sections import Extractor as Settings
+from mixar.weights import load_module, tensors_sha256
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,13 @@ def load_further(name: str, path: Path, device: torch.device | str = "cpu") -> E
 
 
 def _load(network: Network, path: Path, role: str, options: dict[str, Any]) -> Extractor:
-    found = choices.load_function(network.load, role)(Path(path), **options)
-    return found if isinstance(found, Extractor) else Extractor(network.name, file_sha256(Path(path)), found)
+    """options: what the loader of a built-in network takes beside the path."""
+    if not network.is_own:
+        return choices.load_function(network.load, role)(Path(path), **options)
+    built = choices.load_class(network.load, role, nn.Module)
+    module = load_module(choices.construct(built, network.load, role), Path(path)).requires_grad_(False)
+    sha256 = tensors_sha256(module.state_dict())
+    return Extractor(f"{built.__name__}-{sha256[:8]}", sha256, module)
 
 
 def extract(extractor: Extractor, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

@@ -222,7 +222,7 @@ def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str], code: M
 
 
 def _id_of(metric: str, row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> str:
-    record = metric_of(metric)
+    record = metric_of(metric, further=[name for name in hashes if not name.startswith("statistics_")])
     otherwise = ["reference=held_out"] if record.split == "held_out" else []
     otherwise += [f"code={code[metric][:8]}"] if metric in code else []
     if record.network:

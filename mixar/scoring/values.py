@@ -82,7 +82,7 @@ def check_sizes(metrics: Iterable[Metric], sample: FeatureSet, reference: Featur
     for metric, minimum, found in shortages(metrics, scoring, len(sample), len(reference)):
         raise ValueError(
             f"scoring.{minimum.key}: metric {metric.name!r} needs at least {minimum.needed(scoring)} images, found "
-            f"{found} ({len(sample)} scored, {len(reference)} in the reference); lower {minimum.key} or score more "
+            f"{found} ({len(sample)} scored, {len(reference)} in the reference); {minimum.advice} or score more "
             "images"
         )
 

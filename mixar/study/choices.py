@@ -161,7 +161,7 @@ OPTIMIZERS = Choice("optimizer", FUNCTION, {name: f"mixar.training.optim:{name}"
 SOURCES = Choice(
     "data.source", FUNCTION, {name: f"mixar.data.sources:{name}" for name in ("emoji", "folder", "parquet")}
 )
-EXTRACTORS = Choice("scoring.extractor.network", FUNCTION, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
+EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
 METRICS = Choice("scoring.metrics", FUNCTION, {name: catalogue.METRICS[name].function for name in catalogue.LISTED})
 RESERVED_METRICS = frozenset({*catalogue.METRICS, "parameters"})  # names of other result rows and columns
 

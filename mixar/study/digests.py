@@ -30,7 +30,11 @@ class Digests:
         """Source hashes of what the study brings and a result of this run depends on, by "module:name"."""
         s = self.study
         named = [s.data.source, s.continuous.network, s.discrete.network, s.scoring.extractor.network]
-        named += [*s.scoring.metrics, *self._optimizers(s.continuous, s.discrete, s.generator, s.scoring.extractor)]
+        named += [
+            *s.scoring.metrics,
+            *s.scoring.further,
+            *self._optimizers(s.continuous, s.discrete, s.generator, s.scoring.extractor),
+        ]
         if run in s.runs:
             ti_mix = s.runs[run].ti_mix
             named += [s.runs[run].guidance.strategy, s.training_of(run).optimizer]
@@ -111,7 +115,7 @@ class Digests:
     def features(self) -> str:
         """Of what images are measured with: the networks and the protocols, but no metric."""
         used = plain(self.study.scoring, include={"protocol", "reconstructions", "further"})
-        return digest("features", self.extractor(), used)
+        return digest("features", self.extractor(), used, *self._source(*self.study.scoring.further))
 
     def score(self) -> str:
         sources = self.metric_code().values()

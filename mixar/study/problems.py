@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
-from mixar.scoring.catalogue import FURTHER, NETWORKS
+from mixar.scoring.catalogue import FURTHER, NETWORKS, metric_of, shortages
 from mixar.study.choices import is_own, unknown
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def problems(s: Study) -> Iterator[str]:
     if s.scoring.extractor.weights is None and network and not network.is_trainable:
         yield f"scoring.extractor: {s.scoring.extractor.network!r} is not trained here; give its `weights`"
     for name in s.scoring.further:
-        if name not in FURTHER:
+        if name not in FURTHER and not is_own(name):
             yield f"scoring.further: {unknown(name, FURTHER)}"
     for name in s.scoring.further_statistics:
         if name not in s.scoring.further:
@@ -173,21 +173,12 @@ def _tokenizer_problems(s: Study) -> Iterator[str]:
 
 def _scoring_problems(s: Study) -> Iterator[str]:
     """Metrics that the study's own number of images does not suffice for; the reference's is known only later."""
-    drawn = s.evaluation.num_images
-    kept = drawn - -(-drawn // s.scoring.jackknife_groups)  # in the smallest jackknife replicate
-    limits = (
-        ("fd", "jackknife_groups", s.scoring.jackknife_groups, drawn),
-        ("fd", "jackknife_groups", 2, kept),
-        ("is", "is_splits", s.scoring.is_splits, kept),
-        ("kid", "kid_subset_size", s.scoring.kid_subset_size, drawn),
-        ("precision", "neighbours", s.scoring.neighbours + 1, kept),
-    )
-    for metric, key, needed, found in limits:
-        if metric in s.scoring.metrics and found < needed:
-            yield (
-                f"scoring.{key}: metric {metric!r} needs at least {needed} images, and evaluation.num_images {drawn} "
-                f"leaves {found}; lower {key} or draw more images"
-            )
+    drawn, metrics = s.evaluation.num_images, [metric_of(entry) for entry in s.scoring.metrics]
+    for metric, minimum, found in shortages(metrics, s.scoring, drawn):
+        yield (
+            f"scoring.{minimum.key}: metric {metric.name!r} needs at least {minimum.needed(s.scoring)} images, and "
+            f"evaluation.num_images {drawn} leaves {found}; {minimum.advice} or draw more images"
+        )
 
 
 def _run_problems(s: Study) -> Iterator[str]:

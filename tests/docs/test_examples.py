@@ -80,15 +80,17 @@ def test_the_optimizer_is_built(example):
 
 
 def test_the_feature_network_loads(example, tmp_path):
-    from safetensors.torch import save_file
+    from mixar.scoring.extractors import extract, load_extractor
+    from mixar.weights import save_weights
 
     module, study = example("how-to/network.md")
-    save_file(module.Colours(3).state_dict(), tmp_path / "my_network.safetensors")
+    save_weights(tmp_path / "my_network.safetensors", module.Colours().state_dict(), {})
 
-    features, logits = module.colours(tmp_path / "my_network.safetensors")(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    extractor = load_extractor(study.scoring.extractor, tmp_path / "my_network.safetensors")
+    features, logits = extract(extractor, [torch.zeros(2, 8, 8, 3, dtype=torch.uint8)])
 
-    assert features.shape == (2, 12) and logits.shape == (2, 3)
-    assert study.scoring.extractor.network == "my_network:colours"
+    assert features.shape == (2, 12) and logits.shape == (2, 10)
+    assert extractor.name.startswith("Colours-")
 
 
 def test_the_source_lists_a_folder_without_class_folders(tmp_path, monkeypatch):

@@ -7,7 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from mixar.scoring.catalogue import FURTHER, LISTED, METRICS, NETWORKS, Metric, Minimum, metric_of, shortages
+from mixar.scoring.catalogue import (
+    FURTHER,
+    LISTED,
+    METRICS,
+    NETWORKS,
+    Metric,
+    Minimum,
+    metric_of,
+    network_of,
+    shortages,
+)
 from mixar.study import choices
 
 SCORING = SimpleNamespace(jackknife_groups=10, is_splits=5, kid_subset_size=50, neighbours=3)
@@ -74,6 +84,15 @@ def test_a_studys_own_metric_has_a_record_without_any_row_in_the_catalogue():
     assert found.is_listed
     assert found.heading("gFID", is_fid=True) == "sharpness"
     assert metric_of("kid") is METRICS["kid"]
+
+
+def test_a_studys_own_network_brings_its_frechet_distance():
+    own = network_of("my_module:Colours")
+
+    (metric,) = own.metrics
+    assert (metric.name, metric.network) == ("fd_Colours", "my_module:Colours")
+    assert metric_of("fd_Colours", further=["my_module:Colours", "vgg16"]) == metric
+    assert own.distance_name(is_fid=True) == "FD-Colours" and not own.needs_images
 
 
 @pytest.mark.parametrize("metric", [METRICS[name] for name in LISTED], ids=lambda m: m.name)

@@ -7,6 +7,7 @@ import torch
 import torch_fidelity
 from inception_file import write_random_inception
 from torch.utils.data import Dataset
+from toy_networks import ColoursWithLogits
 
 from mixar.files import file_sha256
 from mixar.scoring import extractors
@@ -231,6 +232,28 @@ def test_further_networks_run_in_the_same_pass_and_unknown_ones_are_refused(tmp_
     assert torch.equal(further["vgg16"], pool) and logits.shape == (COUNT, 1)
     with pytest.raises(ValueError, match="'vgg19' is unknown; choose from dinov2-vitl14, vgg16"):
         load_further("vgg19", tmp_path / "vgg.pth")
+
+
+def test_a_class_of_the_studys_own_is_a_network_with_the_weights_of_its_file(tmp_path):
+    own, wide = ColoursWithLogits(), torch.nn.Linear(3, 2)
+    own.scale.data.fill_(2)
+    save_weights(tmp_path / "own.safetensors", own.state_dict(), {})
+    save_weights(tmp_path / "wide.safetensors", wide.state_dict(), {})
+    settings = Extractor(network="toy_networks:ColoursWithLogits", weights="x")
+
+    main = load_extractor(settings, tmp_path / "own.safetensors")
+    further = {settings.network: load_further(settings.network, tmp_path / "own.safetensors")}
+    (features, logits), beside = extract_all(main, further, images().split(2))
+
+    with torch.no_grad():
+        expected = own(images().movedim(-1, 1))
+    assert torch.allclose(features, expected[0]) and torch.allclose(logits, expected[1])
+    assert torch.equal(beside[settings.network], features)
+    assert main.name == f"ColoursWithLogits-{main.sha256[:8]}"
+    with pytest.raises(ValueError, match="does not fit ColoursWithLogits"):
+        load_extractor(settings, tmp_path / "wide.safetensors")
+    with pytest.raises(ValueError, match="scoring.extractor.network 'toy_networks:colours': expected 'module:Class'"):
+        load_extractor(settings.model_copy(update={"network": "toy_networks:colours"}), tmp_path / "own.safetensors")
 
 
 class Pair(torch.nn.Module):

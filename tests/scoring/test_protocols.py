@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from toy_networks import Colours
 from toy_scored import NUM_IMAGES, SMOKE_ID, changed, draw, drawings, features, rows_of
 from toy_scored import house as house
 from toy_scored import pictures as pictures
@@ -33,7 +34,7 @@ from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.problems import SpecError
 from mixar.study.sections import load_study, parse_study
-from mixar.weights import tensors_sha256
+from mixar.weights import save_weights, tensors_sha256
 
 
 def test_every_protocol_names_things_that_exist():
@@ -322,7 +323,7 @@ def further(house, monkeypatch, tmp_path):
     """The house with a second network under DINOv2's name; returns (study, layout)."""
     study, layout = house
     (tmp_path / "second.pth").write_bytes(FURTHER_FILE)
-    monkeypatch.setitem(NETWORKS, "dinov2-vitl14", replace(NETWORKS["dinov2-vitl14"], load="toy_models:colours"))
+    monkeypatch.setitem(NETWORKS, "dinov2-vitl14", replace(NETWORKS["dinov2-vitl14"], load="toy_networks:colours"))
     study = changed(study, further={"dinov2-vitl14": str(tmp_path / "second.pth")})
     layout.study = study
     for split in stage.SPLITS:
@@ -342,6 +343,24 @@ def test_a_further_network_adds_rows_of_its_own_with_the_hash_of_its_file(furthe
     assert FURTHER_SHA256 in rows["fd_dinov2"]["hashes"]
     assert rows["fd_dinov2"]["protocol"] == SMOKE_ID.replace("]", f", network=dinov2-vitl14:{FURTHER_SHA256[:8]}]")
     assert rows["fd_dinov2"]["low"] <= rows["fd_dinov2"]["value"] <= rows["fd_dinov2"]["high"]
+
+
+def test_a_further_network_of_the_studys_own_adds_its_distance(house, tmp_path):
+    study, layout = house
+    save_weights(tmp_path / "own.safetensors", Colours().state_dict(), {})
+    study = changed(study, further={"toy_networks:Colours": str(tmp_path / "own.safetensors")})
+    layout.study = study
+    for split in stage.SPLITS:
+        stage.reference_features(study, layout, split)
+    draw(layout, drawings(NUM_IMAGES, 1))
+    features(study, layout)
+
+    stage.score(study, layout, "sample", "mar", 0, "default")
+
+    row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd_Colours"]
+    sha256 = json.loads(row["hashes"])["toy_networks:Colours"]
+    assert row["low"] <= row["value"] <= row["high"] and row["value"] > 0
+    assert row["protocol"] == SMOKE_ID.replace("]", f", network=toy_networks:Colours:{sha256[:8]}]")
 
 
 def test_features_of_two_files_of_a_further_network_are_refused(further, tmp_path):

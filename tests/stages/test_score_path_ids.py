@@ -71,7 +71,7 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
     file = b"stands for a file"
     for name in further:
         (tmp_path / name).write_bytes(file)
-        monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], load="toy_models:colours"))
+        monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], load="toy_networks:colours"))
     np.savez(tmp_path / "known.npz", mu=np.zeros(6), sigma=np.eye(6))
     np.savez(tmp_path / "statistics.npz", **read_features([layout.reference_features("train")]).features.moments)
     protocol = replace(PROTOCOLS["emoji-gfd"], statistics=str(tmp_path / "statistics.npz"))

@@ -89,20 +89,3 @@ def assert_near(found, expected, tolerance=1e-5):
     """The largest error against the largest expected value."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
-
-
-class Colours(torch.nn.Module):
-    """Mean and deviation of each colour: six features."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, pixels):
-        unit = pixels.float().flatten(2) / 255 * self.scale
-        return (torch.cat([unit.mean(2), unit.std(2)], dim=1),)
-
-
-def colours(_path):
-    """`Colours` as a feature network of a study, "toy_models:colours"."""
-    return Colours()
