@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mixar.assets.shipped import CONFIG
+from mixar.assets.shipped import CONFIG, study_file
 from mixar.failures import MORE, is_shortage
 from mixar.files import print_anything
 from mixar.study import external
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # of a disk, a quota, a file, or a device
-LAYERS = "Study file, YAML or JSON; give --study again to lay another file over it."
+LAYERS = "Study file (YAML or JSON), or the name of a committed one (smoke); later files override earlier ones."
 StudyFiles = Annotated[list[Path], typer.Option("--study", help=LAYERS, show_default=False)]
 MaybeStudyFiles = Annotated[list[Path] | None, typer.Option("--study", help=LAYERS, show_default=False)]
 Kind = Annotated[str, typer.Option("--kind", help="Tokenizer: continuous or discrete.", show_default=False)]
@@ -48,7 +48,7 @@ STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "de
 
 def load(paths: list[Path]) -> tuple[Study, Layout]:
     """The study, merged from one or more files, and its layout. Raises SpecError."""
-    study = load_study(*paths)
+    study = load_study(*map(study_file, paths))
     return study, Layout(study)
 
 

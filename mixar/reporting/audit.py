@@ -1,7 +1,7 @@
 """The paper's tables beside what their sources say: reported numbers alone, never joined with our own.
 
-Everything comes from resources/literature.yaml. A figure carries the mark of its protocol and, in brackets, the number
-of its source; the CSV form has one row a figure, with table, protocol and verdict in full.
+Everything comes from mixar/resources/literature.yaml. A figure carries the mark of its protocol and, in brackets, the
+number of its source; the CSV form has one row a figure, with table, protocol and verdict in full.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`measure --params`: the parameters of the paper's and of the released models, beside what is printed for them.
 
-Every model is built on the meta device and counted; what is printed stands in resources/literature.yaml.
+Every model is built on the meta device and counted; printed numbers come from mixar/resources/literature.yaml.
 """
 
 from __future__ import annotations

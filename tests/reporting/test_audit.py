@@ -10,6 +10,7 @@ import pytest
 import yaml
 from toy_rows import all_rows, reported_study, summary_of
 
+from mixar.assets.shipped import LITERATURE
 from mixar.reporting.audit import audit_tables, like_for_like, verdict
 from mixar.reporting.numbers import MISSING
 from mixar.reporting.page import table_page
@@ -21,7 +22,7 @@ SAID = {"value": "1.5", "source": "s", "table": "T", "protocol": "val256-rfid"}
 
 @pytest.fixture(scope="module")
 def literature(root):
-    return yaml.safe_load((root / "resources" / "literature.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(LITERATURE.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,13 @@ import json
 import re
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import yaml
 from matplotlib.text import Text
-from toy_rows import FD, HASHES, all_rows, loss_curve, reported_study, summary_of, write_study
+from toy_rows import FD, HASHES, all_rows, on_disk, reported_study, summary_of
 
-from mixar.data.images import load_images, write_images
-from mixar.data.manifest import ingest_manifest
-from mixar.files import write_table
+from mixar.assets.shipped import LITERATURE
 from mixar.reporting import figures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import RULE, claims_of
@@ -33,7 +28,7 @@ TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": 
 def made_page(root, tmp_path, study: Study) -> str:
     summary = summary_of(study, all_rows(study))
     (tmp_path / "a.png").write_bytes(b"picture")
-    literature = audit_tables(yaml.safe_load((root / "resources" / "literature.yaml").read_text()))
+    literature = audit_tables(yaml.safe_load(LITERATURE.read_text()))
     tables = [quality_table(summary), efficiency_table(summary)]
     return page(summary, claims_of(summary), tables, list(literature.values()), {"A figure": tmp_path / "a.png"})
 
@@ -82,26 +77,6 @@ def test_provenance_is_told_once_for_equal_origins():
 
 
 # The stage
-
-
-def on_disk(study: Study, rows: list[dict]) -> Layout:
-    """The rows, and the manifest, images and losses that a report of them needs."""
-    layout, size = write_study(study, rows), study.data.image_size
-    manifest = ingest_manifest(study.data)
-    write_table(layout.manifest, manifest)
-    labels, index = np.arange(72) % 9, np.arange(72)
-    drawn = np.random.default_rng(0).integers(0, 256, (72, size, size, 3), dtype=np.uint8)
-    for run, seeds in {"maskbit": (0,), **{name: r.seeds for name, r in study.runs.items()}}.items():
-        for shard, part in enumerate((slice(0, 40), slice(40, 72))):
-            write_images(layout.samples(run, seeds[0], "default", shard), index[part], labels[part], drawn[part])
-        for seed in seeds if run in study.runs else ():
-            curve = loss_curve(seed, study.training_of(run).epochs, per_epoch=4)
-            write_table(layout.losses(run, seed), pa.Table.from_pandas(curve, preserve_index=False))
-    held_out = manifest.filter(pc.equal(manifest["split"], "held_out"))
-    for name in ("continuous", "discrete"):
-        images = load_images(held_out, size)
-        write_images(layout.reconstruction(name, 0), held_out["index"], held_out["label"], images)
-    return layout
 
 
 def emoji(root) -> dict:

@@ -123,7 +123,7 @@ def test_studies_site_files_and_the_literature_are_read_strictly(tmp_path):
 
 
 def test_no_committed_yaml_file_has_a_key_twice(root):
-    folders = ("config", "resources", "workflow", ".github")
+    folders = ("config", "mixar", "workflow", ".github")
     files = [path for folder in folders for path in sorted((root / folder).rglob("*.yaml"))]
     assert {"smoke.yaml", "literature.yaml", "site.yaml"} <= {path.name for path in files}
 

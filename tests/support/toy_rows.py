@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from mixar.data.images import load_images, write_images
+from mixar.data.manifest import ingest_manifest
+from mixar.files import write_table
 from mixar.reporting.results import SCHEMA, make_rows, write_rows
 from mixar.reporting.summary import Summary, summarise
 from mixar.study.layout import Layout
@@ -147,3 +152,23 @@ def loss_curve(seed: int, epochs: int, level: float = 0.4, per_epoch: int = 23) 
     loss = level + 0.6 * np.exp(-step / (3 * per_epoch)) + 0.1 * np.exp(-step / (20 * per_epoch)) + noise
     fixed = {"learning_rate": 1e-3, "grad_norm": 1.0, "guidance_rate": 1.0, "seconds": 0.1}
     return pd.DataFrame({"step": step, "epoch": step / per_epoch, "loss": loss, **fixed})
+
+
+def on_disk(study: Study, rows: list[dict]) -> Layout:
+    """The rows, and the manifest, images and losses that a report of them needs."""
+    layout, size = write_study(study, rows), study.data.image_size
+    manifest = ingest_manifest(study.data)
+    write_table(layout.manifest, manifest)
+    labels, index = np.arange(72) % 9, np.arange(72)
+    drawn = np.random.default_rng(0).integers(0, 256, (72, size, size, 3), dtype=np.uint8)
+    for run, seeds in {"maskbit": (0,), **{name: r.seeds for name, r in study.runs.items()}}.items():
+        for shard, part in enumerate((slice(0, 40), slice(40, 72))):
+            write_images(layout.samples(run, seeds[0], "default", shard), index[part], labels[part], drawn[part])
+        for seed in seeds if run in study.runs else ():
+            curve = loss_curve(seed, study.training_of(run).epochs, per_epoch=4)
+            write_table(layout.losses(run, seed), pa.Table.from_pandas(curve, preserve_index=False))
+    held_out = manifest.filter(pc.equal(manifest["split"], "held_out"))
+    for name in ("continuous", "discrete"):
+        images = load_images(held_out, size)
+        write_images(layout.reconstruction(name, 0), held_out["index"], held_out["label"], images)
+    return layout
