@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "docs" / "assets"
-WIDTH, HEIGHT = 132, 44  # of a box, pixels
+WIDTH, HEIGHT = 140, 44  # of a box, pixels
 SMALL = 'font-size="10.5" fill="#444"'
 BLUE, ORANGE, GREY, GREEN, RED = "#e3edf9", "#fdebdc", "#efefef", "#e2f3e8", "#fbe3e3"
 
@@ -53,6 +53,10 @@ def arrow(start: Box, end: Box, label: str) -> str:
     """A line from the edge of one box to the edge of another."""
     look = 'stroke="#667" stroke-width="1.3" marker-end="url(#tip)"'
     look += ' stroke-dasharray="5 4"' if label.startswith("~") else ""
+    if end[1] - start[1] > 2 * HEIGHT + 10:  # over more than one floor: around the boxes between
+        x1, x2 = start[0] - WIDTH / 2, end[0] - WIDTH / 2
+        y1, y2, bend = start[1], end[1], min(x1, x2) - 60
+        return f'<path d="M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" fill="none" {look}/>'
     label = label.removeprefix("~")
     (x1, y1), (x2, y2) = edge(start, end), edge(end, start)
     line = f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {look}/>'
@@ -119,15 +123,24 @@ def states() -> str:
 # The rooms
 
 
+CATALOGUE = "scoring.catalogue"  # a room of its own: it imports nothing of ours, and `study` imports it
+
+
 def rooms_of(package: Path) -> dict[str, set[str]]:
-    """Rooms of the package (folders and modules at its top), each with the rooms whose code it imports."""
+    """Rooms of the package (folders and modules at its top, and the catalogue), each with the rooms that it imports."""
     names = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     imports: dict[str, set[str]] = {name: set() for name in names - {"__init__"}}
     for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        if room in imports:
-            imports[room] |= {r for r in imported(path, package.name) if r in imports and r != room}
+        room = room_of(".".join(path.relative_to(package).with_suffix("").parts))
+        if room in {*imports, CATALOGUE}:
+            found = {r for r in imported(path, package.name) if r in {*imports, CATALOGUE} and r != room}
+            imports[room] = imports.get(room, set()) | found
     return imports
+
+
+def room_of(module: str) -> str:
+    """The room of a module's dotted path inside the package, or of a name in it."""
+    return CATALOGUE if f"{module}.".startswith(f"{CATALOGUE}.") else module.split(".")[0]
 
 
 def imported(path: Path, package: str) -> set[str]:
@@ -140,7 +153,7 @@ def imported(path: Path, package: str) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+        found |= {room_of(name.removeprefix(f"{package}.")) for name in names if name.startswith(f"{package}.")}
     return found
 
 
@@ -153,20 +166,15 @@ def walk(node: ast.AST) -> Iterable[ast.AST]:
         yield from walk(child)
 
 
-def floors(imports: Mapping[str, set[str]]) -> dict[str, int]:
-    """Floor of each room: one above the highest room that it imports. A room in a circle counts without the circle."""
-    known: dict[str, int] = {}
+def depths(imports: Mapping[str, set[str]]) -> dict[str, int]:
+    """Depth of each room: one below the lowest room that imports it, 0 for the top. A circle counts once."""
+    importers = {room: {other for other in imports if room in imports[other]} for room in imports}
 
-    def floor(room: str, above: tuple[str, ...] = ()) -> int:
-        if room not in known:
-            known[room] = 1 + max(
-                (floor(r, (*above, room)) for r in imports[room] if r not in (*above, room)), default=-1
-            )
-        return known[room]
+    def depth(room: str, above: tuple[str, ...] = ()) -> int:
+        path = (*above, room)
+        return 1 + max((depth(other, path) for other in importers[room] if other not in path), default=-1)
 
-    for room in sorted(imports):
-        floor(room)
-    return known
+    return {room: depth(room) for room in sorted(imports)}
 
 
 def needed(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
@@ -185,16 +193,21 @@ def needed(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 def rooms() -> str:
     imports = rooms_of(ROOT / "mixar")
-    level = floors(imports)
-    top = max(level.values())
-    boxes = {}
-    for floor in range(top + 1):
-        here = sorted(room for room in imports if level[room] == floor)
+    depth = depths(imports)
+    boxes: dict[str, Box] = {}
+    for floor in range(max(depth.values()) + 1):
+        here = sorted((room for room in imports if depth[room] == floor), key=lambda room: above(room, imports, boxes))
         for i, room in enumerate(here):
-            x = 440 + (i - (len(here) - 1) / 2) * (WIDTH + 26) + (18 if floor % 2 else -18)
-            boxes[room] = (x, 40 + (top - floor) * 92, room, "", BLUE if (ROOT / "mixar" / room).is_dir() else GREY)
+            x = 440 + (i - (len(here) - 1) / 2) * (WIDTH + 46)
+            boxes[room] = (x, 40 + floor * 92, room, "", BLUE if (ROOT / "mixar" / room).is_dir() else GREY)
     arrows = [(a, b, "") for a, b in needed(imports)]
-    return svg(boxes, arrows, 880, 80 + 92 * top, "Rooms of mixar; an arrow points to what a room imports")
+    return svg(boxes, arrows, 880, 80 + 92 * max(depth.values()), "Rooms of mixar; an arrow points to an imported room")
+
+
+def above(room: str, imports: Mapping[str, set[str]], boxes: Mapping[str, Box]) -> tuple[float, str]:
+    """Mean x of the rooms that import one, for the order on its floor."""
+    found = [boxes[other][0] for other in imports if room in imports[other] and other in boxes]
+    return (sum(found) / len(found) if found else 0, room)
 
 
 def main() -> None:

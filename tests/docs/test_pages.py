@@ -33,7 +33,9 @@ def test_the_page_of_commands_is_current():
 
 def test_the_picture_of_the_rooms_is_current():
     diagrams = script("diagrams")
-    drawn = set(re.findall(r'font-weight="bold">(\w+)<', (diagrams.ASSETS / "rooms.svg").read_text(encoding="utf-8")))
+    drawn = set(
+        re.findall(r'font-weight="bold">([\w.]+)<', (diagrams.ASSETS / "rooms.svg").read_text(encoding="utf-8"))
+    )
 
     assert drawn == set(diagrams.rooms_of(ROOT / "mixar")), "run: python docs/scripts/diagrams.py"
 
@@ -41,7 +43,7 @@ def test_the_picture_of_the_rooms_is_current():
 def test_the_architecture_page_names_every_room():
     text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     named = set(
-        re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `"))
+        re.findall(r"`([\w.]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `"))
     )
 
     assert set(script("diagrams").rooms_of(ROOT / "mixar")) <= named
@@ -59,7 +61,7 @@ def test_rooms_are_read_from_import_statements(tmp_path):
     imports = diagrams.rooms_of(tmp_path / "p")
 
     assert imports == {"a": {"b", "c"}, "b": {"c"}, "c": set()}
-    assert diagrams.floors(imports) == {"a": 2, "b": 1, "c": 0}
+    assert diagrams.depths(imports) == {"a": 0, "b": 1, "c": 2}
     assert diagrams.needed(imports) == [("a", "b"), ("b", "c")]  # a's import of c follows
 
 
