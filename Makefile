@@ -1,5 +1,5 @@
 # make demo   the small study, from images to tables and figures, on this machine
-# make test   the unit tests, in minutes      make lint   ruff, snakefmt, snakemake --lint
+# make test   the unit tests, in minutes      make lint   ruff, mypy, snakefmt, snakemake --lint
 # make test-all   every test: whole workflows, a real Slurm, full-size networks
 # make docs   the documentation in site/      make env    only the environment in .venv (the others make it first)
 #
@@ -56,6 +56,8 @@ docs: env
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 

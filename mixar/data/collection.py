@@ -36,9 +36,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, Ru
 ARRAY, LABELS = "arr_0", ("arr_1", "labels", "label")  # as numpy.savez names them, ADM's files included
 
 
-def open_collection(
-    path: str | Path, say: Callable[[str], None] = print
-) -> FolderImages | ArrayImages | ParquetImages:
+def open_collection(path: str | Path, say: Callable[[str], None] = print) -> FolderImages | ArrayImages | ParquetImages:
     """The images at a path: a folder of images or of Parquet files, a Parquet file, or an .npz file.
 
     say: tells what of a folder is skipped, and which folders are no classes.
