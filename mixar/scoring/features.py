@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity.metric_fid import fid_features_to_statistics
 
 from mixar.scoring.statistics import Moments, factor, kept_factor
 
@@ -82,6 +81,8 @@ class FeatureSet:
     @cached_property
     def moments(self) -> Moments:
         """Mean `mu` [F] and covariance `sigma` [F, F] of the features."""
+        from torch_fidelity.metric_fid import fid_features_to_statistics  # two seconds, which extraction does not need
+
         return self.moments_given or fid_features_to_statistics(self.features)
 
     @cached_property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.optim import Muon
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -56,6 +55,8 @@ def adamw(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
 def muon(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
     """timm's Muon (Jordan et al., 2024): orthogonalises the updates of matrices, and of kernels as matrices
     [out, in * k * k], at a step as large as AdamW's; vectors keep AdamW. Both with Nesterov's momentum."""
+    from timm.optim import Muon  # imported here: timm takes two seconds, and few studies name it
+
     return Muon(parameters, lr=0.0, betas=s.betas, nesterov=True)
 
 
