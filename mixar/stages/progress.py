@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -17,18 +18,24 @@ class Progress:
     The first call says what was done before this work began: 0 for fresh work.
 
     history: a file that keeps every line, for work that is resumed. What it holds already is printed first: a scheduler
-    that starts a job again empties its log.
+    that starts a job again empties its log. clock: seconds since any fixed moment.
     """
 
-    def __init__(self, name: str, unit: str = "steps", history: Path | None = None):
-        self.name, self.unit, self.history = name, unit, history
+    def __init__(
+        self,
+        name: str,
+        unit: str = "steps",
+        history: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.name, self.unit, self.history, self.clock = name, unit, history, clock
         self.console = Console(highlight=False, soft_wrap=True)
         self.first: int | None = None  # items that were done before this work began
         if history is not None and history.exists():
             self.console.print(history.read_text(encoding="utf-8", errors="replace"), end="", markup=False)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        now = time.monotonic()
+        now = self.clock()
         if self.first is None:
             self.first, self.began, self.printed = done, now, now
             if 0 < done < total:

@@ -49,15 +49,15 @@ def stamp(data: Data, recorded: Path) -> str:
     return " ".join(_listed_stamp(data, key, before.get(key)) for key in _keys(data))
 
 
-def taken(data: Data, recorded: Path) -> dict:
-    """What `record` writes: the listings' digests, and the files where all are read in a moment.
+def taken(data: Data, recorded: Path, read_again: int = READ_AGAIN) -> dict:
+    """What `record` writes: the listings' digests, and the files of a source of at most `read_again` bytes.
 
     To be taken before the files are read otherwise: what changes meanwhile must show.
     """
     before, found = _recorded(recorded), {}
     for key in _keys(data):
         files = _files(data, key)
-        is_small = sum(file.size for file in files) <= READ_AGAIN
+        is_small = sum(file.size for file in files) <= read_again
         rows = [(list(f.parts), f.size, f.mtime_ns, _content(f)) for f in files] if is_small else None
         found[key] = Recorded(stamp=_stamp(files, before.get(key)), listing=_digest(files), files=rows).model_dump()
     return found

@@ -168,7 +168,6 @@ def test_reconstructions_of_training_images_are_scored_against_references_of_the
     study, layout = house
     own = replace(PROTOCOLS["emoji-rfd"], name="emoji-train-rfd", reference="train", reference_images=40)
     monkeypatch.setitem(PROTOCOLS, own.name, own)
-    monkeypatch.setattr("mixar.scoring.protocols._TABLE", tuple(PROTOCOLS.values()))
     study = changed(study, reconstructions=own.name)
     layout.study = study
     monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)

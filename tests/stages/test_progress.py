@@ -2,29 +2,35 @@
 
 import pytest
 
-from mixar.stages import progress
 from mixar.stages.progress import Progress, duration
 
 
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
+
+
 @pytest.fixture
-def clock(monkeypatch):
-    """A clock that the test moves: clock[0] is the time in seconds."""
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
+def clock():
+    return Clock()
 
 
 def test_resumed_work_prints_what_was_said_before_and_where_it_continues(tmp_path, clock, capsys):
     history = tmp_path / "progress.log"
-    first = Progress("train [mar]", history=history)
+    first = Progress("train [mar]", history=history, clock=clock)
     first(0, 10)
-    clock[0] += 6
+    clock.seconds += 6
     first(3, 10, "loss 1.0")
     capsys.readouterr()
 
-    second = Progress("train [mar]", history=history)
+    second = Progress("train [mar]", history=history, clock=clock)
     second(3, 10)
-    clock[0] += 10
+    clock.seconds += 10
     second(5, 10)
 
     lines = capsys.readouterr().out.splitlines()
@@ -37,11 +43,11 @@ def test_resumed_work_prints_what_was_said_before_and_where_it_continues(tmp_pat
 
 
 def test_fresh_work_counts_from_its_first_item(clock, capsys):
-    announce = Progress("sample", "images")
-    clock[0] += 100  # loading networks is no part of the rate
+    announce = Progress("sample", "images", clock=clock)
+    clock.seconds += 100  # loading networks is no part of the rate
     for done in (0, 128, 256, 512):
         announce(done, 512)
-        clock[0] += 10
+        clock.seconds += 10
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "sample: 128/512 images, 12.80 images/s, 30 s left"
@@ -50,7 +56,7 @@ def test_fresh_work_counts_from_its_first_item(clock, capsys):
 
 def test_a_history_that_cannot_be_written_ends_no_work(tmp_path, clock, capsys):
     history = tmp_path / "progress.log"
-    announce = Progress("train", history=history)
+    announce = Progress("train", history=history, clock=clock)
     history.symlink_to("/dev/full")
 
     for done in (0, 1):
@@ -60,20 +66,20 @@ def test_a_history_that_cannot_be_written_ends_no_work(tmp_path, clock, capsys):
 
 
 def test_quick_work_is_one_line_that_says_how_long_it_took(clock, capsys):
-    announce = Progress("tokenize", "images")
+    announce = Progress("tokenize", "images", clock=clock)
     for done in (0, 32, 64):
         announce(done, 64)
-        clock[0] += 1
+        clock.seconds += 1
 
     assert capsys.readouterr().out == "tokenize: 64/64 images, 32.00 images/s, took 2 s\n"
 
 
 def test_work_that_is_repeated_or_done_already_is_not_timed(clock, capsys):
     for calls in ([(64, 64)], [(10, 64), (10, 64), (0, 64)]):
-        announce = Progress("fetch", "MiB")
+        announce = Progress("fetch", "MiB", clock=clock)
         for done, total in calls:
             announce(done, total)
-            clock[0] += 10
+            clock.seconds += 10
 
     assert capsys.readouterr().out == "fetch: continues after 10/64 MiB\n"
 
