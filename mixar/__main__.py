@@ -23,7 +23,8 @@ from mixar.failures import MORE, is_shortage
 from mixar.files import print_anything
 from mixar.study import external
 from mixar.study.layout import Layout
-from mixar.study.sections import Study, load_study
+from mixar.study.load import load_study
+from mixar.study.sections import Study
 from mixar.study.strict_yaml import load_yaml
 
 app = typer.Typer(

@@ -89,8 +89,8 @@ def is_service(name: str) -> bool:
     return name.startswith(".") or name.lower() in SERVICE
 
 
-def list_files(root: str | os.PathLike, suffixes: Sequence[str]) -> Listing:
-    """The files below `root` with one of the suffixes (in small letters), links followed.
+def list_files(root: str | os.PathLike, suffixes: Sequence[str] | None) -> Listing:
+    """The files below `root` with one of the suffixes (in small letters; None: with any), links followed.
 
     Raises ValueError for links that lead in a circle or to nothing, for a file or folder that is reached twice, and for
     names that are not UTF-8; OSError for folders that cannot be read.
@@ -128,7 +128,7 @@ class _Folder(NamedTuple):
         return os.path.join(self.root, *self.parts)
 
 
-def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Folder]]:
+def _scan(folder: _Folder, suffixes: Sequence[str] | None) -> tuple[Listing, list[_Folder]]:
     found, folders = Listing(folder.path), []
     with os.scandir(folder.path) as entries:
         for entry in entries:
@@ -136,18 +136,19 @@ def _scan(folder: _Folder, suffixes: Sequence[str]) -> tuple[Listing, list[_Fold
                 found.service[_service_name(entry.name)] += 1
                 continue
             suffix, parts = os.path.splitext(entry.name)[1].lower(), (*folder.parts, entry.name)
+            is_wanted = suffixes is None or suffix in suffixes
             try:
                 state = entry.stat()
             except OSError as error:
-                if suffix not in suffixes and not entry.is_symlink():
+                if not is_wanted and not entry.is_symlink():
                     if isinstance(error, FileNotFoundError):  # removed in this moment
                         continue
                     raise
-                if suffix not in suffixes:
+                if not is_wanted:
                     raise ValueError(f"{entry.path}: a link that leads nowhere ({error.strerror}); mend or remove "
                                      "it") from None  # fmt: skip
                 state = None  # its reader reports it
-            if state is None or (stat.S_ISREG(state.st_mode) and suffix in suffixes):
+            if state is None or (stat.S_ISREG(state.st_mode) and is_wanted):
                 check_name(entry.name, entry.path)
                 found.files.append(_file(folder.root, parts, state))
             elif stat.S_ISDIR(state.st_mode):
@@ -208,7 +209,7 @@ def _refuse_twice(what: str, *paths: str) -> None:
 
 # The files of a data source
 
-SUFFIXES = {"emoji": PARQUET, "folder": IMAGES, "parquet": PARQUET}  # by source
+SUFFIXES = {"emoji": PARQUET, "folder": IMAGES, "parquet": PARQUET}  # by built-in source; your own gets every file
 
 
 def source_files(source: str, path: str, key: str, role: str) -> Listing:
@@ -218,11 +219,12 @@ def source_files(source: str, path: str, key: str, role: str) -> Listing:
     taken: the training split for train, the other one for held_out. The listing may be empty. Raises ValueError if the
     split is ambiguous, and as `list_files`.
     """
+    suffixes = SUFFIXES.get(source)
     if os.path.isdir(path):
-        found = list_files(path, SUFFIXES[source])
+        found = list_files(path, suffixes)
     else:
-        found = _named_files(path) if SUFFIXES[source] == PARQUET else Listing(path)
-    if found.files and SUFFIXES[source] == PARQUET:
+        found = Listing(path) if suffixes == IMAGES else _named_files(path)
+    if found.files and suffixes == PARQUET:
         splits = _by_split(found.files)
         meant = _meant(splits, path, key, role)
         found.splits.update({split: len(files) for split, files in splits.items() if split != meant})

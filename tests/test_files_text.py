@@ -12,8 +12,8 @@ import yaml
 from snakemake_logger_plugin_mixar import LogHandler
 
 from mixar.files import read_text
-from mixar.study.problems import SpecError
-from mixar.study.sections import load_study
+from mixar.study.errors import SpecError
+from mixar.study.load import load_study
 
 # The strictest that an environment can be; ISO-8859-1 lacks arrows and ellipses just so.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}

@@ -12,7 +12,7 @@ from verbs import mixar
 
 from mixar.__main__ import app
 from mixar.assets.table import ASSETS
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 from mixar.weights import save_weights
 
 VERBS = [

@@ -26,7 +26,7 @@ from mixar.data.images import write_images
 from mixar.files import write_text
 from mixar.scoring.statistics import save_statistics
 from mixar.study.layout import Layout
-from mixar.study.sections import load_study
+from mixar.study.load import load_study
 
 ROOT = Path(__file__).parents[2]
 SIZE, CLASSES, REFERENCE = 256, 4, 24

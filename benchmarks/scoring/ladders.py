@@ -29,7 +29,8 @@ from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.intervals import interval, jackknife_groups
 from mixar.scoring.values import replicates_of, value_of
-from mixar.study.sections import Study, load_study
+from mixar.study.load import load_study
+from mixar.study.sections import Study
 
 ROOT = Path(__file__).parents[2]
 NOISE = (0, 4, 8, 16, 32, 64, 128)  # standard deviation, grey levels

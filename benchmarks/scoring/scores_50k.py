@@ -36,7 +36,8 @@ from mixar.scoring.statistics import Sums, load_statistics, save_statistics
 from mixar.scoring.values import replicates_of, value_of
 from mixar.stages.score import score
 from mixar.study.layout import Layout
-from mixar.study.sections import Study, parse_study
+from mixar.study.load import parse_study
+from mixar.study.sections import Study
 
 ROOT = Path(__file__).parents[2]
 WIDTH, CLASSES, SHARDS, REFERENCE = 2048, 1008, 16, 10_000

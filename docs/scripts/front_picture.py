@@ -21,7 +21,8 @@ from PIL import Image
 
 from mixar.reporting.figures import STYLE, balance_data, colour_of
 from mixar.reporting.pictures import montage, pick_rows, read_labels, read_selected
-from mixar.study.sections import Study, load_study
+from mixar.study.load import load_study
+from mixar.study.sections import Study
 
 ROWS = {"maskbit": "MaskBit", "mar": "MAR", "dc_mix": "DC-Mix", "dc_sa": "DC-SA", "dc_ca": "DC-CA"}  # run, its label
 NOTES = {"maskbit": "tokens decoded", "mar": "no tokens", "dc_mix": "tokens mixed in", "dc_sa": "tokens as prefix",

@@ -24,7 +24,7 @@ from mixar.assets.table import PREFIX
 from mixar.data.decoding import read_picture
 from mixar.data.images import check_proportions, content_of, where_of
 from mixar.data.shards import TokenStore
-from mixar.data.sources import SOURCES, Original, Originals
+from mixar.data.sources import Original, Originals, read_source
 from mixar.failures import is_shortage
 from mixar.listing import THREADS, Listing, counted, source_files
 from mixar.study.inventory import place
@@ -146,7 +146,10 @@ def count_images(data: Data) -> dict[str, int]:
         return {"train": data.limit - held_out, "held_out": held_out}
     if data.source == "parquet":
         return {"train": total, "held_out": total}
-    held_out = sum(_share(original.identity) < data.held_out_rate for original, _ in train[1].items)
+    identities = [original.identity for original, _ in train[1].items]
+    if None in identities:
+        return {"train": total, "held_out": total}
+    held_out = sum(_share(identity) < data.held_out_rate for identity in identities)
     return {"train": total - held_out, "held_out": held_out}
 
 
@@ -156,7 +159,7 @@ def _held_out_of_limit(data: Data) -> int:
 
 def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], None]) -> tuple[Listing, Originals]:
     listing = source_files(data.source, place(value), key, role)
-    originals = SOURCES[data.source](listing, key)
+    originals = read_source(data.source, listing, key)
     if skipped := "; ".join(filter(None, (originals.left_out, listing.skipped_in_words()))):
         say(f"{key}: skipped in {listing.root}: {skipped}")
     return listing, originals

@@ -1,15 +1,18 @@
 """Where images come from: the embedded emoji, folders of class folders, Hugging Face style Parquet.
 
-A source is a function (listing of files, settings key for messages) -> Originals, one row of the table at the foot. It
-knows names, classes and where the encoded bytes are; `mixar.data.manifest` decodes them. Problems with files and
-columns are met here, before any work: ValueError naming the file, what was found and what would do.
+A source is a function (listing of files, settings key for messages) -> Originals. It knows names, classes and where the
+encoded bytes are; `mixar.data.manifest` decodes them. For one of your own, name it in the study: `data: {source:
+"my_module:my_source", path: …}`. Its listing then holds every file at the path, and each Original says where the image
+is: in a file of its own (row -1), or in a row of a Parquet file with a column `image`.
+Problems with files and columns are met here, before any work: ValueError naming the file, what was found and what would
+do.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ import pyarrow.parquet as pq
 from mixar.failures import is_shortage
 from mixar.files import iter_batches
 from mixar.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
+from mixar.study import choices
 
 
 class Original(NamedTuple):
@@ -47,7 +51,7 @@ class Originals(NamedTuple):
     left_out: str = ""
 
 
-def _emoji(files: Listing, key: str) -> Originals:
+def emoji(files: Listing, key: str) -> Originals:
     """Entries of the embedded emoji: one drawing per concept, so no skin-tone variants and no pixel duplicates."""
     _check_found(files, key)
     if len(files.files) > 1:
@@ -68,7 +72,7 @@ def _emoji(files: Listing, key: str) -> Originals:
     return Originals(len(found), {original[:4] for original, _ in found}, iter(found))
 
 
-def _folder(files: Listing, key: str) -> Originals:
+def folder(files: Listing, key: str) -> Originals:
     """Entries of a folder of class folders; classes and images in the order of their names, folders below included."""
     if not os.path.isdir(files.root):
         raise ValueError(f"{key}: {files.root} is no folder; give a folder with one folder of images per class")
@@ -105,7 +109,7 @@ def _in_class(label: int, file: File) -> tuple[Original, None]:
     return Original(*names, file.path, -1, f"{class_name}/{name}"), None
 
 
-def _parquet(files: Listing, key: str) -> Originals:
+def parquet(files: Listing, key: str) -> Originals:
     """Entries of Hugging Face style Parquet: columns `image` (struct with `bytes`, `path`) and `label`."""
     _check_found(files, key)
     total, classes = 0, set()
@@ -214,4 +218,10 @@ def _read(parquet: pq.ParquetFile, file: str | Path, columns: list[str]) -> pa.T
         raise ValueError(f"{file}: damaged ({error}); copy or download it again") from None
 
 
-SOURCES: dict[str, Callable[[Listing, str], Originals]] = {"emoji": _emoji, "folder": _folder, "parquet": _parquet}
+def read_source(source: str, files: Listing, key: str) -> Originals:
+    """The images of a source, by its name or "module:function". Raises ValueError if it cannot be loaded or returns
+    something else."""
+    found = choices.SOURCES.load_function(source)(files, key)
+    if not isinstance(found, Originals):
+        raise ValueError(f"data.source {source!r}: returned a {type(found).__name__}; expected an Originals")
+    return found

@@ -1,12 +1,17 @@
 """How feature networks are loaded and run: one pass over the images for all networks of a study.
 
-Which networks there are is in catalogue.py, each of them in networks/. A study's own is a class without arguments,
-whose forward takes uint8 [B, 3, H, W] and returns (features, logits), or (features,) beside another network.
+Which networks there are is in catalogue.py, each of them in networks/. A network of your own is an nn.Module without
+constructor arguments. It maps uint8 images [B, 3, H, W] to features [B, F] and logits [B, V]; as a further network, to
+(features,). Its weights are a file of its state dict. Name it in the study: `scoring: {extractor: {network:
+"my_module:MyNetwork", weights: FILE}}`; as a further network `scoring: {further: {"my_module:MyNetwork": FILE}}`, which
+adds the metric fd_MyNetwork.
+
 Nothing here downloads anything. Symbols: B images in a batch, n images, F features, V classes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +23,7 @@ from torch import Tensor, nn
 from mixar.failures import finite, naming
 from mixar.scoring.catalogue import FURTHER, Network, network_of
 from mixar.study import choices
+from mixar.study.code_hashes import source_hash
 from mixar.study.sections import Extractor as Settings
 from mixar.weights import load_module, tensors_sha256
 
@@ -27,7 +33,7 @@ class Extractor:
     """A feature network with the name and hash that every score made with it carries."""
 
     name: str
-    sha256: str  # of the weights
+    sha256: str  # of the weights; of your own network, of its file and source
     module: nn.Module  # uint8 [B, 3, H, W] -> (features, logits), or (features,) of a further network
 
     def to(self, device: torch.device | str) -> Extractor:
@@ -64,7 +70,8 @@ def _load(network: Network, path: Path, role: str, options: dict[str, Any]) -> E
         return choices.load_function(network.load, role)(Path(path), **options)
     built = choices.load_class(network.load, role, nn.Module)
     module = load_module(choices.construct(built, network.load, role), Path(path)).requires_grad_(False)
-    sha256 = tensors_sha256(module.state_dict())
+    parts = tensors_sha256(module.state_dict()) + source_hash(network.load)  # either may change the features
+    sha256 = hashlib.sha256(parts.encode()).hexdigest()
     return Extractor(f"{built.__name__}-{sha256[:8]}", sha256, module)
 
 

@@ -17,7 +17,7 @@ from mixar.assets import check as assets
 from mixar.assets.table import ASSETS
 from mixar.files import file_sha256
 from mixar.scoring.catalogue import EMOJI_NETWORK_SHA256, metric_of, network_of
-from mixar.study.problems import SpecError
+from mixar.study.errors import SpecError
 from mixar.study.sections import Study
 
 # How the field computes them; a study that differs says so in the protocol id of its rows.

@@ -17,11 +17,19 @@ from mixar import released
 from mixar.assets import check as assets
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
-from mixar.scoring.extractors import load_extractor
+from mixar.scoring.extractors import load_extractor, load_further
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.stages.pretrain import read_statistics
-from mixar.stages.trial import try_metric, try_strategy, try_tokenizer
+from mixar.stages.trial import (
+    try_extractor,
+    try_metric,
+    try_optimizer,
+    try_schedule,
+    try_source,
+    try_strategy,
+    try_tokenizer,
+)
 from mixar.study import external
 from mixar.study.choices import is_own
 from mixar.study.sections import Study, Training
@@ -40,7 +48,11 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
     looks += [partial(_look_at_statistics, study), partial(_look_at_extractor, study)]
+    looks += [partial(_look_at_further, study)]
     looks += [partial(try_metric, study, name, warn) for name in study.scoring.own_metrics]
+    looks += [partial(try_schedule, study, name) for name, run in study.runs.items()
+              if run.ti_mix and is_own(run.ti_mix.schedule)]  # fmt: skip
+    looks += [partial(try_optimizer, *training) for training in _trainings(study) if is_own(training[1].optimizer)]
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
     found += _data_problems(study)
@@ -119,7 +131,16 @@ def _look_at_extractor(study: Study) -> None:
         build = partial(build_network, settings, study.data.num_classes, study.data.image_size)
         _look_at_network("scoring.extractor", settings.network, build, [], None)
     elif assets.locate(settings.weights).exists():
-        load_extractor(settings, assets.resolve(settings.weights))
+        extractor = load_extractor(settings, assets.resolve(settings.weights))
+        if is_own(settings.network):
+            try_extractor("scoring.extractor.network", extractor, study.data.image_size, layers=2)
+
+
+def _look_at_further(study: Study) -> None:
+    """Networks of the study's own beside the protocol's; the others are looked at when their files are fetched."""
+    for name, value in study.scoring.further.items():
+        if is_own(name) and assets.locate(value).exists():
+            try_extractor("scoring.further", load_further(name, assets.resolve(value)), study.data.image_size, layers=1)
 
 
 # Data and device
@@ -141,6 +162,8 @@ def _data_problems(study: Study) -> list[str]:
     if any(key.startswith("data.") for key in external.missing(study)):
         return []
     try:
+        if is_own(data.source):
+            try_source(data)
         return list(_size_problems(study, **count_images(data)))
     except (ValueError, OSError) as error:
         return [str(error)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mixar.study.problems import SpecError
+from mixar.study.errors import SpecError
 from mixar.study.sections import Study
 
 

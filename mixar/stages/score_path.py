@@ -49,8 +49,8 @@ from mixar.stages.score import (
 )
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
-from mixar.study.problems import check_label
 from mixar.study.sections import Scoring, Study
+from mixar.study.values import check_label
 
 SHARD = 2000  # images a file of features: what an interruption costs at most
 

@@ -6,6 +6,7 @@ Code that changes its inputs is refused: others use them afterwards.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,22 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mixar.data.sources import Original, read_source
+from mixar.listing import source_files
 from mixar.model.decode import sample_latents
 from mixar.model.layers import patchify
 from mixar.model.mar import MAR
+from mixar.model.ti_mix import guidance_rate
 from mixar.scoring.catalogue import network_of
+from mixar.scoring.extractors import Extractor
 from mixar.scoring.features import FeatureSet, InputChangedError, inputs_kept
-from mixar.study import choices
-from mixar.study.sections import Sampler, Scoring, Study
+from mixar.study import choices, inventory
+from mixar.study.sections import Data, Sampler, Scoring, Study, Training
 from mixar.tokens import tokenizers
+from mixar.training.optim import build_optimizer
 
 IMAGES = 2  # of a random batch
+STEPS = 100  # of a schedule along a run
 IMAGES_A_FEATURE = 2  # of a side, so that a covariance has an inverse
 FEW_SUBSETS = 2  # of the kernel distance: the trial asks whether it works, and 100 take a minute
 MOST_IMAGES = 20_000  # of a side; 160 MB of Inception features
 # Errors of code that would fail for any number of images.
 SLIPS = (AttributeError, ImportError, KeyError, NameError, NotImplementedError, OSError, TypeError, SystemExit)
-INCEPTION_CLASSES = 1008
+INCEPTION_WIDTH, INCEPTION_CLASSES = 2048, 1008
 FEW_STEPS = Sampler(num_iterations=2, head_steps=2, cfg=2.0)
 
 
@@ -64,9 +71,7 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
     where = study.scoring.own_metrics[name]
     metric = choices.METRICS.load_function(where)
     scoring = study.scoring.model_copy(update={"kid_subsets": min(study.scoring.kid_subsets, FEW_SUBSETS)})
-    small = scoring.extractor.network == "subgroup-cnn"
-    width = network_of(scoring.extractor.network).width or 4 * scoring.extractor.channels
-    classes = max(2, study.data.num_classes) if small else INCEPTION_CLASSES
+    width, classes = _feature_sizes(study)
     enough = _enough_images(scoring, width)
     count = min(enough, study.evaluation.num_images)
     what = f"scoring.metrics {where!r}, tried on random features [{count}, {width}]"
@@ -83,6 +88,77 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
         if count == study.evaluation.num_images or isinstance(error.__cause__, (*SLIPS, InputChangedError)):
             raise
         warn(f"{error} (the study draws {study.evaluation.num_images:,} images: it may succeed there)")
+
+
+def _feature_sizes(study: Study) -> tuple[int, int]:
+    """Features and logits that a metric is tried with; for a network of the study's own those of Inception."""
+    network = network_of(study.scoring.extractor.network)
+    if network.is_trainable:
+        return 4 * study.scoring.extractor.channels, max(2, study.data.num_classes)
+    return network.width or INCEPTION_WIDTH, INCEPTION_CLASSES
+
+
+def try_extractor(key: str, extractor: Extractor, image_size: int, layers: int) -> None:
+    """Features of random images by a network of the study's own, which its file is given to.
+
+    key: of the study. layers: 2 for features and logits, 1 for features. Raises ValueError where that fails.
+    """
+    with _tried(f"{key} {extractor.name!r}, tried on random images of {image_size} pixels"):
+        images = torch.randint(256, (IMAGES, 3, image_size, image_size), dtype=torch.uint8)
+        with torch.no_grad(), _left_alone(images=images):
+            outputs = extractor.module.eval()(images)
+        shapes = [list(part.shape) for part in outputs] if isinstance(outputs, tuple) else type(outputs).__name__
+        if (
+            not isinstance(outputs, tuple)
+            or len(outputs) < layers
+            or any(len(s) != 2 or s[0] != IMAGES for s in shapes)
+        ):
+            expected = "(features [B, F], logits [B, V])" if layers == 2 else "(features [B, F],)"
+            raise ValueError(f"returned {shapes}; expected {expected}")
+
+
+def try_source(data: Data) -> None:
+    """List the first images of a source of the study's own. Raises ValueError where that fails."""
+    with _tried(f"data.source {data.source!r}"):
+        files = source_files(data.source, inventory.place(data.path), "data.path", "train")
+        for item in itertools.islice(read_source(data.source, files, "data.path").items, IMAGES):
+            original, content = item
+            if not isinstance(original, Original) or not (content is None or isinstance(content, bytes)):
+                raise ValueError("items must be pairs of an Original and its bytes, or None for a file of its own")
+
+
+def try_schedule(study: Study, run: str) -> None:
+    """λ of a schedule of the study's own, along a run. Raises ValueError where it fails, rises or leaves [0, 1]."""
+    ti_mix = study.runs[run].ti_mix
+    with _tried(f"runs.{run}.ti_mix.schedule {ti_mix.schedule!r}"):
+        rates = [guidance_rate(ti_mix, step / STEPS) for step in range(STEPS + 1)]
+        rises = [step for step in range(STEPS) if rates[step + 1] > rates[step] + 1e-9]
+        if rises:
+            before, after = rates[rises[0]], rates[rises[0] + 1]
+            raise ValueError(f"λ rises from {before:g} to {after:g} at {rises[0]} % of the run; it must fall (Eq. 12)")
+
+
+def try_optimizer(where: str, settings: Training) -> None:
+    """Three steps of an optimizer of the study's own, on a small network; where: the section that names it.
+
+    Raises ValueError where they fail, change nothing, or the state cannot be saved and loaded as a checkpoint does.
+    """
+    with _tried(f"{where}.optimizer {settings.optimizer!r}, tried on a small network"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 4))
+        before = [p.detach().clone() for p in network.parameters()]
+        optimizer = build_optimizer(network, settings)
+        for _ in range(3):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3
+            optimizer.zero_grad()
+            network(torch.randn(IMAGES, 3, 4, 4)).square().mean().backward()
+            optimizer.step()
+        after = list(network.parameters())
+        if not all(p.isfinite().all() for p in after):
+            raise ValueError("parameters are not finite after three steps")
+        if all(torch.equal(p, q) for p, q in zip(before, after, strict=True)):
+            raise ValueError("three steps change no parameter; the loop sets the learning rate of each group")
+        build_optimizer(network, settings).load_state_dict(optimizer.state_dict())
 
 
 def _enough_images(scoring: Scoring, width: int) -> int:

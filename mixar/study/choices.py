@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
 
 from mixar.scoring import catalogue
 from mixar.scoring.catalogue import NETWORKS
@@ -39,6 +40,14 @@ class Choice:
         if name in self.table or is_own(name):
             return name
         raise PydanticCustomError("choice", f"{unknown(name, self.table)}, or give your own as {self.form}")
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """A field of type Annotated[str, Choice] is checked by `check`."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        own = {"type": "string", "pattern": ".:.", "title": self.form}
+        return {"anyOf": [{"type": "string", "enum": list(self.table)}, own]}
 
     def load_class(self, name: str, base: type, methods: Sequence[str] = ()) -> type:
         """The class of a choice. Raises ValueError as `load`, and where it is no `base` or lacks a method."""
@@ -162,6 +171,7 @@ SOURCES = Choice(
     "data.source", FUNCTION, {name: f"mixar.data.sources:{name}" for name in ("emoji", "folder", "parquet")}
 )
 EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
+FURTHER = Choice("scoring.further", CLASS, {name: NETWORKS[name].load for name in catalogue.FURTHER})
 METRICS = Choice("scoring.metrics", FUNCTION, {name: catalogue.METRICS[name].function for name in catalogue.LISTED})
 RESERVED_METRICS = frozenset({*catalogue.METRICS, "parameters"})  # names of other result rows and columns
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mixar.study.digests import Digests
+from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
-from mixar.study.problems import SpecError
-from mixar.study.sections import Study, load_study
+from mixar.study.load import load_study
+from mixar.study.sections import Study
 
 ABSENT = "absent"
 SHOWN = 12  # differences that a message lists

@@ -1,14 +1,14 @@
 """The study: every setting that changes numbers, validated before any job exists.
 
-A study is one YAML file. `load_study` turns it into a frozen `Study` or raises `SpecError` naming the key, what was
-found and what would do. No torch here: every cluster job parses the Snakefile, and so this file, again.
+A study is one YAML file; mixar.study.load turns it into a frozen `Study`. A section checks what it can check alone;
+mixar.study.problems checks what needs several. The descriptions of the keys are the text of docs/reference/study.md.
+No torch here: every cluster job parses the Snakefile, and so this file, again.
 """
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,18 +16,21 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from mixar.scoring.catalogue import FURTHER, network_of
 from mixar.study import choices, presets
 from mixar.study import paths as study_paths
-from mixar.study.problems import MAX_SHARDS, SpecError, check_label, check_number, explain, not_json, problems
-from mixar.study.strict_yaml import read_yaml
+from mixar.study.choices import is_own
+from mixar.study.values import check_label, check_number, conflict_error
+
+MAX_SHARDS = 100_000  # the number of a shard has five digits
+NO_WEIGHTS = "give `weights` (a file) or `train` (settings to train it); both are missing"
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, and no tensor has its square
@@ -38,28 +41,33 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildc
 # A folder name and a Snakemake wildcard.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100)]
 Label = Annotated[str, AfterValidator(check_label)]  # as tables and figures print it
-Strategy = Annotated[str, AfterValidator(choices.STRATEGIES.check), choices.STRATEGIES]
-Schedule = Annotated[str, AfterValidator(choices.SCHEDULES.check), choices.SCHEDULES]
-Optimizer = Annotated[str, AfterValidator(choices.OPTIMIZERS.check), choices.OPTIMIZERS]
-Source = Annotated[str, AfterValidator(choices.SOURCES.check), choices.SOURCES]
-FeatureNetwork = Annotated[str, AfterValidator(choices.EXTRACTORS.check), choices.EXTRACTORS]
-ContinuousNetwork = Annotated[str, AfterValidator(choices.CONTINUOUS.check), choices.CONTINUOUS]
-DiscreteNetwork = Annotated[str, AfterValidator(choices.DISCRETE.check), choices.DISCRETE]
+Strategy = Annotated[str, choices.STRATEGIES]
+Schedule = Annotated[str, choices.SCHEDULES]
+Optimizer = Annotated[str, choices.OPTIMIZERS]
+Source = Annotated[str, choices.SOURCES]
+FeatureNetwork = Annotated[str, choices.EXTRACTORS]
+FurtherNetwork = Annotated[str, choices.FURTHER]
+ContinuousNetwork = Annotated[str, choices.CONTINUOUS]
+DiscreteNetwork = Annotated[str, choices.DISCRETE]
 Metric = Annotated[str, AfterValidator(choices.check_metric), choices.METRICS]
 # Of a file or folder, or asset:NAME. `~` and variables are filled in where the study is read.
-FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump)]
-FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump)]
+_PATH = WithJsonSchema({"type": "string", "format": "path"})
+FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump), _PATH]
+FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump), _PATH]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
     """A part of the study: unknown keys are errors, values never change after validation.
 
-    `preset: NAME` stands for the keys of `mixar.study.presets`. Later keys are left out of dumps at their defaults
-    (`exclude_if`), so that earlier studies keep their digests.
+    `preset: NAME` stands for the keys of mixar.study.presets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield keys of this section whose values do not fit together, each with what is wrong; key "": the section."""
+        yield from ()
 
     @model_validator(mode="before")
     @classmethod
@@ -72,338 +80,505 @@ class Section(BaseModel):
         check_number(value, cls.model_fields[info.field_name].annotation)
         return value
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if found := list(self.conflicts()):
+            raise conflict_error(found)
+        return self
+
 
 class Data(Section):
     """Images, their crop and the split."""
 
-    source: Source
-    path: FilePath  # emoji: the Parquet file; folder: a folder of class folders; parquet: a file, a folder or a pattern
-    held_out_path: FilePath | None = None  # validation images, same kind; null: split by a hash of each image's name
-    held_out_rate: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share held out, used where held_out_path is null
-    image_size: Annotated[Count, Field(le=2**14)]  # pixels, square
-    num_classes: Count
-    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = 1  # token shards, one job each
-    limit: Count | None = None  # keep this many images, all classes alike (smoke studies)
-    skip_unreadable: Annotated[bool, Field(exclude_if=lambda v: not v)] = False  # leave unreadable images out
-    max_overlap: Annotated[Rate, Field(exclude_if=lambda v: not v)] = 0.0  # of the held-out images, also trained on
+    source: Source = Field(
+        description="`emoji`: the committed drawings; `folder`: one folder of images per class; `parquet`: columns "
+        "`image.bytes` and `label`, as Hugging Face data sets. Your own: see `mixar/data/sources.py`"
+    )
+    path: FilePath = Field(
+        description="training images: the Parquet file (`emoji`), a folder (`folder`), or a file, a folder or a "
+        "pattern such as `data/train-*.parquet` (`parquet`)"
+    )
+    held_out_path: FilePath | None = Field(
+        None, description="validation images of the same kind; null: split off by a hash of each image's name"
+    )
+    held_out_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="share of the images that is split off where `held_out_path` is null"
+    )
+    image_size: Annotated[Count, Field(le=2**14)] = Field(description="pixels, square; after ADM's centre crop")
+    num_classes: Count = Field(description="classes of the images")
+    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(1, description="token shards, one job each")
+    limit: Count | None = Field(None, description="keep this many images, all classes alike; null: all")
+    skip_unreadable: Annotated[bool, Field(exclude_if=lambda v: not v)] = Field(
+        False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
+    )
+    max_overlap: Annotated[Rate, Field(exclude_if=lambda v: not v)] = Field(
+        0.0, description="share of the held-out images that may also be training images, byte for byte"
+    )
 
 
 class Training(Section):
     """Optimisation of any network of the study."""
 
-    epochs: Count
-    batch_size: Count  # images per step over all devices
-    learning_rate: Positive  # per 256 images: the step uses learning_rate * batch_size / 256
-    schedule: Literal["constant", "cosine"] = "constant"
-    final_rate: Rate = 0.0  # cosine: the share of the learning rate left at the end
-    warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = 0.0
-    optimizer: Annotated[Optimizer, Field(exclude_if=lambda v: v == "adamw")] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    clip_norm: Positive = 3.0
-    ema_decay: Rate = 0.9999
-    precision: Literal["float32", "bfloat16"] = "float32"  # autocast; weights and optimizer stay in float32
-    micro_batch: Count | None = None  # images per forward pass and device, each part with draws of its own; null: all
+    epochs: Count = Field(description="passes over the training images")
+    batch_size: Count = Field(description="images per step over all devices")
+    learning_rate: Positive = Field(description="per 256 images: a step uses `learning_rate` · `batch_size` / 256")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
+    final_rate: Rate = Field(0.0, description="`cosine`: share of the learning rate left at the end")
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = Field(0.0, description="epochs of linear warm-up from 0")
+    optimizer: Annotated[Optimizer, Field(exclude_if=lambda v: v == "adamw")] = Field(
+        "adamw",
+        description="`muon` trains small networks in fewer steps: orthogonalised updates of matrices and kernels, "
+        "AdamW for vectors. Your own: see `mixar/training/optim.py`",
+    )
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of the optimizer's two moving averages (MAR)")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.02, description="of matrices and kernels outside the diffusion head (MAR)"
+    )
+    clip_norm: Positive = Field(3.0, description="largest norm of the gradient (MAR)")
+    ema_decay: Rate = Field(
+        0.9999, description="of the averaged weights, which a training leaves; reached by a warm-up (MAR: without)"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of forward passes (autocast); weights and optimizer stay in float32"
+    )
+    micro_batch: Count | None = Field(
+        None,
+        description="images per forward pass and device; gradients add up to the whole batch, each part with draws of "
+        "its own; null: all at once",
+    )
 
 
 class TokenizerTraining(Training):
-    """Losses of the small tokenizers: squared and absolute reconstruction error, and each family's own terms."""
+    """Losses of the small tokenizers: squared reconstruction error, and each family's own terms."""
 
-    kl_weight: float = 1.0e-6  # VA-VAE: KL divergence, summed over a latent map and averaged over images
-    l1_weight: float = 0.0  # absolute pixel error beside the squared one
-    commitment_weight: float = 0.25  # MaskBit (spec: ConvVQModel, commitment cost)
-    entropy_weight: float = 0.02  # MaskBit entropy term
-    entropy_temperature: Positive = 0.01
-    entropy_gamma: float = 1.0  # weight of the batch entropy against the mean per-sample entropy
-    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = 1  # of the bits; their entropies add up
-    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = None  # pixels; null: an eighth
+    kl_weight: float = Field(
+        1.0e-6, description="`continuous`: KL divergence, summed over a latent map and averaged over images"
+    )
+    l1_weight: float = Field(0.0, description="`continuous`: absolute pixel error beside the squared one")
+    commitment_weight: float = Field(0.25, description="`discrete`: commitment term (MaskBit)")
+    entropy_weight: float = Field(0.02, description="`discrete`: entropy term (MaskBit)")
+    entropy_temperature: Positive = Field(0.01, description="`discrete`: of the entropies' softmax (MaskBit)")
+    entropy_gamma: float = Field(
+        1.0, description="`discrete`: weight of the batch entropy against the mean entropy of a token"
+    )
+    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = Field(
+        1, description="`discrete`: groups of the bits; their entropies add up"
+    )
+    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = Field(
+        None, description="pixels that a training image may move; null: an eighth of the side"
+    )
 
 
 class Autoencoder(Section):
-    """Encoder and decoder of images; the grid is image_size / 2**(levels - 1)."""
+    """Encoder and decoder of images; a token covers 2^(levels - 1) pixels a side."""
 
     network: str
-    options: dict[str, Any] = {}  # for the constructor of a network of the study's own
-    weights: FilePath | None = None  # path, or asset:NAME; null: trained by this study
-    channels: Count = 128
-    multipliers: Widths = (1, 1, 2, 2, 4)
-    num_res_blocks: Count = 2
-    train: TokenizerTraining | None = None
+    options: dict[str, Any] = Field({}, description="for the constructor of your own network")
+    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
+    train: TokenizerTraining | None = Field(None, description="training of a small tokenizer; null: give `weights`")
+    channels: Count = Field(128, description="width of the first level; a multiple of 32 in the built-in networks")
+    multipliers: Widths = Field((1, 1, 2, 2, 4), description="width of each level, in multiples of `channels`")
+    num_res_blocks: Count = Field(2, description="residual blocks a level")
 
     @property
     def stride(self) -> int:
         """Pixels per token side."""
         return 2 ** (len(self.multipliers) - 1)
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if is_own(self.network):
+            return
+        if self.options:
+            yield "options", "they go to a network of your own; name it with `network`, or leave them out"
+        if self.channels % 32:
+            yield "channels", f"{self.channels} is no multiple of 32 (GroupNorm has 32 groups)"
+
     @model_serializer(mode="wrap")
     def _built_in_left_out(self, dump: Any) -> dict:  # so studies of the built-in networks keep their digests
-        return {k: v for k, v in dump(self).items() if choices.is_own(self.network) or k not in ("network", "options")}
+        return {k: v for k, v in dump(self).items() if is_own(self.network) or k not in ("network", "options")}
 
 
 class VaVae(Autoencoder):
-    """Continuous tokenizer (VA-VAE f16d32 by default; MAR's KL-16 is latent_channels 16 without decoder attention)."""
+    """Continuous tokenizer: VA-VAE f16d32 by default; MAR's KL-16 is `preset: kl16`."""
 
-    network: ContinuousNetwork = "vavae"
-    latent_channels: Count = 32
-    attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = (4,)
-    decoder_attention: bool = True
-    statistics: FilePath | None = None  # file with the latents' mean and std; null: computed from the training images
-    scale: Positive | None = None  # one factor instead of statistics (KL-16: 0.2325)
+    network: ContinuousNetwork = Field("vavae", description="your own: see `mixar/tokens/tokenizers.py`")
+    latent_channels: Count = Field(32, description="channels of a token")
+    attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field((4,), description="levels with attention, from 0")
+    decoder_attention: bool = Field(True, description="attention in the decoder, too; false: MAR's KL-16")
+    statistics: FilePath | None = Field(
+        None, description="file with the latents' mean and std; null: computed from the training images"
+    )
+    scale: Positive | None = Field(None, description="one factor instead of statistics; KL-16: 0.2325")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        levels = len(self.multipliers)
+        beyond = [level for level in self.attention_levels if level >= levels]
+        if beyond and not is_own(self.network):
+            yield "attention_levels", f"{beyond[0]} is no level of {levels} multipliers; levels count from 0"
 
 
 class MaskBit(Autoencoder):
     """Discrete tokenizer: lookup-free quantisation to `bits` bits a token."""
 
-    network: DiscreteNetwork = "maskbit"
-    bits: Annotated[int, Field(ge=2, le=20)] = 14
+    network: DiscreteNetwork = Field("maskbit", description="your own: see `mixar/tokens/tokenizers.py`")
+    bits: Annotated[int, Field(ge=2, le=20)] = Field(14, description="bits of a token")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        groups = self.train.entropy_groups if self.train else 1
+        if groups > self.bits:
+            yield "train.entropy_groups", f"{groups} groups of {self.bits} bits; use fewer"
 
 
 class GeneratorTraining(Training):
-    """MaskBit stage-two training."""
+    """Training of MaskBit's bit transformer."""
 
-    label_drop_rate: Rate = 0.1
-    label_smoothing: Rate = 0.1
+    label_drop_rate: Rate = Field(0.1, description="share of the images whose class is dropped, for guidance (MaskBit)")
+    label_smoothing: Rate = Field(0.1, description="of the cross-entropy (MaskBit)")
 
 
 class GeneratorSampler(Section):
-    """How MaskBit draws the evaluation tokens."""
+    """How MaskBit draws the evaluation tokens; the defaults are MaskBit's README for 14 bits and 128 steps."""
 
-    num_steps: Count = 128
-    guidance_scale: float = 7.1
-    guidance_annealing: Literal["none", "linear", "cosine"] = "cosine"
-    scale_pow: Annotated[float, Field(ge=0)] = 3.0
-    randomize_temperature: Annotated[float, Field(ge=0)] = 9.0
-    softmax_temperature: Positive = 1.0
-    mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = "arccos"
+    num_steps: Count = Field(128, description="forward passes")
+    guidance_scale: float = Field(7.1, description="classifier-free guidance at full strength")
+    guidance_annealing: Literal["none", "linear", "cosine"] = Field("cosine", description="how guidance grows")
+    scale_pow: Annotated[float, Field(ge=0)] = Field(3.0, description="power of the guidance's growth")
+    randomize_temperature: Annotated[float, Field(ge=0)] = Field(
+        9.0, description="of the noise on the confidences that choose what is kept"
+    )
+    softmax_temperature: Positive = Field(1.0, description="of the tokens' softmax")
+    mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = Field(
+        "arccos", description="share of masked tokens over the steps"
+    )
 
 
 class Generator(Section):
-    """MaskBit's bit transformer (LFQBert)."""
+    """MaskBit's bit transformer (LFQBert); the defaults are its 14-bit model."""
 
-    weights: FilePath | None = None
-    width: Count = 1024
-    depth: Count = 24
-    heads: Count = 16
-    mlp_width: Count = 4096
-    splits: Count = 2
-    dropout: Rate = 0.1
-    train: GeneratorTraining | None = None
-    sampler: GeneratorSampler = GeneratorSampler()
+    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
+    train: GeneratorTraining | None = Field(None, description="training of a small generator; null: give `weights`")
+    width: Count = Field(1024, description="of the transformer; a multiple of `heads`")
+    depth: Count = Field(24, description="transformer blocks")
+    heads: Count = Field(16, description="attention heads")
+    mlp_width: Count = Field(4096, description="hidden width of the blocks' MLPs")
+    splits: Count = Field(2, description="groups of bits that are masked and drawn apart; divides `discrete.bits`")
+    dropout: Rate = Field(0.1, description="in the blocks")
+    sampler: GeneratorSampler = Field(GeneratorSampler(), description="how the evaluation tokens are drawn")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.width % self.heads:
+            yield "width", f"{self.width} is not divisible by heads {self.heads}"
 
 
 class Model(Section):
-    """Size of the masked autoregressive transformer and its diffusion head."""
+    """Size of a masked autoregressive transformer and its diffusion head."""
 
-    width: Count
-    encoder_depth: Count
-    decoder_depth: Count
-    heads: Count
-    decoder_width: Count | None = None  # null: as the encoder
-    decoder_heads: Count | None = None  # null: as the encoder
-    mlp_ratio: Annotated[Positive, Field(le=1000)] = 4.0
-    buffer_size: Count = 64  # class tokens
-    dropout: Rate = 0.1  # attention and projection
-    head_depth: Count
-    head_width: Count
+    width: Count = Field(description="of the encoder; a multiple of `heads`")
+    encoder_depth: Count = Field(description="blocks of the encoder")
+    decoder_depth: Count = Field(description="blocks of the decoder")
+    heads: Count = Field(description="attention heads of the encoder")
+    decoder_width: Count | None = Field(None, description="null: as the encoder's")
+    decoder_heads: Count | None = Field(None, description="null: as the encoder's")
+    mlp_ratio: Annotated[Positive, Field(le=1000)] = Field(4.0, description="hidden width of an MLP over its width")
+    buffer_size: Count = Field(64, description="class tokens before the image tokens (MAR)")
+    dropout: Rate = Field(0.1, description="of attention and projections (MAR)")
+    head_depth: Count = Field(description="residual blocks of the diffusion head")
+    head_width: Count = Field(description="width of the diffusion head")
 
-    @model_serializer(mode="wrap")
-    def _null_left_out(self, dump: Any) -> dict:  # so models with equal halves keep the digests that they had
-        return {key: value for key, value in dump(self).items() if value is not None}
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.width % self.heads:
+            yield "width", f"{self.width} is not divisible by heads {self.heads}"
+        width, heads = self.decoder_width or self.width, self.decoder_heads or self.heads
+        if width % heads:
+            yield "", f"the decoder's width {width} is not divisible by its heads {heads}"
 
 
 class MarTraining(Training):
-    """MAR's recipe on top of the shared optimisation."""
+    """Training of the runs."""
 
-    mask_rate_min: Rate = 0.7
-    label_drop_rate: Rate = 0.1
-    head_batch_multiplier: Count = 4
+    mask_rate_min: Rate = Field(0.7, description="least share of masked tokens (MAR)")
+    label_drop_rate: Rate = Field(0.1, description="share of the images whose class is dropped, for guidance (MAR)")
+    head_batch_multiplier: Count = Field(4, description="noise levels drawn for each token and step (MAR)")
 
 
 class Guidance(Section):
-    """Which strategy injects the discrete tokens; `options` go to its constructor."""
+    """Which strategy injects the discrete tokens."""
 
-    strategy: Strategy = "none"
-    options: dict[str, Any] = {}
+    strategy: Strategy = Field(
+        "none",
+        description="`none`: MAR; `dc_mix`: DC-Mix (Eq. 9); `dc_sa`, `dc_ca`: DC-SA, DC-CA (Section 3.3). Your own: "
+        "see `mixar/model/guidance.py`",
+    )
+    options: dict[str, Any] = Field(
+        {},
+        description="for the strategy's constructor: `drop_tokens_in_null` (default false) drops the tokens with the "
+        "class; `dc_sa` has `stage` (`decoder`, `encoder` or `both`; default `decoder`)",
+    )
 
 
 class TiMix(Section):
-    """λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
+    """TI-Mix: λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
 
-    schedule: Schedule = "linear"
-    start: Rate = 1.0
-    end: Rate = 0.0
-    step_at: Rate = 0.5  # schedule `step`: share of the run after which λ jumps to `end`
-    temperature: Positive = 1.0  # of the generator's softmax
+    schedule: Schedule = Field("linear", description="from `start` to `end`. Your own: see `mixar/model/ti_mix.py`")
+    start: Rate = Field(1.0, description="λ at the start of the run")
+    end: Rate = Field(0.0, description="λ at the end of the run")
+    step_at: Rate = Field(0.5, description="`step`: share of the run after which λ jumps to `end`")
+    temperature: Positive = Field(1.0, description="of the generator's softmax (Eq. 11)")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.start < self.end:
+            yield "", f"the rate of ground truth rises from {self.start:g} to {self.end:g}; it must fall (Eq. 12)"
 
 
 class Run(Section):
     """One trained method."""
 
-    label: Label
-    model: Name
-    guidance: Guidance = Guidance()
-    ti_mix: TiMix | None = None
-    parent: Name | None = None  # continue this run's final weights, seed by seed
-    start: FilePattern | None = None  # continue weights from a file; {seed} is filled in
-    weights: FilePattern | None = None  # finished weights from a file: nothing is trained; {seed} is filled in
-    start_epochs: Annotated[int, Field(ge=0, le=10**9)] = 0  # epochs behind `start` or `weights`, for the record
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = ("default",)
-    training: dict[str, Any] = {}  # keys of the study's `training` that differ for this run
+    label: Label = Field(description="as tables and figures print it; unique")
+    model: Name = Field(description="a key of `models`")
+    guidance: Guidance = Field(Guidance(), description="the strategy that injects the discrete tokens")
+    ti_mix: TiMix | None = Field(None, description="TI-Mix; null: without")
+    parent: Name | None = Field(None, description="run whose final weights are continued, seed by seed")
+    start: FilePattern | None = Field(None, description="file of weights to continue; `{seed}` is filled in")
+    weights: FilePattern | None = Field(
+        None, description="file of finished weights, released ones included: nothing is trained; `{seed}` is filled in"
+    )
+    start_epochs: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        0, description="epochs behind `start` or `weights`, counted on Figure 8's axis"
+    )
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0,), description="each is trained")
+    samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        ("default",), description="keys of `samplers`; images are drawn with each"
+    )
+    training: dict[str, Any] = Field({}, description="keys of the study's `training` that differ for this run")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", f"{list(self.seeds)} names a seed twice"
+        if len(set(self.samplers)) < len(self.samplers):
+            yield "samplers", f"{list(self.samplers)} names a sampler twice"
+        if self.ti_mix and self.guidance.strategy == "none":
+            yield "ti_mix", ("TI-Mix mixes discrete tokens, and guidance.strategy is 'none'; choose a guided strategy")
+        if len(given := [key for key in ("parent", "start", "weights") if getattr(self, key)]) > 1:
+            yield "", f"{' and '.join(f'`{key}`' for key in given)} each say where weights come from; keep one"
+        if self.weights and (self.ti_mix or self.training):
+            yield "weights", "nothing is trained, so `ti_mix` and `training` have no meaning; leave them out"
 
 
 class Sampler(Section):
-    """How images are drawn from a trained run (spec of MAR's loop)."""
+    """How images are drawn from a trained run."""
 
-    num_iterations: Count = 64
-    head_steps: Annotated[int, Field(ge=2, le=1000)] = 100
-    cfg: Annotated[float, Field(ge=0)] = 3.0
-    cfg_schedule: Literal["linear", "constant"] = "linear"
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    clip: Positive | None = None  # bound on predicted latents, in their std; null: none, as in MAR
+    num_iterations: Count = Field(64, description="steps of the masked decoding")
+    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(100, description="diffusion steps a token")
+    cfg: Annotated[float, Field(ge=0)] = Field(3.0, description="classifier-free guidance scale")
+    cfg_schedule: Literal["linear", "constant"] = Field("linear", description="of the scale over the iterations")
+    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="of the diffusion's noise")
+    clip: Positive | None = Field(
+        None, description="bound on predicted latents, in their standard deviations; null: none, as in MAR"
+    )
 
 
 class Evaluation(Section):
     """The images that every method draws."""
 
-    num_images: Annotated[Count, Field(le=10**8)] = 50_000
-    labels: Literal["balanced", "training"] = "balanced"  # equal counts, or the training set's proportions
-    shard_size: Count = 1000  # images per job
-    batch_size: Count = 256  # images per forward pass; part of the numbers: noise is drawn per batch
-    seed: Seed = 0
+    num_images: Annotated[Count, Field(le=10**8)] = Field(50_000, description="images per run and sampler")
+    labels: Literal["balanced", "training"] = Field(
+        "balanced", description="equally many a class, or the training set's proportions"
+    )
+    shard_size: Count = Field(1000, description="images per job")
+    batch_size: Count = Field(
+        256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
+    )
+    seed: Seed = Field(0, description="of all draws")
 
     @property
     def num_shards(self) -> int:
         return -(-self.num_images // self.shard_size)
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.num_shards > MAX_SHARDS:
+            yield (
+                "shard_size",
+                (
+                    f"{self.num_images} images in shards of {self.shard_size} are {self.num_shards} shards, at most "
+                    f"{MAX_SHARDS} are possible; make them larger"
+                ),
+            )
+
 
 class ExtractorTraining(Training):
     """Training of the small feature network."""
 
-    label_smoothing: Rate = 0.1
+    label_smoothing: Rate = Field(0.1, description="of the cross-entropy")
 
 
 class Extractor(Section):
     """Feature network behind every score."""
 
-    network: FeatureNetwork
-    options: Annotated[dict[str, Any], Field(exclude_if=lambda v: not v)] = {}  # for the constructor of your own
-    weights: FilePath | None = None
-    channels: Count = 32  # subgroup-cnn: width of its first stage; features are 4 times that
-    train: ExtractorTraining | None = None
+    network: FeatureNetwork = Field(
+        description="`subgroup-cnn`: a small network that the study can train. Your own: see "
+        "`mixar/scoring/extractors.py`"
+    )
+    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
+    train: ExtractorTraining | None = Field(None, description="training on the fine classes; null: give `weights`")
+    channels: Count = Field(32, description="`subgroup-cnn`: width of its first stage; features are 4 times as many")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.weights is None and self.train is None:
+            yield "", NO_WEIGHTS
+        elif self.weights is None and not network_of(self.network).is_trainable:
+            yield "", f"{self.network!r} is not trained here; give its `weights`"
 
 
 class Scoring(Section):
     """Metrics and the protocol that names them."""
 
-    protocol: str
-    reconstructions: str | None = None  # protocol of the reconstructions; null: the one that goes with `protocol`
-    extractor: Extractor
-    metrics: tuple[Metric, ...] = ("fd", "is", "kid", "precision", "recall")
-    further: dict[str, FilePath] = {}  # weights of more feature networks by name; each brings metrics of its own
-    further_statistics: dict[str, FilePath] = {}  # .npz files of statistics, in place of reference images
-    kid_subsets: Count = 100
-    kid_subset_size: Count = 1000
-    is_splits: Count = 10
-    neighbours: Count = 3  # k of precision and recall
-    jackknife_groups: Annotated[Count, Field(ge=2)] = 10
+    protocol: str = Field(
+        description="reference images, crop, rounding and network behind the scores, such as `adm256-gfid`; for your "
+        "own data `own-gfd`"
+    )
+    reconstructions: str | None = Field(
+        None, description="protocol of the reconstructions; null: the one that goes with `protocol`"
+    )
+    extractor: Extractor = Field(description="feature network behind the scores")
+    metrics: tuple[Metric, ...] = Field(
+        ("fd", "is", "kid", "precision", "recall"),
+        description="rows of the results; your own has the name after the colon: see `mixar/scoring/metrics`",
+    )
+    further: dict[FurtherNetwork, FilePath] = Field(
+        {},
+        description="files of more feature networks, each with metrics of its own: "
+        + "; ".join(f"`{name}`: {', '.join(m.name for m in network_of(name).metrics)}" for name in FURTHER)
+        + '; `"my_module:Mine"`: fd_Mine, see `mixar/scoring/extractors.py`',
+    )
+    further_statistics: dict[str, FilePath] = Field(
+        {},
+        description="by the same names: `.npz` files with `mu` and `sigma` (`inception-spatial`: ADM's `mu_s`, "
+        "`sigma_s`) that replace the reference images",
+    )
+    kid_subsets: Count = Field(100, description="random subsets of KID")
+    kid_subset_size: Count = Field(1000, description="images a subset")
+    is_splits: Count = Field(10, description="splits of the Inception Score")
+    neighbours: Count = Field(3, description="k of precision and recall")
+    jackknife_groups: Annotated[Count, Field(ge=2)] = Field(
+        10, description="groups of images left out in turn for the 95 % intervals"
+    )
 
     @property
     def own_metrics(self) -> dict[str, str]:
         """The "module:function" of each metric of the study's own, by the metric's name in result rows."""
-        return {choices.metric_name(entry): entry for entry in self.metrics if choices.is_own(entry)}
+        return {choices.metric_name(entry): entry for entry in self.metrics if is_own(entry)}
 
     @property
     def metric_names(self) -> list[str]:
         """Every metric's name in result rows."""
         return [choices.metric_name(entry) for entry in self.metrics]
 
-    @field_validator("metrics")
-    @classmethod
-    def _one_name_each(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        names = [choices.metric_name(entry) for entry in metrics]
-        for place, name in enumerate(names):
-            if name in names[:place]:
-                other, entry = metrics[names.index(name)], metrics[place]
-                what = (
-                    f"{entry!r} occurs twice" if other == entry else f"{other!r} and {entry!r} are both named {name!r}"
-                )
-                raise PydanticCustomError("choice", f"{what}; keep one")
-        return metrics
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        first: dict[str, str] = {}
+        for name, entry in zip(self.metric_names, self.metrics, strict=True):
+            if name in first:
+                both = f"{first[name]!r} and {entry!r} are both named {name!r}"
+                yield "metrics", f"{f'{entry!r} occurs twice' if first[name] == entry else both}; keep one"
+            first.setdefault(name, entry)
+        brought = [metric.name for name in self.further for metric in network_of(name).metrics if is_own(name)]
+        for name in brought:
+            if name in first or name in choices.RESERVED_METRICS or brought.count(name) > 1:
+                yield "further", f"two metrics are named {name!r}; rename the network's class"
+        for name in self.further_statistics:
+            if name not in self.further:
+                yield "further_statistics", f"{name!r} is no network of scoring.further"
 
 
 class Measure(Section):
     """What `measure` times."""
 
-    batch_size: Count = 256
-    train_steps: Count = 10
-    repeats: Count = 3
+    batch_size: Count = Field(256, description="images of a timed batch")
+    train_steps: Count = Field(10, description="training steps of one repeat")
+    repeats: Count = Field(3, description="repeats; rows hold the median")
 
 
 class TiMixFigure(Section):
     """Figure 8: one parent, continued with and without TI-Mix."""
 
-    parent: Name
-    plain: Name
-    ti_mix: Name
+    parent: Name = Field(description="the run that both continue")
+    plain: Name = Field(description="continued without TI-Mix")
+    ti_mix: Name = Field(description="continued with TI-Mix")
 
 
 class Claims(Section):
-    """Which runs stand for the two sides of the paper's claims."""
+    """Which runs the paper's claims compare."""
 
-    baseline: Name  # MAR
-    guided: Name  # DC-Mix
-    self_attention: Name | None = None  # DC-SA
-    final: Name | None = None  # MixAR: the best run against MaskBit's own images; null: the guided one
+    baseline: Name = Field(description="MAR")
+    guided: Name = Field(description="DC-Mix")
+    self_attention: Name | None = Field(None, description="DC-SA")
+    final: Name | None = Field(
+        None, description="MixAR: the best run against MaskBit's own images; null: the guided one"
+    )
 
 
 class Report(Section):
     """Which runs appear where."""
 
-    table2: tuple[Name, ...] | None = None  # null: every run that continues no other
-    figure7: tuple[Name, ...] | None = None  # likewise
-    figure8: TiMixFigure | None = None
-    claims: Claims | None = None
-    grid: tuple[Side, Side] = (4, 8)  # rows and columns of the sample grids
-    sampler: Name = "default"  # the sampler behind the headline tables
+    table2: tuple[Name, ...] | None = Field(
+        None, description="runs of Table 2; null: every run that continues no other"
+    )
+    figure7: tuple[Name, ...] | None = Field(
+        None, description="runs of Figure 7; null: every run that continues no other"
+    )
+    figure8: TiMixFigure | None = Field(None, description="runs of Figure 8; null: no Figure 8")
+    claims: Claims | None = Field(None, description="runs behind the paper's claims; null: no claims")
+    grid: tuple[Side, Side] = Field((4, 8), description="rows and columns of the image sheets")
+    sampler: Name = Field("default", description="sampler behind the headline tables")
 
 
 class Hardware(Section):
-    """How the study runs here, left out of every digest: no value changes what is computed.
+    """How the study runs here. No key enters a digest: none changes what is computed.
 
     (The number of processes of a training changes which random numbers each image meets, not their distribution.)
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = 10.0
-    gpus: Annotated[int, Field(ge=0, le=10**6)] = 0  # per training job, over all nodes; 0: CPU
-    nodes: Count = 1
-    results: FilePath = "results"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where there is one")
+    checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = Field(
+        10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"
+    )
+    gpus: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        0, description="GPUs of one training, over all its nodes, equally many on each; 0: CPU"
+    )
+    nodes: Count = Field(1, description="nodes of one training")
+    results: FilePath = Field("results", description="folder for all results")
 
     @property
     def processes(self) -> int:
         """Of one training: one for each GPU, or for each node without GPUs."""
         return max(self.gpus, self.nodes)
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.gpus and self.device == "cpu":
+            yield "gpus", f"{self.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
+        if self.gpus % self.nodes:
+            yield "gpus", f"{self.gpus} GPUs cannot be shared equally by {self.nodes} nodes; give a multiple"
+
 
 class Study(Section):
     """A whole study."""
 
-    study: Name
-    title: Label
-    data: Data
-    continuous: VaVae
-    discrete: MaskBit
-    generator: Generator
-    models: dict[Name, Model]
-    training: MarTraining
-    samplers: dict[Name, Sampler]
-    runs: dict[Name, Run]
-    evaluation: Evaluation
-    scoring: Scoring
-    measure: Measure = Measure()
-    report: Report = Report()
-    hardware: Hardware = Hardware()
+    study: Name = Field(description="name of the folder below `results/`: small letters, digits, underscores")
+    title: Label = Field(description="as the report prints it")
+    data: Data = Field(description="images and their split")
+    continuous: VaVae = Field(description="continuous tokenizer")
+    discrete: MaskBit = Field(description="discrete tokenizer")
+    generator: Generator = Field(description="generator of discrete tokens")
+    models: dict[Name, Model] = Field(description="sizes of the trained models, by name")
+    training: MarTraining = Field(description="training of every run")
+    samplers: dict[Name, Sampler] = Field(description="ways to draw images, by name")
+    runs: dict[Name, Run] = Field(description="trained methods, by name")
+    evaluation: Evaluation = Field(description="the images that every method draws")
+    scoring: Scoring = Field(description="metrics and their protocol")
+    measure: Measure = Field(Measure(), description="what `measure` times")
+    report: Report = Field(Report(), description="which runs appear where")
+    hardware: Hardware = Field(Hardware(), description="how the study runs here; changes no number")
 
     @property
     def grid(self) -> int:
@@ -421,52 +596,3 @@ class Study(Section):
     def training_of(self, run: str) -> MarTraining:
         """The study's training with this run's differences applied."""
         return MarTraining.model_validate({**self.training.model_dump(), **self.runs[run].training})
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Study:
-        for problem in problems(self):
-            raise ValueError(problem)
-        return self
-
-
-def parse_study(content: dict, source: str = "study") -> Study:
-    """A validated study from a mapping, or SpecError listing every problem found."""
-    if not isinstance(content, dict):
-        raise SpecError(f"{source}: expected a mapping of settings, found {type(content).__name__}")
-    if lines := list(not_json(content)):
-        raise SpecError("\n".join([f"{source}:", *lines]))
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        raise SpecError(f"{source}:\n{explain(error, Study)}") from None
-
-
-def load_study(*paths: str | Path) -> Study:
-    """The study in a YAML or JSON file, or in several laid over each other as Snakemake lays them. Raises SpecError."""
-    contents = [read_layer(path) for path in paths]
-    return parse_study(functools.reduce(laid_over, contents), ", ".join(map(str, paths)))
-
-
-def read_layer(path: str | Path) -> dict:
-    """The content of one file of a study. Raises SpecError where it is no mapping, or has a key twice."""
-    try:
-        content = read_yaml(path)
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such study file") from None
-    except (ValueError, OSError) as error:
-        raise SpecError(str(error)) from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
-    return content
-
-
-def laid_over(content: dict, layer: dict) -> dict:
-    """`content` with the keys of `layer` put over it, section by section, as Snakemake merges its configuration."""
-    merged = dict(content)
-    for key, value in layer.items():
-        below = merged.get(key)
-        if isinstance(value, dict):
-            merged[key] = laid_over(below if isinstance(below, dict) else {}, value)
-        else:
-            merged[key] = value
-    return merged

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from mixar.study.sections import load_study
+from mixar.study.load import load_study
 
 
 @pytest.fixture(scope="module")

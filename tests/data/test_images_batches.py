@@ -18,7 +18,7 @@ from mixar.data import images as image_files
 from mixar.data.collection import iter_pixels, open_collection
 from mixar.data.images import RowReader, iter_images, read_images, write_images
 from mixar.data.manifest import count_images, ingest_manifest
-from mixar.data.sources import SOURCES
+from mixar.data.sources import read_source
 from mixar.listing import source_files
 from mixar.reporting.pictures import read_selected
 from mixar.scoring.files import read_features, write_features
@@ -245,7 +245,7 @@ def test_paths_may_be_missing_or_any_text(tmp_path, path_type):
     data = struct_table(tmp_path / "a.parquet", path_type, [None, None if path_type == pa.null() else "b.png"])
 
     listing = source_files("parquet", data.path, "data.path", "train")
-    names = [original.name for original, _ in SOURCES["parquet"](listing, "data.path").items]
+    names = [original.name for original, _ in read_source("parquet", listing, "data.path").items]
 
     assert names == ["a.parquet:0", "a.parquet:1" if path_type == pa.null() else "b.png"]
 

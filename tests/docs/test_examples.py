@@ -10,7 +10,7 @@ import yaml
 
 from mixar.data.sources import Originals
 from mixar.listing import IMAGES, list_files
-from mixar.study.sections import load_study, parse_study
+from mixar.study.load import load_study, parse_study
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -140,21 +140,13 @@ def test_schedules_have_their_shapes():
     assert halfway("constant", 0.99) == 1.0
 
 
-def steep(progress, ti_mix):
-    return ti_mix.start * (1 - progress) ** 3
-
-
-def beyond(progress, ti_mix):
-    return 1 + progress
-
-
 def test_your_own_schedule_is_one_function_and_one_line_of_the_study():
-    assert guidance_rate(TiMix(schedule="test_ti_mix:steep", start=0.8), 0.5) == 0.1
+    assert guidance_rate(TiMix(schedule="toy_own:cubic", start=0.8), 0.5) == 0.1
 
 
 def test_a_rate_outside_0_and_1_is_refused():
-    with pytest.raises(ValueError, match=r"'test_ti_mix:beyond': gave λ = 1.5 at progress 0.5; it must be in \[0, 1\]"):
-        guidance_rate(TiMix(schedule="test_ti_mix:beyond"), 0.5)
+    with pytest.raises(ValueError, match=r"'toy_own:beyond': gave λ = 1.5 at progress 0.5; it must be in \[0, 1\]"):
+        guidance_rate(TiMix(schedule="toy_own:beyond"), 0.5)
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])

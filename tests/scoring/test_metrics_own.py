@@ -10,7 +10,8 @@ from mixar.scoring.catalogue import METRICS
 from mixar.scoring.values import metrics_of, value_of
 from mixar.stages.check import problems
 from mixar.study.choices import check_metric
-from mixar.study.sections import Scoring, parse_study
+from mixar.study.load import parse_study
+from mixar.study.sections import Scoring
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_
 from mixar.stages import score as stage
 from mixar.stages import tokens
 from mixar.study.digests import Digests
+from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
-from mixar.study.problems import SpecError
-from mixar.study.sections import load_study, parse_study
+from mixar.study.load import load_study, parse_study
 from mixar.weights import save_weights, tensors_sha256
 
 

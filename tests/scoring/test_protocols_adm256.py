@@ -23,7 +23,7 @@ from mixar.files import file_sha256
 from mixar.scoring.networks import inception
 from mixar.scoring.statistics import save_statistics
 from mixar.study.layout import Layout
-from mixar.study.sections import load_study
+from mixar.study.load import load_study
 
 IMAGES, SIZE, WIDTH = 200, 256, 2048
 

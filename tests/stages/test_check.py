@@ -15,7 +15,7 @@ from mixar.data.manifest import count_images, ingest_manifest
 from mixar.scoring.statistics import INCEPTION_WIDTH
 from mixar.stages import trial
 from mixar.stages.check import problems
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 from mixar.weights import save_weights
 
 

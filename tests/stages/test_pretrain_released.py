@@ -9,8 +9,8 @@ from mixar.reporting.results import read_losses, run_settings
 from mixar.stages import pretrain
 from mixar.stages.check import problems
 from mixar.stages.train import train
+from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
-from mixar.study.problems import SpecError
 from mixar.weights import read_metadata, read_weights
 
 VAE = {"channels": 32, "multipliers": (1, 1), "num_res_blocks": 1, "latent_channels": 8, "attention_levels": ()}

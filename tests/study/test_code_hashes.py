@@ -9,7 +9,7 @@ import pytest
 from mixar.reporting.results import make_rows
 from mixar.study.code_hashes import ABSENT, BUILT_IN, source_hash
 from mixar.study.digests import Digests
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_code_of_the_project_itself_is_left_to_its_commit(smoke):
 
 def test_snakemake_makes_again_what_depends_on_changed_code(folder, smoke, root):
     code = (
-        "import sys, json; from mixar.study.sections import parse_study; from mixar.study.digests import Digests;"
+        "import sys, json; from mixar.study.load import parse_study; from mixar.study.digests import Digests;"
         "study = parse_study(json.loads(sys.argv[1]));"
         "print(Digests(study).train('dc_sa', 0), 'torch' in sys.modules, 'own_guidance' in sys.modules)"
     )

@@ -4,7 +4,7 @@ import pytest
 
 from mixar.study.earlier import replaced
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from mixar.assets import check as assets
 from mixar.study import external
-from mixar.study.sections import load_study, parse_study
+from mixar.study.load import load_study, parse_study
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 from mixar.assets import check as assets
 from mixar.study import external
 from mixar.study.digests import Digests
+from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
-from mixar.study.problems import SpecError
-from mixar.study.sections import load_study, parse_study
+from mixar.study.load import load_study, parse_study
 
 KEYS = [
     ("data", "path"),

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mixar.released import KINDS
+from mixar.study.errors import SpecError
+from mixar.study.load import load_study, parse_study
 from mixar.study.presets import MASKBIT_BITS, PRESETS
-from mixar.study.problems import SpecError
-from mixar.study.sections import Generator, GeneratorSampler, Model, VaVae, load_study, parse_study
+from mixar.study.sections import Generator, GeneratorSampler, Model, VaVae
 
 
 def count(kind, preset):

@@ -10,8 +10,8 @@ from snakemake_interface_common.exceptions import WorkflowError
 from verbs import mixar
 
 from mixar.stages.parameters import count_all
-from mixar.study.problems import SpecError
-from mixar.study.sections import load_study
+from mixar.study.errors import SpecError
+from mixar.study.load import load_study
 from mixar.study.strict_yaml import check_config, load_yaml, read_yaml
 
 

@@ -11,7 +11,7 @@ from mixar.files import write_table
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages import score, score_path
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 from mixar.weights import save_weights
 
 

@@ -4,7 +4,8 @@ import torch
 
 from mixar.model.guidance import DCCrossAttention, DCMix, DCSelfAttention, Unguided
 from mixar.model.mar import MAR
-from mixar.study.sections import Model, parse_study
+from mixar.study.load import parse_study
+from mixar.study.sections import Model
 
 STRATEGIES = {"none": Unguided, "dc_mix": DCMix, "dc_sa": DCSelfAttention, "dc_ca": DCCrossAttention}
 EVERY_VARIANT = [  # strategies with their options

@@ -15,7 +15,8 @@ from mixar.files import write_table
 from mixar.reporting.results import SCHEMA, make_rows, write_rows
 from mixar.reporting.summary import Summary, summarise
 from mixar.study.layout import Layout
-from mixar.study.sections import Study, parse_study
+from mixar.study.load import parse_study
+from mixar.study.sections import Study
 
 PROTOCOL = "toy-gfd"
 HASHES = {"extractor": "e" * 64, "extractor_name": "toy-net-0123abcd", "reference": "f" * 64}

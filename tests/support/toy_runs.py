@@ -12,7 +12,8 @@ import torch
 from mixar.data.manifest import MANIFEST
 from mixar.data.shards import write_shard
 from mixar.study.layout import Layout
-from mixar.study.sections import Study, parse_study
+from mixar.study.load import parse_study
+from mixar.study.sections import Study
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
 from mixar.weights import save_weights

@@ -15,7 +15,7 @@ from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import DATA, PROTOCOLS
 from mixar.stages import score as stage
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 from mixar.weights import read_weights, save_weights, tensors_sha256
 
 SIZE, SHARD, NUM_IMAGES, BATCH = 16, 20, 60, 12

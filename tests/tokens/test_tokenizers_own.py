@@ -19,7 +19,7 @@ from mixar.stages.check import problems
 from mixar.stages.measure import measure
 from mixar.stages.sample import latent_decoder
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 from mixar.tokens import tokenizers
 from mixar.weights import read_metadata, read_weights, save_weights
 

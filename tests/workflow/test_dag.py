@@ -13,7 +13,7 @@ import yaml
 from dry_runs import BIN, dry_run, jobs, jobs_with_reasons, snakemake
 
 from mixar.study.layout import Layout
-from mixar.study.sections import load_study, parse_study
+from mixar.study.load import load_study, parse_study
 
 STUDIES = {
     "imagenet256": ["config/imagenet256.yaml"],

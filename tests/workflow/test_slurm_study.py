@@ -13,7 +13,7 @@ from driver import Driver
 from safetensors.numpy import load_file
 
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 # What is never twice the same.

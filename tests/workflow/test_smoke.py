@@ -17,7 +17,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 
 pytestmark = pytest.mark.workflow
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"

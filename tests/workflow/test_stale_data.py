@@ -9,7 +9,7 @@ from dry_runs import jobs, snakemake
 from toy_images import folder, pixels, png
 
 from mixar.study.layout import Layout
-from mixar.study.sections import parse_study
+from mixar.study.load import parse_study
 
 pytestmark = pytest.mark.workflow
 

@@ -19,8 +19,8 @@ from mixar.study.digests import Digests
 from mixar.study.external import missing, missing_in_words, places
 from mixar.study.identity import digest, plain
 from mixar.study.layout import Layout
-from mixar.study.problems import SpecError
-from mixar.study.sections import parse_study, read_layer
+from mixar.study.errors import SpecError
+from mixar.study.load import parse_study, read_layer
 from mixar.study.strict_yaml import check_config
 
 print_anything()
