@@ -62,7 +62,7 @@ def arrow(start: Box, end: Box, label: str) -> str:
     line = f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {look}/>'
     if not label:
         return line
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    x, y = x1 + 0.35 * (x2 - x1), y1 + 0.35 * (y2 - y1)
     half = 3.1 * len(label) + 3
     paper = f'<rect x="{x - half:.1f}" y="{y - 8:.1f}" width="{2 * half:.1f}" height="15" fill="white"/>'
     return "\n".join([line, paper, text(round(x, 1), round(y + 4, 1), label, SMALL)])
@@ -108,16 +108,16 @@ def states() -> str:
         "submitted": (90, 60, "submitted", "array or plain job", BLUE),
         "queued": (290, 60, "queued", "waits for a node", BLUE),
         "running": (490, 60, "running", "holds its lock", ORANGE),
-        "stopping": (490, 180, "told to stop", "preempted, time limit", ORANGE),
+        "stopping": (490, 150, "told to stop", "preempted, time limit", ORANGE),
         "ended": (690, 60, "ended", "Slurm is asked", GREY),
         "done": (870, 32, "succeeded", "outputs are new", GREEN),
         "failed": (870, 100, "failed", "state, log, remedy", RED),
-        "lost": (290, 180, "requeued", "within its budget", BLUE),
+        "lost": (290, 150, "requeued", "within its budget", BLUE),
     }
     arrows = [("submitted", "queued", ""), ("queued", "running", ""), ("running", "ended", ""), ("ended", "done", ""),
               ("ended", "failed", ""), ("running", "stopping", ""), ("stopping", "lost", ""),
               ("lost", "queued", ""), ("ended", "lost", "~node lost")]  # fmt: skip
-    return svg(boxes, arrows, 950, 220, "What happens to a job on Slurm")
+    return svg(boxes, arrows, 950, 185, "What happens to a job on Slurm")
 
 
 # The rooms
