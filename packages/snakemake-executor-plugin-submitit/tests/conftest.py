@@ -1,3 +1,9 @@
 """Fixtures of every test that needs a real Slurm."""
 
-from slurm_fixtures import cluster, cluster_with_accounting, running, running_with_accounting  # noqa: F401
+from slurm_fixtures import (  # noqa: F401
+    cluster,
+    cluster_with_accounting,
+    running,
+    running_with_accounting,
+    running_without_accounting,
+)

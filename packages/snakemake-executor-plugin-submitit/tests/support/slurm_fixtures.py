@@ -5,12 +5,23 @@ import pytest
 from cluster import Cluster, require
 
 
-@pytest.fixture(scope="module")
-def running():
-    """One cluster without accounting for a whole file of tests."""
+@pytest.fixture(scope="session")
+def running_without_accounting():
+    """One cluster for the whole session: its start takes seconds."""
     require()
     with Cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def running(running_without_accounting):
+    """A cluster without accounting for a whole file of tests; the next file finds its first settings again."""
+    cluster = running_without_accounting
+    settings = cluster.settings
+    yield cluster
+    cluster.clear()
+    if cluster.settings != settings:
+        cluster.restart_controller(**vars(settings))
 
 
 @pytest.fixture
