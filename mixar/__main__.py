@@ -24,6 +24,7 @@ from mixar.files import print_anything
 from mixar.study import external
 from mixar.study.layout import Layout
 from mixar.study.load import load_study
+from mixar.study.names import KINDS
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import load_yaml
 
@@ -57,9 +58,9 @@ def load(paths: list[Path]) -> tuple[Study, Layout]:
 def ingest(study: StudyFiles) -> None:
     """Index the images into one Parquet manifest."""
     loaded = load(study)
-    from mixar.stages import tokens
+    from mixar.stages import ingest as stage
 
-    tokens.ingest(*loaded)
+    stage.ingest(*loaded)
 
 
 @app.command()
@@ -67,45 +68,45 @@ def tokenizer(study: StudyFiles, kind: Kind) -> None:
     """Import the weights of a tokenizer, or train a small one where the study says so."""
     loaded, layout = load(study)
     _kind(kind)
-    from mixar.stages import pretrain
+    from mixar.stages import tokenizer as stage
 
-    pretrain.tokenizer(loaded, layout, kind)
+    stage.tokenizer(loaded, layout, kind)
 
 
 @app.command()
 def tokenize(study: StudyFiles, shard: Shard) -> None:
     """Encode images and mirrored images to continuous latents and discrete tokens."""
     loaded = load(study)
-    from mixar.stages import tokens
+    from mixar.stages import tokenize as stage
 
-    tokens.tokenize(*loaded, shard)
+    stage.tokenize(*loaded, shard)
 
 
 @app.command()
 def generator(study: StudyFiles) -> None:
     """Import the weights of MaskBit's generator, or train a small one where the study says so."""
     loaded = load(study)
-    from mixar.stages import pretrain
+    from mixar.stages import generator as stage
 
-    pretrain.generator(*loaded)
+    stage.generator(*loaded)
 
 
 @app.command()
 def extractor(study: StudyFiles) -> None:
     """Import the weights of the feature network behind the scores, or train a small one."""
     loaded = load(study)
-    from mixar.stages import pretrain
+    from mixar.stages import extractor as stage
 
-    pretrain.extractor(*loaded)
+    stage.extractor(*loaded)
 
 
 @app.command()
 def generate(study: StudyFiles, shard: Shard) -> None:
     """Draw the discrete tokens of the evaluation labels, once for every run."""
     loaded = load(study)
-    from mixar.stages import tokens
+    from mixar.stages import generate as stage
 
-    tokens.generate(*loaded, shard)
+    stage.generate(*loaded, shard)
 
 
 @app.command()
@@ -132,62 +133,73 @@ def reconstruct(study: StudyFiles, kind: Kind, shard: Shard) -> None:
     """Encode and decode one shard of the held-out images."""
     loaded, layout = load(study)
     _kind(kind)
-    from mixar.stages import tokens
+    from mixar.stages import reconstruct as stage
 
-    tokens.reconstruct(loaded, layout, kind, shard)
+    stage.reconstruct(loaded, layout, kind, shard)
+
+
+@app.command()
+def features(
+    study: StudyFiles,
+    images: Annotated[Path | None, typer.Option(help="Parquet file of images.", show_default=False)] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Reference images: train, held_out or reconstructed.", show_default=False)
+    ] = None,
+) -> None:
+    """Extract the features of a file of images, or of the images that scores are measured against."""
+    _one_of("features", {"--images": images, "--reference": reference})
+    loaded, layout = load(study)
+    from mixar.stages import features as stage
+
+    if images is not None:
+        stage.image_features(loaded, layout, images)
+    else:
+        stage.reference_features(loaded, layout, reference)
 
 
 @app.command()
 def score(
-    path: Annotated[
-        Path | None, typer.Argument(help="Images of any program: a folder, .npz or Parquet.", show_default=False)
-    ] = None,
-    study: MaybeStudyFiles = None,
-    images: Annotated[Path | None, typer.Option(help="Extract the features of this Parquet file of images.")] = None,
-    reference: Annotated[str | None, typer.Option(help="Extract the features of a split: train or held_out.")] = None,
-    run: Annotated[str | None, typer.Option(help="Score the samples of this run, or of 'maskbit'.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Score the reconstructions of this tokenizer.")] = None,
+    study: StudyFiles,
+    run: Annotated[str | None, typer.Option(help="A run of the study, or 'maskbit'.", show_default=False)] = None,
     seed: Seed = 0,
     sampler: SamplerName = "default",
-    protocol: Annotated[str | None, typer.Option(help="PATH: the protocol, such as adm256-gfid.")] = None,
-    label: Annotated[str | None, typer.Option(help="PATH: the row's name in Table 1.", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="PATH: drop other images of that label.")] = False,
+    kind: Annotated[str | None, typer.Option(help="Tokenizer: continuous or discrete.", show_default=False)] = None,
 ) -> None:
-    """Score images of your own (PATH). Or a step of the workflow: features (--images, --reference), scores (--run,
-    --kind). Give one of the five."""
-    choices = {"PATH": path, "--images": images, "--reference": reference, "--run": run, "--kind": kind}
-    given = [name for name, value in choices.items() if value is not None]
-    if len(given) != 1:
-        found = " and ".join(given) or "none of them"
-        raise ValueError(f"score: give one of PATH, --images, --reference, --run, --kind; found {found}")
-    if path is None and (protocol or label or replace):
-        raise ValueError("score: --protocol, --label and --replace belong to images of your own: give their PATH")
-    loaded, layout = load(study or _study_of(protocol if path else None))
-    if path is not None and not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise ValueError(f"{path}: no images there; give a folder, .npz or .parquet file of them")
+    """Score the samples of a run (--run), or the reconstructions of a tokenizer (--kind), from their features."""
+    _one_of("score", {"--run": run, "--kind": kind})
+    loaded, layout = load(study)
     if kind is not None:
         _kind(kind)
-    if path is not None:
-        from mixar.stages.score_path import score_path
-
-        score_path(loaded, layout, path, label, protocol, replace)
-        return
     from mixar.stages import score as stage
 
-    if images is not None:
-        stage.score_features(loaded, layout, images)
-    elif reference is not None:
-        stage.reference_features(loaded, layout, reference)
-    elif run is not None:
+    if run is not None:
         stage.score(loaded, layout, "sample", run, seed, sampler)
     else:
         stage.score(loaded, layout, "reconstruct", kind)
 
 
+@app.command()
+def score_images(
+    path: Annotated[Path, typer.Argument(help="Images of any program: a folder, .npz or Parquet.")],
+    study: MaybeStudyFiles = None,
+    protocol: Annotated[str | None, typer.Option(help="Such as adm256-gfid; default: the study's.")] = None,
+    label: Annotated[str | None, typer.Option(help="The row's name in Table 1.", show_default=False)] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Drop other images of that label.")] = False,
+) -> None:
+    """Score images of any generator under a study's protocol, as a row of its Table 1."""
+    loaded, layout = load(study or _study_of(protocol))
+    if not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise ValueError(f"{path}: no images there; give a folder, .npz or .parquet file of them")
+    from mixar.stages import score_images as stage
+
+    stage.score_images(loaded, layout, path, label, protocol, replace)
+
+
 def _study_of(protocol: str | None) -> list[Path]:
     """The study that this project has for a protocol. Raises ValueError where it has none."""
     if protocol not in STUDIES:
-        raise ValueError(f"score: give --study, or --protocol with one of {', '.join(STUDIES)}; found {protocol}")
+        known = ", ".join(STUDIES)
+        raise ValueError(f"score-images: give --study, or --protocol with one of {known}; found {protocol}")
     return [STUDIES[protocol]]
 
 
@@ -353,15 +365,23 @@ def _settings(pairs: list[str]) -> dict[str, object]:
 def publish(study: StudyFiles, to: Annotated[Path, typer.Option("--to", help="Folder of the copies.")]) -> None:
     """Copy the networks and runs that a study trained into a folder, as float16."""
     loaded = load(study)
-    from mixar.stages import pretrain
+    from mixar.stages import publish as stage
 
-    for path in pretrain.publish(*loaded, to):
+    for path in stage.publish(*loaded, to):
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
+def _one_of(verb: str, choices: dict[str, object]) -> None:
+    """Raise ValueError unless exactly one of these options is given."""
+    given = [option for option, value in choices.items() if value is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "neither"
+        raise ValueError(f"{verb}: give one of {', '.join(choices)}; found {found}")
+
+
 def _kind(name: str) -> None:
-    if name not in ("continuous", "discrete"):
-        raise ValueError(f"--kind: {name!r} is unknown; choose from continuous, discrete")
+    if name not in KINDS:
+        raise ValueError(f"--kind: {name!r} is unknown; choose from {', '.join(KINDS)}")
 
 
 def _run(study: Study, name: str) -> None:

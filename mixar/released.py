@@ -166,6 +166,13 @@ def load_into(network: nn.Module, kind: str, weights: Path | str) -> nn.Module:
     return fill(network, read_state(kind, weights), str(weights))
 
 
+def built(build: Callable[[], nn.Module], kind: str, weights: Path) -> nn.Module:
+    """The network that `build` makes, with these weights as `load_into` takes them."""
+    with torch.device("meta"):  # no time for an initialisation that the file replaces
+        network = build()
+    return load_into(network, kind, weights)
+
+
 def fill(network: nn.Module, state: State, where: str) -> nn.Module:
     """`network` with these tensors, strictly loaded, in evaluation mode. Raises ValueError that begins with `where`."""
     try:

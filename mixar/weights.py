@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar
@@ -22,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mixar.assets import check as assets
 from mixar.failures import is_shortage
-from mixar.files import json_mapping, replaced
+from mixar.files import file_sha256, json_mapping, replaced
 
 ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 Network = TypeVar("Network", bound=nn.Module)
@@ -257,6 +258,17 @@ def as_file(tensors: Mapping[str, Tensor], path: Path) -> io.BytesIO:
     torch.save(dict(tensors), buffer)
     buffer.seek(0)
     return buffer
+
+
+def import_weights(source: str, load: Callable[[Path], nn.Module], target: Path) -> None:
+    """Write weights from elsewhere at `target` as float32, with the hashes of what they were.
+
+    source: a path or `asset:NAME`. load(path) checks them strictly: the network that it gives is what is written.
+    """
+    path = assets.resolve(source)
+    tensors = load(path).state_dict()
+    hashes = {"sha256": file_sha256(path), "tensors_sha256": tensors_sha256(tensors)}
+    save_weights(target, tensors, {**read_metadata(path), "source": source, **hashes})
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: dict, dtype: torch.dtype | None = None) -> None:

@@ -14,9 +14,12 @@ from mixar.model.mar import MAR
 from mixar.model.ti_mix import draw_tokens
 from mixar.scoring.extractors import Extractor, extract, load_further
 from mixar.scoring.networks.subgroup_cnn import PixelSubgroupCNN
-from mixar.stages import pretrain
-from mixar.stages import tokens as stage
+from mixar.stages.generate import generate
+from mixar.stages.ingest import ingest
+from mixar.stages.reconstruct import reconstruct
 from mixar.stages.sample import sample
+from mixar.stages.tokenize import tokenize
+from mixar.stages.tokenizer import tokenizer
 from mixar.study.layout import Layout
 from mixar.tokens import maskbit, vavae
 from mixar.tokens.generator import BitTransformer
@@ -38,7 +41,7 @@ def house(tmp_path):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     save_weights(layout.weights("mix", 0), model.state_dict(), {})
-    stage.ingest(study, layout)
+    ingest(study, layout)
     return study, layout
 
 
@@ -99,8 +102,8 @@ def test_tokenize_and_reconstruct_refuse_codes_that_are_not_finite(house, case):
     kind, part, what = ENCODERS[case]
     enlarge(layout.tokenizer(kind), part)
 
-    refused("tokenize shard 0 batch 0", f"({what})", lambda: stage.tokenize(study, layout, 0))
-    refused(f"reconstruct {kind} shard 0 batch 0", f"({what})", lambda: stage.reconstruct(study, layout, kind, 0))
+    refused("tokenize shard 0 batch 0", f"({what})", lambda: tokenize(study, layout, 0))
+    refused(f"reconstruct {kind} shard 0 batch 0", f"({what})", lambda: reconstruct(study, layout, kind, 0))
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -108,14 +111,14 @@ def test_reconstruct_refuses_pixels_that_are_not_finite(house, kind):
     study, layout = house
     enlarge(layout.tokenizer(kind), "decoder.conv_out")
 
-    refused(f"reconstruct {kind} shard 0 batch 0", "pixels", lambda: stage.reconstruct(study, layout, kind, 0))
+    refused(f"reconstruct {kind} shard 0 batch 0", "pixels", lambda: reconstruct(study, layout, kind, 0))
 
 
 def test_generate_refuses_logits_that_are_not_finite(house):
     study, layout = house
     enlarge(layout.generator, "prediction_layer")
 
-    refused("generate shard 1 batch 0", "logits", lambda: stage.generate(study, layout, 1))
+    refused("generate shard 1 batch 0", "logits", lambda: generate(study, layout, 1))
 
 
 def test_statistics_of_latents_that_are_not_finite_are_refused(house, tmp_path):
@@ -124,10 +127,10 @@ def test_statistics_of_latents_that_are_not_finite_are_refused(house, tmp_path):
     path = tmp_path / "own.safetensors"
     save_file(read_weights(layout.tokenizer("continuous")), path)
     study = toy_study(tmp_path / "more", data=EMOJI, continuous={"weights": str(path), "train": None})
-    stage.ingest(study, Layout(study))
+    ingest(study, Layout(study))
 
     refused("statistics of the latents, batch 0", "(log variances of )?latents",
-            lambda: pretrain.tokenizer(study, Layout(study), "continuous"))  # fmt: skip
+            lambda: tokenizer(study, Layout(study), "continuous"))  # fmt: skip
 
 
 @pytest.mark.parametrize("std", [float("nan"), 0.0, -1.0])
@@ -136,7 +139,7 @@ def test_statistics_that_no_latent_can_be_normalised_with_are_refused(house, std
     layout.statistics.unlink()
     save_file({"mean": torch.zeros(8), "std": torch.full((8,), std)}, layout.statistics)
 
-    for call in (lambda: stage.tokenize(study, layout, 0), lambda: sample(study, layout, "mix", 0, "default", 0)):
+    for call in (lambda: tokenize(study, layout, 0), lambda: sample(study, layout, "mix", 0, "default", 0)):
         with pytest.raises(ValueError, match="the std finite and above zero in every channel"):
             call()
 

@@ -20,9 +20,18 @@ from mixar.data.sources import open_parquet
 from mixar.failures import is_shortage, needs_memory
 from mixar.files import iter_batches
 from mixar.scoring.files import read_features
-from mixar.stages import measure, pretrain, sample, score, tokens
+from mixar.stages import measure, sample
+from mixar.stages.extractor import extractor
+from mixar.stages.features import reference_features
+from mixar.stages.generate import generate
+from mixar.stages.generator import generator
+from mixar.stages.reconstruct import reconstruct
+from mixar.stages.score import score
+from mixar.stages.tokenize import tokenize
+from mixar.stages.tokenizer import tokenizer
 from mixar.stages.train import train
 from mixar.training import checkpoints
+from mixar.training.state import State
 from mixar.weights import save_weights
 
 ON_CPU = (
@@ -94,16 +103,16 @@ class Full:
     ("stage", "arguments", "message"),
     [
         (train, ("mix", 0), r"train mix seed 0: .* Lower training.micro_batch, .* \(now null: all 8\)"),
-        (pretrain.tokenizer, ("discrete",), "tokenizer discrete: .* Lower discrete.train.micro_batch"),
-        (pretrain.generator, (), "generator: .* Lower generator.train.micro_batch"),
-        (pretrain.extractor, (), "extractor: .* Lower scoring.extractor.train.micro_batch"),
-        (tokens.tokenize, (0,), r"tokenize shard 0: .* Raise data.num_shards: .* \(now 1 parts\)"),
-        (tokens.generate, (1,), r"generate shard 1: .* Lower evaluation.batch_size, .* \(now 3\)"),
-        (tokens.reconstruct, ("continuous", 0), "reconstruct continuous shard 0: .* Raise data.num_shards"),
+        (tokenizer, ("discrete",), "tokenizer discrete: .* Lower discrete.train.micro_batch"),
+        (generator, (), "generator: .* Lower generator.train.micro_batch"),
+        (extractor, (), "extractor: .* Lower scoring.extractor.train.micro_batch"),
+        (tokenize, (0,), r"tokenize shard 0: .* Raise data.num_shards: .* \(now 1 parts\)"),
+        (generate, (1,), r"generate shard 1: .* Lower evaluation.batch_size, .* \(now 3\)"),
+        (reconstruct, ("continuous", 0), "reconstruct continuous shard 0: .* Raise data.num_shards"),
         (sample.sample, ("mar", 1, "default", 0), "sample mar seed 1 default shard 0: .* Lower evaluation.batch_size"),
-        (score.reference_features, ("train",), "score train images: .* Leave networks out of scoring.further"),
-        (score.score, ("sample", "mar", 0, "default"), "score sample mar seed 0 default: .* Leave out metrics"),
-        (score.score, ("reconstruct", "continuous"), "score reconstruct continuous: out of .* Leave out metrics"),
+        (reference_features, ("train",), "features of train images: .* Leave networks out of scoring.further"),
+        (score, ("sample", "mar", 0, "default"), "score sample mar seed 0 default: .* Leave out metrics"),
+        (score, ("reconstruct", "continuous"), "score reconstruct continuous: out of .* Leave out metrics"),
         (measure.measure, ("mar",), r"measure mar: .* Lower measure.batch_size, .* \(now 4\)"),
     ],
 )
@@ -141,7 +150,7 @@ def test_a_limit_of_the_host_is_told(tmp_path):
 def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
     save_weights(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
-    checkpoints.save_state(tmp_path, {"done": 1})
+    checkpoints.save_state(tmp_path, State({}, {}, {}, [], [], 1, 0.0))
 
     def fail(*_, **__):
         raise RuntimeError(ON_CPU)

@@ -11,15 +11,17 @@ import torch
 from mixar.data.shards import write_shard
 from mixar.files import replaced, write_table, write_text
 from mixar.training.checkpoints import save_state
+from mixar.training.state import State
 from mixar.weights import save_weights
 
 NUMBERS = np.random.default_rng(0).standard_normal(50_000)
+LARGE = {"numbers": torch.from_numpy(NUMBERS)}
 WRITERS = {
     "t.txt": lambda path: write_text(path, "x" * 100_000),
     "t.parquet": lambda path: write_table(path, pa.table({"numbers": NUMBERS})),
     "w.safetensors": lambda path: save_weights(path, {"numbers": torch.from_numpy(NUMBERS)}, {}),
     "s.safetensors": lambda path: write_shard(path, {"numbers": NUMBERS}, {}),
-    "state.pt": lambda path: save_state(path.parent, {"numbers": torch.from_numpy(NUMBERS)}),
+    "state.pt": lambda path: save_state(path.parent, State(LARGE, {}, {}, [], [], done=1, seconds=0.0)),
 }
 
 

@@ -76,7 +76,7 @@ def mixar_verbs(*calls, **environment):
 
 @pytest.mark.parametrize("environment", [ASCII, LATIN], ids=["ascii", "latin-1"])
 def test_what_is_printed_never_fails(environment):
-    calls = [["--help"], ["score", "--help"], ["assets"], ["assets", "show"], ["measure", "--params"]]
+    calls = [["--help"], ["score-images", "--help"], ["assets"], ["assets", "show"], ["measure", "--params"]]
 
     printed = mixar_verbs(*calls, **environment)
 

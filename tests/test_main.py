@@ -25,7 +25,9 @@ VERBS = [
     "train",
     "sample",
     "reconstruct",
+    "features",
     "score",
+    "score-images",
     "measure",
     "report",
     "assets",
@@ -54,7 +56,7 @@ def test_every_verb_explains_itself(verb):
 @pytest.mark.parametrize("path", ["nowhere", "empty"])
 def test_a_path_without_images_is_refused_before_torch_is_imported(path, tmp_path):
     (tmp_path / "empty").mkdir()
-    given = repr(["score", str(tmp_path / path), "--protocol", "emoji-gfd"])
+    given = repr(["score-images", str(tmp_path / path), "--protocol", "emoji-gfd"])
     code = f"""import sys
 from mixar.__main__ import app
 try:
@@ -99,8 +101,9 @@ def test_the_traceback_is_shown_when_asked_for(tmp_path):
     [
         (["train", "--run", "dc_mx"], "--run: 'dc_mx' is unknown; choose from"),
         (["tokenizer", "--kind", "both"], "--kind: 'both' is unknown"),
-        (["score"], "give one of PATH, --images, --reference, --run, --kind; found none of them"),
-        (["score", "--run", "mar", "--kind", "discrete"], "found --run and --kind"),
+        (["score"], "score: give one of --run, --kind; found neither"),
+        (["score", "--run", "mar", "--kind", "discrete"], "score: give one of --run, --kind; found --run and --kind"),
+        (["features"], "features: give one of --images, --reference; found neither"),
     ],
 )
 def test_wrong_names_are_refused_before_any_work(study_file, arguments, said):

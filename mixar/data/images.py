@@ -146,6 +146,18 @@ def images_to_unit(images: torch.Tensor | np.ndarray) -> torch.Tensor:
     return torch.as_tensor(images).movedim(-1, -3).to(torch.float32) / 255
 
 
+def unit_batches(
+    rows: pa.Table, size: int, batch_size: int, progress: Callable[[int, int], None], crop: str = "adm"
+) -> Iterator[torch.Tensor]:
+    """Manifest rows as batches of float32 images [b, 3, size, size] in [0, 1]. progress(done, total): images."""
+    images = iter_images(rows, size, crop)
+    for start in range(0, len(rows), batch_size):
+        progress(start, len(rows))
+        count = min(batch_size, len(rows) - start)
+        yield images_to_unit(np.stack([next(images) for _ in range(count)]))
+    progress(len(rows), len(rows))
+
+
 def unit_to_uint8(images: torch.Tensor, rounding: str = "half-even") -> torch.Tensor:
     """float [n, 3, H, W], clamped to [0, 1], to uint8 [n, H, W, 3]. rounding: a key of ROUNDINGS.
 
@@ -160,6 +172,25 @@ ROUNDINGS = {
     "half-up": lambda unit: ((2 * unit - 1).float() * 127.5 + 128).floor(),  # VA-VAE: 127.5 x + 128, truncated
     "down": lambda unit: (unit.float() * 255).floor(),  # MaskBit: truncated
 }
+
+
+def augment(
+    images: torch.Tensor, rng: torch.Generator, device: torch.device, max_shift: int | None = None
+) -> torch.Tensor:
+    """uint8 [n, H, W, 3] to float [n, 3, H, W] in [0, 1]: mirrored half the time, moved by up to `max_shift` pixels.
+
+    None: by up to an eighth of the side. The border is filled with the nearest pixel.
+    """
+    x = images_to_unit(images.to(device))
+    n, side = len(x), x.shape[-1]
+    draw = torch.rand(3, n, generator=rng, device=device)
+    x = torch.where(draw[0].view(-1, 1, 1, 1) < 0.5, x, x.flip(-1))
+    reach = side // 8 if max_shift is None else max_shift
+    steps = torch.arange(side, device=device)
+    rows, columns = (
+        (steps + ((2 * reach + 1) * d).long().sub(reach).unsqueeze(1)).clamp(0, side - 1) for d in draw[1:]
+    )
+    return x[torch.arange(n, device=device).view(-1, 1, 1), :, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
 
 
 # Parquet files of drawn images

@@ -289,13 +289,26 @@ def images_sha256(manifest: pa.Table) -> str:
     return content.hexdigest()
 
 
+def manifest_sha256(path: Path) -> str:
+    """`images_sha256` of a manifest file."""
+    return images_sha256(read_manifest(path, columns=IDENTITY))
+
+
+def count_rows(path: Path) -> dict[str, int] | None:
+    """Images of each split in a manifest file; None if it is gone."""
+    if not path.is_file():
+        return None
+    found = read_manifest(path, columns=["split"])["split"]
+    return {split: pc.sum(pc.equal(found, split)).as_py() or 0 for split in SPLITS}
+
+
 def check_same_images(manifest: Path, store: TokenStore, where: Path) -> None:
     """Raise ValueError where the token shards in the folder `where` hold other images than the manifest does now.
 
     The manifest may be gone; shards that were made without one are let be.
     """
     made_of = store.metadata.get("images")
-    if made_of and manifest.is_file() and made_of != images_sha256(read_manifest(manifest, columns=IDENTITY)):
+    if made_of and manifest.is_file() and made_of != manifest_sha256(manifest):
         raise ValueError(f"{where}: the shards hold other images than {manifest} does now; run `tokenize` again")
 
 

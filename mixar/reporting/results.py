@@ -5,14 +5,9 @@ The form is long: a new metric is new rows, never a new column. Loss curves are 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +16,7 @@ import pyarrow.parquet as pq
 
 from mixar.files import json_mapping, write_table
 from mixar.listing import PARQUET, list_files
+from mixar.provenance import provenance
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.study.digests import Digests
 from mixar.study.sections import Study
@@ -72,7 +68,6 @@ ROW_FOLDERS = (
     "score/own",
     "measure",
 )  # the feature folders beside these hold no rows
-_PACKAGES = ("torch", "timm", "torch-fidelity", "numpy", "pandas", "pyarrow")
 
 
 def make_rows(
@@ -160,42 +155,6 @@ def spread(value: float, low: float, high: float) -> float:
 def own_epochs(study: Study, run: str) -> int:
     """Epochs that this study trains a run for; none for finished weights."""
     return 0 if study.runs[run].weights else study.training_of(run).epochs
-
-
-@functools.cache
-def _source_state() -> tuple[str, bool | None]:
-    """Commit of this source tree and whether it has changes; ('unknown', None) outside a git checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True).stdout.decode().strip()
-        status = ["status", "--porcelain", "--untracked-files=no"]
-        changes = subprocess.run([*git, *status], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", None
-    return commit, bool(changes.strip())
-
-
-@functools.cache
-def _versions() -> str:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return json.dumps(found)
-
-
-def provenance() -> dict:
-    """The columns commit, dirty, versions, platform and created of a row made now."""
-    commit, dirty = _source_state()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "versions": _versions(),
-        "platform": platform.platform(),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def write_rows(path: str | Path, rows: list[dict]) -> None:

@@ -20,12 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixar.assets import check as assets
 from mixar.failures import finite, naming
 from mixar.scoring.catalogue import FURTHER, Network, network_of
+from mixar.scoring.protocols import protocol_of
 from mixar.study import choices
 from mixar.study.code_hashes import source_hash
+from mixar.study.layout import Layout
 from mixar.study.sections import Extractor as Settings
+from mixar.study.sections import Study
 from mixar.weights import load_module, tensors_sha256
+
+BATCH = 64  # images per forward pass; part of the numbers: the last bits of a product depend on it
 
 
 @dataclass(frozen=True)
@@ -105,3 +111,44 @@ def extract_all(
 
 def _finite_layers(network: Extractor, pixels: Tensor) -> tuple[Tensor, ...]:
     return tuple(finite(layer.float().cpu(), f"{network.name}: features") for layer in network.module(pixels))
+
+
+# The networks of a study
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The network behind every score, the further ones by name, and the header of their feature files."""
+
+    main: Extractor
+    further: dict[str, Extractor]
+    header: dict[str, str]  # extractor, sha256, protocol: feature files with another header are not mixed
+
+    @property
+    def further_sha256(self) -> dict[str, str]:
+        return {name: network.sha256 for name, network in self.further.items()}
+
+    def extract(self, batches: Iterable[Tensor]) -> tuple[tuple[Tensor, Tensor], dict[str, tuple[Tensor, str]]]:
+        """Features and logits of the main network, and of each further one its features and the hash of its file."""
+        outputs, others = extract_all(self.main, self.further, batches)
+        return outputs, {name: (values, self.further[name].sha256) for name, values in others.items()}
+
+
+def load_networks(study: Study, layout: Layout, source: str, device: torch.device) -> Networks:
+    """The networks that measure images of a source (sample or reconstruct) under the study's protocol for it.
+
+    Raises ValueError for files that are missing or unfit.
+    """
+    settings, own = study.scoring, study.scoring.reconstructions if source == "reconstruct" else None
+    resize = protocol_of(study, source).resize
+    main = load_extractor(settings.extractor, layout.extractor(), device, resize, study.study)
+    files = {name: assets.resolve(value) for name, value in settings.further.items()}
+    further = {name: load_further(name, path, device) for name, path in files.items()}
+    header = {"extractor": main.name, "sha256": main.sha256, "protocol": own or settings.protocol}
+    return Networks(main, further, header)
+
+
+def require_assets(study: Study, source: str) -> None:
+    """Statistics are read at the very end, but a missing file must stop the study here, not after all features."""
+    s = study.scoring
+    assets.require(protocol_of(study, source).statistics, *s.further.values(), *s.further_statistics.values())

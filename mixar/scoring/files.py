@@ -84,7 +84,7 @@ def check_fresh(path: Path, images: Path) -> None:
     if not images.is_file() or known.get(b"state", b"").decode() == _state(images):
         return
     if known.get(b"images", b"").decode() != file_sha256(images):
-        raise ValueError(f"{path}: features of images that {images} no longer holds; run `score --images {images}`")
+        raise ValueError(f"{path}: features of images that {images} no longer holds; run `features --images {images}`")
 
 
 def _state(file: Path) -> str:

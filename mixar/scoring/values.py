@@ -114,7 +114,7 @@ def further_values(scoring: Scoring, scored: Scored, reference: Scored | None) -
     values = []
     for name in scoring.further:
         if name not in scored.further:
-            raise ValueError(f"scoring.further.{name}: the images have no features of it; run `score --images` again")
+            raise ValueError(f"scoring.further.{name}: no features of the images; run `features --images` again")
         sample, metrics = scored.further[name], network_of(name).metrics
         against = _given(scoring, name, sample) if is_given(scoring, name) else _of_images(name, scored, reference)
         check_sizes(metrics, sample, against, scoring)
@@ -138,7 +138,7 @@ def _of_images(name: str, scored: Scored, reference: Scored | None) -> FeatureSe
     hashes = [side.further_sha256.get(name) for side in (scored, reference)]
     if hashes[0] != hashes[1]:
         raise ValueError(f"scoring.further.{name}: images and reference have features of {hashes}; run "
-                         "`score --images` and `score --reference` again")  # fmt: skip
+                         "`features --images` and `features --reference` again")  # fmt: skip
     return reference.further[name]
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from mixar.assets import check as assets
 from mixar.assets import fetch as download
 from mixar.assets.table import PREFIX, Asset, folder
-from mixar.stages.progress import Progress
+from mixar.progress import Progress
 from mixar.study import external
 from mixar.study.sections import Study
 

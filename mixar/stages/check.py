@@ -20,8 +20,13 @@ from mixar.model.mar import MAR
 from mixar.scoring.extractors import load_extractor, load_further
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
-from mixar.stages.pretrain import read_statistics
-from mixar.stages.trial import (
+from mixar.study import external
+from mixar.study.choices import is_own
+from mixar.study.sections import Study, Training
+from mixar.tokens import tokenizers
+from mixar.tokens.generator import BitTransformer
+from mixar.tokens.latents import read_statistics
+from mixar.trial import (
     try_extractor,
     try_metric,
     try_optimizer,
@@ -30,11 +35,6 @@ from mixar.stages.trial import (
     try_strategy,
     try_tokenizer,
 )
-from mixar.study import external
-from mixar.study.choices import is_own
-from mixar.study.sections import Study, Training
-from mixar.tokens import tokenizers
-from mixar.tokens.generator import BitTransformer
 from mixar.weights import differences, misfit, read_weights
 
 

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mixar.data.manifest import read_manifest
+from mixar.device import device_of
 from mixar.failures import needs_memory
 from mixar.locks import say
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
+from mixar.progress import Progress
 from mixar.reporting.results import STEADY, make_rows, spread, write_rows
-from mixar.stages.device import device_of
-from mixar.stages.progress import Progress
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Sampler, Study

@@ -85,7 +85,7 @@ def missing_in_words(layout: Layout) -> tuple[str, ...]:
     if lost := [str(path.relative_to(layout.root)) for path in layout.row_files() if not path.exists()]:
         said.append(f"Not there yet, shown as –: {_some(lost)}; made by the next snakemake.")
     if lost := [path.parent.name for path in layout.own_without_scores()]:
-        advice = "run `mixar score PATH` again, or delete their folders in score/own"
+        advice = "run `mixar score-images` again, or delete their folders in score/own"
         said.append(f"Brought images whose rows are gone: {_some(lost)}; {advice}.")
     return tuple(said)
 

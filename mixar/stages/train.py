@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from mixar import locks, released
+from mixar import released
 from mixar.assets import check as assets
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
+from mixar.device import device_of
 from mixar.failures import micro_batch, needs_memory
 from mixar.files import file_sha256, write_table
 from mixar.model.mar import MAR
-from mixar.reporting.results import LOSS_COLUMNS, provenance
-from mixar.stages.device import device_of
-from mixar.stages.progress import Progress
+from mixar.provenance import provenance
+from mixar.reporting.results import LOSS_COLUMNS
 from mixar.study.digests import Digests
 from mixar.study.identity import digest, seed_of
 from mixar.study.layout import Layout
+from mixar.study.names import check_run
 from mixar.study.sections import Study
 from mixar.tokens import generator as bits
-from mixar.training import checkpoints, distributed
-from mixar.training.distributed import Context
-from mixar.training.loop import Fit, Step, fit, total_steps
+from mixar.training import distributed
+from mixar.training.job import run_to_end
+from mixar.training.loop import Fit, Step, total_steps
 from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights
-
-WAITING, FREE, MADE = range(3)  # what process 0 tells the others of the lease
 
 
 @needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("training", study.training_of(run))))
@@ -42,7 +40,7 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
 
     Raises ValueError before any training for unknown names, missing or unfit files and settings that do not fit.
     """
-    check_names(study, run, seed)
+    check_run(study, run, seed)
     if study.runs[run].weights:
         return _import(study, layout, run, seed)
     start, settings = _start_file(study, layout, run, seed), study.training_of(run)
@@ -51,74 +49,33 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     rows = store.rows("train")
     total_steps(settings, len(rows))
     model = _initial_model(study, run, seed, start)
-    name = f"train {run} seed {seed}"
     # with other images, a training in flight begins anew
     settings_and_images = digest(Digests(study).train(run, seed), store.metadata.get("images"))
-    folder = layout.checkpoints("train", f"{run}-seed{seed}", settings_and_images)
-    with (
-        distributed.joined(device_of(study)) as context,
-        _held(layout.weights(run, seed), folder, context) as is_finished,
-    ):
-        if is_finished:
-            return
-        result = fit(
-            model.to(context.device),
+    with distributed.joined(device_of(study)) as context:
+        run_to_end(
+            model,
             _step_of(study, layout, run, store, rows, context.device),
             settings,
-            name=name,
+            name=f"train {run} seed {seed}",
             num_items=len(rows),
             seed=seed_of(seed, "train", _generation(study, run)),
-            folder=folder,
+            folder=layout.checkpoints("train", f"{run}-seed{seed}", settings_and_images),
+            output=layout.weights(run, seed),
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
-            announce=Progress(name, history=folder / "progress.log") if context.is_main else lambda *_: None,
+            publish=partial(_publish, study, layout, run, seed, store),
             steps_before=_steps_behind(start),
         )
-        if context.is_main:
-            _publish(study, layout, run, seed, store, result, context)
-            checkpoints.discard(folder)
 
 
 def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
     """Publish a run's finished weights, strictly checked, with a loss curve that has no steps."""
     path = _named_file(study, run, "weights", seed)
-    with torch.device("meta"):
-        model = MAR.from_study(study, run)
-    network = released.load_into(model, "mar", path)
+    network = released.built(partial(MAR.from_study, study, run), "mar", path)
     found = {"source": study.runs[run].weights, "sha256": file_sha256(path)}
     write_table(layout.losses(run, seed), pa.table({name: pa.array([], pa.float64()) for name in LOSS_COLUMNS}))
     metadata = {"kind": "train", "study": study.study, "run": run, "seed": seed, **found, **provenance()}
     save_weights(layout.weights(run, seed), network.state_dict(), metadata)
-
-
-@contextmanager
-def _held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
-    """Lock the checkpoints for all processes of this training. Yields True if another one wrote `output` meanwhile.
-
-    A killed driver may leave its training running: the next one waits for it and then has nothing to do. Process 0
-    waits for the lock and prints a notice. With each notice it sends the other processes a message, because torch stops
-    a process that receives none for some minutes.
-    """
-
-    def announce(text: str) -> None:
-        locks.say(text)
-        context.told(WAITING)
-
-    if context.is_main:
-        with locks.lease(folder, output, announce) as is_made:
-            yield context.told(MADE if is_made else FREE) == MADE
-        return
-    while (found := context.told(WAITING)) == WAITING:
-        continue
-    yield found == MADE
-
-
-def check_names(study: Study, run: str, seed: int) -> None:
-    """Raise ValueError unless the study has this run with this seed."""
-    if run not in study.runs:
-        raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
-    if seed not in study.runs[run].seeds:
-        raise ValueError(f"run {run!r} has no seed {seed}; it has {list(study.runs[run].seeds)}")
 
 
 def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
@@ -198,7 +155,7 @@ def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Te
 
 
 def _publish(
-    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, result: Fit, context: Context
+    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, result: Fit, record: dict[str, Any]
 ) -> None:
     start = _start_file(study, layout, run, seed)
     steps_before = _steps_behind(start)
@@ -214,12 +171,6 @@ def _publish(
         "seed": seed,
         "tokenizers_sha256": store.metadata.get("tokenizers"),
         "start_sha256": file_sha256(start) if start else None,
-        "steps": result.steps,
         "steps_before": steps_before if math.isfinite(steps_before) else None,  # unknown
-        "wall_seconds": round(result.seconds, 1),
-        "device": str(context.device),
-        "processes": context.world_size,
-        "command": " ".join(["mixar", *sys.argv[1:]]),
-        **provenance(),
     }
-    save_weights(layout.weights(run, seed), result.weights, metadata)
+    save_weights(layout.weights(run, seed), result.weights, metadata | record)

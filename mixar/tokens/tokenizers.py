@@ -33,6 +33,8 @@ def build(kind: str, settings: spec.Autoencoder) -> nn.Module:
     """
     methods = (*METHODS[kind], *(["training_loss"] if settings.train else []))
     network = NETWORKS[kind].load_class(settings.network, nn.Module, methods)
+    if not choices.is_own(settings.network):
+        return network(settings)
     return choices.construct(network, settings.network, f"{kind}.options", settings, **settings.options)
 
 

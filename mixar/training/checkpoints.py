@@ -1,4 +1,5 @@
-"""State of a training in flight: one file, replaced atomically. Who holds its folder is in mixar/locks.py.
+"""The file of a training in flight, replaced atomically. What it holds is in state.py; who holds its folder, in
+mixar/locks.py.
 
 The folder is never a declared Snakemake output: a rerun deletes declared outputs, and this is what it resumes from.
 """
@@ -13,29 +14,31 @@ import torch
 
 from mixar.failures import is_shortage
 from mixar.files import replaced
+from mixar.training.state import START_AGAIN, State
 
 STATE = "state.pt"
 
 
-def save_state(folder: Path, state: dict) -> None:
-    """Replace the folder's state: tensors, numbers, strings, lists and dicts only."""
+def save_state(folder: Path, state: State) -> None:
+    """Replace the folder's state."""
     with replaced(folder / STATE) as temporary, open(temporary, "wb") as f:
-        torch.save(state, f)
+        torch.save(state.as_mapping(), f)
         f.flush()
         os.fsync(f.fileno())
 
 
-def load_state(folder: Path, device: torch.device) -> dict | None:
-    """The folder's state, or None where nothing was saved. Raises ValueError for a damaged file."""
+def load_state(folder: Path, device: torch.device) -> State | None:
+    """The folder's state, or None where nothing was saved. Raises ValueError for a damaged or foreign file."""
     path = folder / STATE
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged archives
         if is_shortage(error):
             raise
-        raise ValueError(f"{path}: damaged checkpoint ({error}); delete it to start this training again") from error
+        raise ValueError(f"{path}: damaged checkpoint ({error}); {START_AGAIN}") from error
+    return State.from_mapping(found, str(path))
 
 
 def discard(folder: Path) -> None:

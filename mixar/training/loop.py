@@ -26,6 +26,7 @@ from mixar.study.identity import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
+from mixar.training.state import State
 from mixar.training.stopping import signals_as_wishes
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
@@ -216,16 +217,8 @@ def optimizer_step(
 
 def _save(folder, context, model, average, optimizer, curve, done, seconds) -> None:
     if context.is_main:
-        state = {
-            "model": model.state_dict(),
-            "ema": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "curve": curve.rows,
-            "pending": curve.pending,
-            "done": done,
-            "seconds": seconds,
-        }
-        checkpoints.save_state(folder, state)
+        networks = model.state_dict(), average.state_dict(), optimizer.state_dict()
+        checkpoints.save_state(folder, State(*networks, curve.rows, curve.pending, done, seconds))
     context.barrier()
 
 
@@ -233,8 +226,6 @@ def _resume(folder, context, model, average, optimizer, curve) -> tuple[int, flo
     state = checkpoints.load_state(folder, context.device)
     if state is None:
         return 0, 0.0
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["ema"])
-    optimizer.load_state_dict(state["optimizer"])
-    curve.rows, curve.pending = state["curve"], state["pending"]
-    return state["done"], state["seconds"]
+    state.restore(model, average, optimizer, str(folder))
+    curve.rows, curve.pending = state.curve, state.pending
+    return state.done, state.seconds

@@ -7,49 +7,53 @@ from toy_runs import toy_study
 
 from mixar.assets import check as assets
 from mixar.data.images import write_images
-from mixar.stages import pretrain, score, tokens
+from mixar.stages.extractor import extractor
+from mixar.stages.features import image_features, reference_features
+from mixar.stages.generator import generator
+from mixar.stages.ingest import ingest
+from mixar.stages.tokenizer import tokenizer
 from mixar.stages.train import train
 from mixar.study.layout import Layout
 
 VAE = {"channels": 32, "multipliers": (1, 1), "num_res_blocks": 1, "latent_channels": 8, "attention_levels": ()}
 
 
-def tokenizer(root):
+def no_statistics(root):
     """The weights are there; the statistics are read after them."""
     write_released(root / "v.pt", "vavae", released_state("vavae", dims=VAE))
     named = {"weights": str(root / "v.pt"), "statistics": "asset:vavae-f16d32-statistics"}
-    return {"continuous": named}, lambda study, layout: pretrain.tokenizer(study, layout, "continuous")
+    return {"continuous": named}, lambda study, layout: tokenizer(study, layout, "continuous")
 
 
-def generator(root):
-    return {"generator": {"weights": "asset:maskbit-generator-14bit"}}, pretrain.generator
+def no_generator(root):
+    return {"generator": {"weights": "asset:maskbit-generator-14bit"}}, generator
 
 
-def extractor(root):
-    return {"scoring": {"extractor": {"network": "inception-v3", "weights": "asset:inception"}}}, pretrain.extractor
+def no_extractor(root):
+    return {"scoring": {"extractor": {"network": "inception-v3", "weights": "asset:inception"}}}, extractor
 
 
-def ingest(root):
+def no_held_out_images(root):
     """The training images come first, and there is no such folder either."""
     data = {"source": "folder", "path": str(root / "images"), "held_out_path": "asset:imagenet-val"}
-    return {"data": data}, tokens.ingest
+    return {"data": data}, ingest
 
 
-def score_features(root):
+def no_network(root):
     """The study's own extractor comes first, and is not there either."""
 
     def run(study, layout):
-        score.score_features(study, layout, layout.samples("mar", 0, "default", 0))
+        image_features(study, layout, layout.samples("mar", 0, "default", 0))
 
     return {"scoring": {"further": {"vgg16": "asset:vgg16"}}}, run
 
 
-def reference_features(root):
+def no_network_for_references(root):
     further = {"further": {"dinov2-vitl14": "asset:dinov2-vitl14"}}
-    return {"scoring": further}, lambda study, layout: score.reference_features(study, layout, "train")
+    return {"scoring": further}, lambda study, layout: reference_features(study, layout, "train")
 
 
-def start(root):
+def no_start(root):
     """The token shards come first, and are not there either."""
     runs = {"more": {"label": "MAR, continued", "model": "s", "start": "asset:mar-b"}}
     return {"runs": runs}, lambda study, layout: train(study, layout, "more", 0)
@@ -58,13 +62,13 @@ def start(root):
 @pytest.mark.parametrize(
     ("stage", "name"),
     [
-        (tokenizer, "vavae-f16d32-statistics"),
-        (generator, "maskbit-generator-14bit"),
-        (extractor, "inception"),
-        (ingest, "imagenet-val"),
-        (score_features, "vgg16"),
-        (reference_features, "dinov2-vitl14"),
-        (start, "mar-b"),
+        (no_statistics, "vavae-f16d32-statistics"),
+        (no_generator, "maskbit-generator-14bit"),
+        (no_extractor, "inception"),
+        (no_held_out_images, "imagenet-val"),
+        (no_network, "vgg16"),
+        (no_network_for_references, "dinov2-vitl14"),
+        (no_start, "mar-b"),
     ],
 )
 def test_a_stage_that_misses_an_asset_says_so_before_any_work(stage, name, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from toy_scored import pictures as pictures
 from mixar.assets.table import ASSETS
 from mixar.data import images
 from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, write_images
-from mixar.data.manifest import ingest_manifest, read_manifest
+from mixar.data.manifest import SPLITS, ingest_manifest, read_manifest
 from mixar.files import file_sha256, write_table
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import summarise
@@ -28,8 +28,9 @@ from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.networks.inception import INCEPTIONS
 from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_id
-from mixar.stages import score as stage
-from mixar.stages import tokens
+from mixar.stages.features import image_features, reference_features
+from mixar.stages.reconstruct import RECONSTRUCTIONS, reconstruct
+from mixar.stages.score import score
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
@@ -41,7 +42,7 @@ def test_every_protocol_names_things_that_exist():
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name and protocol.source in ("sample", "reconstruct")
         assert protocol.crop in CROPS and protocol.rounding in ROUNDINGS
-        assert protocol.reference in stage.SPLITS
+        assert protocol.reference in SPLITS
         assert protocol.statistics is None or protocol.statistics.removeprefix("asset:") in ASSETS
         if protocol.network == "inception-v3":
             assert protocol.resize in INCEPTIONS and protocol.num_images == 50_000
@@ -130,7 +131,7 @@ def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score(study, layout, "sample", "mar", 0, "default")
 
     row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd"]
     hashes = json.loads(row["hashes"])
@@ -170,13 +171,13 @@ def test_reconstructions_of_training_images_are_scored_against_references_of_the
     monkeypatch.setitem(PROTOCOLS, own.name, own)
     study = changed(study, reconstructions=own.name)
     layout.study = study
-    monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)
+    monkeypatch.setitem(RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)
 
-    stage.reference_features(study, layout, "reconstructed")
+    reference_features(study, layout, "reconstructed")
     for shard in range(study.data.num_shards):
-        tokens.reconstruct(study, layout, "continuous", shard)
-        stage.score_features(study, layout, layout.reconstruction("continuous", shard))
-    stage.score(study, layout, "reconstruct", "continuous")
+        reconstruct(study, layout, "continuous", shard)
+        image_features(study, layout, layout.reconstruction("continuous", shard))
+    score(study, layout, "reconstruct", "continuous")
 
     row = rows_of(layout.scores("reconstruct", "continuous"))["rfd"]
     train = read_manifest(layout.manifest, "train")["index"].to_pylist()
@@ -244,19 +245,19 @@ def test_features_of_images_that_were_drawn_anew_are_refused(house):
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score(study, layout, "sample", "mar", 0, "default")
     path = layout.samples("mar", 0, "default", 1)
     later = layout.features(path).stat().st_mtime + 10
     same = path.read_bytes()
 
     path.write_bytes(same)
     touch(path, later)
-    stage.score(study, layout, "sample", "mar", 0, "default")  # touched, but the same images
+    score(study, layout, "sample", "mar", 0, "default")  # touched, but the same images
 
     write_images(path, np.arange(20, 40), np.arange(20, 40) % 3, drawings(20, 7))
     touch(path, later)
     with pytest.raises(ValueError, match="features of images that .*shard-00001.parquet no longer holds"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 def test_images_that_were_replaced_by_older_ones_are_noticed_too(house):
@@ -270,24 +271,24 @@ def test_images_that_were_replaced_by_older_ones_are_noticed_too(house):
     touch(path, earlier)  # as a copy that keeps its time
 
     with pytest.raises(ValueError, match="features of images that .*shard-00001.parquet no longer holds"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
-@pytest.mark.parametrize("split", stage.SPLITS)
+@pytest.mark.parametrize("split", SPLITS)
 def test_references_of_images_that_the_manifest_no_longer_has_there_are_refused(house, split):
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
     study = study.model_copy(update={"data": study.data.model_copy(update={"held_out_rate": 0.3})})
     write_table(layout.manifest, ingest_manifest(study.data))
-    for other in set(stage.SPLITS) - {split}:
-        stage.reference_features(study, layout, other)
+    for other in set(SPLITS) - {split}:
+        reference_features(study, layout, other)
 
-    with pytest.raises(ValueError, match=f"{split}.parquet: features of other images .*score --reference {split}"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+    with pytest.raises(ValueError, match=f"{split}.parquet: features of other images .*features --reference {split}"):
+        score(study, layout, "sample", "mar", 0, "default")
 
-    stage.reference_features(study, layout, split)
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    reference_features(study, layout, split)
+    score(study, layout, "sample", "mar", 0, "default")
 
 
 def touch(path, seconds):
@@ -307,7 +308,7 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
     pq.write_table(table.set_column(place, "features", column), path)
 
     with pytest.raises(ValueError, match="values of image 23 are not finite"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 # Networks beside the protocol's own
@@ -325,8 +326,8 @@ def further(house, monkeypatch, tmp_path):
     monkeypatch.setitem(NETWORKS, "dinov2-vitl14", replace(NETWORKS["dinov2-vitl14"], load="toy_networks:colours"))
     study = changed(study, further={"dinov2-vitl14": str(tmp_path / "second.pth")})
     layout.study = study
-    for split in stage.SPLITS:
-        stage.reference_features(study, layout, split)
+    for split in SPLITS:
+        reference_features(study, layout, split)
     return study, layout
 
 
@@ -335,7 +336,7 @@ def test_a_further_network_adds_rows_of_its_own_with_the_hash_of_its_file(furthe
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
 
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score(study, layout, "sample", "mar", 0, "default")
 
     rows = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert rows["fd_dinov2"]["value"] > 0 and rows["fd_dinov2"]["value"] != rows["fd"]["value"]
@@ -349,12 +350,12 @@ def test_a_further_network_of_the_studys_own_adds_its_distance(house, tmp_path):
     save_weights(tmp_path / "own.safetensors", Colours().state_dict(), {})
     study = changed(study, further={"toy_networks:Colours": str(tmp_path / "own.safetensors")})
     layout.study = study
-    for split in stage.SPLITS:
-        stage.reference_features(study, layout, split)
+    for split in SPLITS:
+        reference_features(study, layout, split)
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
 
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score(study, layout, "sample", "mar", 0, "default")
 
     row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd_Colours"]
     sha256 = json.loads(row["hashes"])["toy_networks:Colours"]
@@ -369,7 +370,7 @@ def test_features_of_two_files_of_a_further_network_are_refused(further, tmp_pat
     features(study, layout)
 
     with pytest.raises(ValueError, match="scoring.further.dinov2-vitl14: images and reference have features of"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tmp_path):
@@ -379,7 +380,7 @@ def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tm
     features(study, layout)
     statistics = {"dinov2-vitl14": str(tmp_path / "known.npz")}
 
-    stage.score(changed(study, further_statistics=statistics), layout, "sample", "mar", 0, "default")
+    score(changed(study, further_statistics=statistics), layout, "sample", "mar", 0, "default")
 
     row, sha256 = (
         rows_of(layout.scores("sample", "mar", 0, "default"))["fd_dinov2"],

@@ -94,8 +94,8 @@ def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path
     for verb, *rest in (
         ("ingest",),
         ("extractor",),
-        *(("score", "--reference", split) for split in ("train", "held_out")),
-        *(("score", "--images", path) for path in shards),
+        *(("features", "--reference", split) for split in ("train", "held_out")),
+        *(("features", "--images", path) for path in shards),
     ):
         call(verb, "--study", study_file, *rest)
     said = call("score", "--study", study_file, "--run", "mar_b")
@@ -128,7 +128,7 @@ def test_without_adms_statistics_nothing_is_measured(study_file, tmp_path):
     (tmp_path / "assets" / "adm_in256_stats.npz").unlink()
 
     with pytest.raises(ValueError, match="asset 'adm-statistics' is missing"):
-        call("score", "--study", study_file, "--reference", "train")
+        call("features", "--study", study_file, "--reference", "train")
 
 
 def test_an_empty_folder_of_images_is_refused_before_anything(study_file, tmp_path):
@@ -146,7 +146,7 @@ def test_brought_images_go_through_inception_itself(staged, tmp_path):
     np.savez(tmp_path / "brought.npz", arr_0=np.stack([picture(rng, i) for i in (0, 1, 2, 0)]), arr_1=[0, 1, 2, 0])
 
     call("extractor", "--study", staged)
-    said = call("score", tmp_path / "brought.npz", "--study", staged, "--protocol", "adm256-gfid")
+    said = call("score-images", tmp_path / "brought.npz", "--study", staged, "--protocol", "adm256-gfid")
 
     rows = pq.read_table(Layout(load_study(staged)).scores("own", "own_brought")).to_pylist()
     assert [row["metric"] for row in rows] == ["fd", "is"]  # no reference images: the statistics alone
@@ -154,4 +154,4 @@ def test_brought_images_go_through_inception_itself(staged, tmp_path):
         assert row["n"] == 4 and np.isfinite(row["value"]) and row["low"] <= row["value"] <= row["high"]
         settings = f"is_splits=2, kid_subset_size=20, n=4, num_classes=3, extractor={sha256[:8]}"
         assert row["protocol"] == f"adm256-gfid[{settings}]" and sha256 in row["hashes"]
-    assert "there is no kid, precision, recall" in said
+    assert "no kid, precision, recall without reference images" in said

@@ -7,15 +7,18 @@ import pytest
 import torch
 from PIL import Image
 from toy_images import folder, pixels
-from toy_scored import NUM_IMAGES, SIZE, changed, draw, drawings
+from toy_scored import NUM_IMAGES, SIZE, changed, draw, drawings, reference
 from toy_scored import house as house
 
 from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
-from mixar.data.manifest import read_manifest
+from mixar.data.manifest import SPLITS, read_manifest
 from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.protocols import PROTOCOLS
-from mixar.stages import score as stage
-from mixar.stages import score_path, tokens
+from mixar.scoring.reference import RECONSTRUCTED
+from mixar.stages.features import image_features, reference_features
+from mixar.stages.reconstruct import RECONSTRUCTIONS as ROUNDTRIPS
+from mixar.stages.reconstruct import reconstruct
+from mixar.stages.score_images import score_images
 
 SAMPLES, RECONSTRUCTIONS = "emoji-gfd", "emoji-rfd"  # protocols of the house
 
@@ -59,13 +62,13 @@ def reconstructed(study, layout):
     """Every held-out image, darker, as `reconstruct` writes it."""
     shards = range(study.data.num_shards)
     for shard in shards:
-        tokens.reconstruct(study, layout, "continuous", shard)
+        reconstruct(study, layout, "continuous", shard)
     return np.concatenate([read_images(layout.reconstruction("continuous", shard))[2] for shard in shards])
 
 
 def test_reconstructions_have_the_crop_and_the_rounding_that_the_protocol_says(house, monkeypatch):
     study, layout = house
-    monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)
+    monkeypatch.setitem(ROUNDTRIPS, "continuous", lambda *_: lambda unit: unit * 0.9)
     found = []
 
     for crop, rounding in (("adm", "half-even"), ("adm", "down"), ("bilinear", "half-even"), ("bilinear", "down")):
@@ -77,18 +80,18 @@ def test_reconstructions_have_the_crop_and_the_rounding_that_the_protocol_says(h
     assert len({images.tobytes() for images in found}) == len(found)
 
 
-@pytest.mark.parametrize("split", [*stage.SPLITS, stage.RECONSTRUCTED])
+@pytest.mark.parametrize("split", [*SPLITS, RECONSTRUCTED])
 def test_references_are_made_of_images_after_the_crop_that_the_protocol_says(house, monkeypatch, split):
     study, layout = house
-    own = split == stage.RECONSTRUCTED
+    own = split == RECONSTRUCTED
     study = layout.study = changed(study, reconstructions=RECONSTRUCTIONS) if own else study
     extractor, found = load_extractor(study.scoring.extractor, layout.extractor()), []
 
     for crop in CROPS:
         state(monkeypatch, RECONSTRUCTIONS if own else SAMPLES, crop=crop)
-        stage.reference_features(study, layout, split)
+        reference_features(study, layout, split)
         images = torch.from_numpy(cropped(layout, "held_out" if own else split, crop))
-        found.append(stage.read_reference(study, layout, split).features.features)
+        found.append(reference(study, layout, split).features.features)
         assert torch.allclose(found[-1], extract(extractor, [images])[0], atol=1e-6), crop
 
     assert not torch.allclose(*found, atol=1e-4)
@@ -98,7 +101,7 @@ def test_references_after_another_crop_than_the_protocols_are_refused(house, mon
     state(monkeypatch, SAMPLES, crop="bilinear")
 
     with pytest.raises(ValueError, match="train.parquet: features of other images"):
-        stage.read_reference(*house, "train")
+        reference(*house, "train")
 
 
 # Resize
@@ -113,8 +116,7 @@ def resizes(monkeypatch):
         seen.append(resize)
         return load_extractor(settings, path, device, resize, owner)
 
-    for module in (stage, score_path):
-        monkeypatch.setattr(module, "load_extractor", recording)
+    monkeypatch.setattr("mixar.scoring.extractors.load_extractor", recording)
     return seen
 
 
@@ -123,15 +125,15 @@ def test_images_and_references_go_through_the_network_with_the_resize_of_their_p
     house, monkeypatch, resizes, own, other
 ):
     study, layout = house
-    monkeypatch.setitem(tokens.RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit)
+    monkeypatch.setitem(ROUNDTRIPS, "continuous", lambda *_: lambda unit: unit)
     state(monkeypatch, SAMPLES, resize=own)
     state(monkeypatch, RECONSTRUCTIONS, resize=other)
     draw(layout, drawings(NUM_IMAGES, 1), shards=(0,))
-    tokens.reconstruct(study, layout, "continuous", 0)
+    reconstruct(study, layout, "continuous", 0)
 
-    stage.reference_features(study, layout, "train")
-    stage.score_features(study, layout, layout.samples("mar", 0, "default", 0))
-    stage.score_features(study, layout, layout.reconstruction("continuous", 0))
+    reference_features(study, layout, "train")
+    image_features(study, layout, layout.samples("mar", 0, "default", 0))
+    image_features(study, layout, layout.reconstruction("continuous", 0))
 
     assert resizes == [own, own, other]
 
@@ -142,6 +144,6 @@ def test_brought_images_go_through_the_network_with_the_resize_of_the_protocol(
 ):
     state(monkeypatch, SAMPLES, resize=resize)
 
-    score_path.score_path(*house, folder(tmp_path / "drawn", pixels(size=SIZE)), None, None, False)
+    score_images(*house, folder(tmp_path / "drawn", pixels(size=SIZE)), None, None, False)
 
     assert resizes == [resize]

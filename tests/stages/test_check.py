@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from mixar import trial
 from mixar.__main__ import app
 from mixar.data.manifest import count_images, ingest_manifest
 from mixar.scoring.statistics import INCEPTION_WIDTH
-from mixar.stages import trial
 from mixar.stages.check import problems
 from mixar.study.load import parse_study
 from mixar.weights import save_weights

@@ -15,7 +15,8 @@ from toy_scored import house as house
 from toy_scored import pictures as pictures
 
 from mixar.data.images import load_images, write_images
-from mixar.data.manifest import read_manifest
+from mixar.data.manifest import SPLITS, read_manifest
+from mixar.data.selection import reference_rows
 from mixar.files import write_table
 from mixar.reporting.numbers import number
 from mixar.reporting.results import read_rows
@@ -25,8 +26,10 @@ from mixar.scoring.catalogue import METRICS, Metric
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.files import read_features, write_features
 from mixar.scoring.protocols import PROTOCOLS, distance_name, is_fid, protocol_of
+from mixar.scoring.reference import reference_of
 from mixar.scoring.statistics import load_statistics
-from mixar.stages import score as stage
+from mixar.stages.features import image_features, reference_features
+from mixar.stages.score import score
 
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 
@@ -34,7 +37,7 @@ SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 def scored(study, layout, images, run="mar"):
     draw(layout, images, run)
     features(study, layout, run)
-    stage.score(study, layout, "sample", run, 0, "default")
+    score(study, layout, "sample", run, 0, "default")
     return rows_of(layout.scores("sample", run, 0, "default"))
 
 
@@ -83,16 +86,17 @@ def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(hou
     study, layout = house
     study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"shard_size": BATCH})})
     images, s = drawings(NUM_IMAGES, 1), study.scoring
-    monkeypatch.setattr(stage, "BATCH", BATCH)  # the last bits of a matrix product depend on the size of its batch
-    stage.reference_features(study, layout, "train")
+    # the last bits of a matrix product depend on the size of its batch
+    monkeypatch.setattr("mixar.stages.features.BATCH", BATCH)
+    reference_features(study, layout, "train")
     parts = np.random.default_rng(3).permutation(NUM_IMAGES).reshape(5, BATCH)
     assert study.evaluation.num_shards == 5
 
     for shard in (3, 0, 4, 2, 1):
         rows = parts[shard]
         write_images(layout.samples("mar", 0, "default", shard), rows, rows % 3, images[rows])
-        stage.score_features(study, layout, layout.samples("mar", 0, "default", shard))
-    stage.score(study, layout, "sample", "mar", 0, "default")
+        image_features(study, layout, layout.samples("mar", 0, "default", shard))
+    score(study, layout, "sample", "mar", 0, "default")
 
     train = load_images(read_manifest(layout.manifest, "train"), SIZE)
     direct = torch_fidelity.calculate_metrics(
@@ -174,7 +178,7 @@ def test_scoring_again_writes_the_same_numbers(house):
     study, layout = house
     first = scored(study, layout, drawings(NUM_IMAGES, 1))
 
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score(study, layout, "sample", "mar", 0, "default")
 
     again = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert [(r["value"], r["low"], r["high"]) for r in again.values()] == [
@@ -196,7 +200,7 @@ def test_more_noise_means_a_larger_distance(house):
 
 def test_repeating_training_images_shows_in_the_held_out_distance(house):
     study, layout = house
-    train, held_out = (load_images(read_manifest(layout.manifest, split), SIZE).numpy() for split in stage.SPLITS)
+    train, held_out = (load_images(read_manifest(layout.manifest, split), SIZE).numpy() for split in SPLITS)
 
     copied = scored(study, layout, np.resize(train, (NUM_IMAGES, SIZE, SIZE, 3)))
     fresh = scored(study, layout, np.resize(held_out, (NUM_IMAGES, SIZE, SIZE, 3)), run="maskbit")
@@ -214,7 +218,7 @@ def reconstruct(study, layout, level, shards=(0, 1)):
         made = (images[part] - level).clip(0, 255).astype(np.uint8)
         path = layout.reconstruction("continuous", shard)
         write_images(path, index[part], rows["label"].to_numpy()[part], made, {"psnr": index[part] + 20.0})
-        stage.score_features(study, layout, path)
+        image_features(study, layout, path)
     return index
 
 
@@ -222,7 +226,7 @@ def test_reconstructions_are_scored_against_their_own_originals(house):
     study, layout = house
 
     index = reconstruct(study, layout, level=0)
-    stage.score(study, layout, "reconstruct", "continuous")
+    score(study, layout, "reconstruct", "continuous")
     rows = rows_of(layout.scores("reconstruct", "continuous"))
 
     assert list(rows) == ["rfd", "psnr"]
@@ -230,7 +234,7 @@ def test_reconstructions_are_scored_against_their_own_originals(house):
     assert rows["psnr"]["value"] == pytest.approx(index.mean() + 20) and rows["psnr"]["unit"] == "dB"
     assert rows["psnr"]["n"] == len(index) and rows["psnr"]["seed"] is None
     reconstruct(study, layout, level=40)
-    stage.score(study, layout, "reconstruct", "continuous")
+    score(study, layout, "reconstruct", "continuous")
     assert rows_of(layout.scores("reconstruct", "continuous"))["rfd"]["value"] > 1e-5
 
 
@@ -240,17 +244,17 @@ def test_missing_surplus_and_repeated_images_are_refused(house):
     draw(layout, images)
     features(study, layout, shards=(0, 1))
     with pytest.raises(ValueError, match="shard-00002.parquet: no such features"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
     write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD), np.zeros(SHARD), images[:SHARD])
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match="index 0 occurs twice"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
     write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD) + 50, np.zeros(SHARD), images[:SHARD])
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match=r"10 of 60 images are missing \(first \[40, 41, 42\]\), and 10 do not belong"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 def test_features_of_another_network_are_refused(house):
@@ -260,11 +264,11 @@ def test_features_of_another_network_are_refused(house):
     new_network(study, layout, seed=1)
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match="shard-00002.parquet: made with"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
     features(study, layout)
     with pytest.raises(ValueError, match="the train reference was made with"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 def test_damaged_and_foreign_feature_files_are_named(house):
@@ -276,10 +280,10 @@ def test_damaged_and_foreign_feature_files_are_named(house):
 
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="shard-00001.parquet: not a complete Parquet file"):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
     path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
     with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
-        stage.score(study, layout, "sample", "mar", 0, "default")
+        score(study, layout, "sample", "mar", 0, "default")
 
 
 @pytest.mark.parametrize(("key", "said"), [("mixar", "result rows, version 2"), ("mixar", "[]"), ("further", "{")])
@@ -305,7 +309,7 @@ def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
 )
 def test_unknown_names_are_refused(house, arguments, message):
     with pytest.raises(ValueError, match=message):
-        stage.score(*house, *arguments)
+        score(*house, *arguments)
 
 
 def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
@@ -319,9 +323,9 @@ def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
         (layout.samples("mar", 0, "default", 0), "16 x 16"),
     ):
         with pytest.raises(ValueError, match=message):
-            stage.score_features(study, layout, path)
+            image_features(study, layout, path)
     with pytest.raises(ValueError, match="split 'test' is unknown"):
-        stage.reference_features(study, layout, "test")
+        reference_features(study, layout, "test")
 
 
 def test_a_protocol_must_exist_and_fit_the_network(house):
@@ -363,7 +367,8 @@ def test_a_protocol_may_take_part_of_the_training_images_always_the_same(house, 
     study, layout = house
     monkeypatch.setitem(PROTOCOLS, "emoji-gfd", replace(PROTOCOLS["emoji-gfd"], reference_images=10))
 
-    chosen = [stage.reference_rows(study, layout, "train")["index"].to_pylist() for _ in range(2)]
+    drawn = [reference_rows(layout.manifest, *reference_of(study, "train")) for _ in range(2)]
+    chosen = [rows["index"].to_pylist() for rows in drawn]
 
     assert chosen[0] == chosen[1] == sorted(set(chosen[0])) and len(chosen[0]) == 10
     assert set(chosen[0]) <= set(read_manifest(layout.manifest, "train")["index"].to_pylist())

@@ -6,8 +6,12 @@ from toy_runs import toy_study
 
 from mixar.data.images import images_to_unit, load_images, read_images
 from mixar.data.manifest import read_manifest
+from mixar.data.selection import evaluation_labels, proportional_counts, training_images
 from mixar.data.shards import TokenStore, open_shard, read_generated
-from mixar.stages import tokens as stage
+from mixar.stages.generate import generate
+from mixar.stages.ingest import ingest
+from mixar.stages.reconstruct import psnr_db, reconstruct
+from mixar.stages.tokenize import tokenize
 from mixar.study.layout import Layout
 from mixar.tokens import maskbit, tokenizers, vavae
 from mixar.tokens.generator import BitTransformer
@@ -29,7 +33,7 @@ def prepared(root, data=None, **changes):
     save_weights(layout.generator, generator.state_dict(), {})
     channels = torch.arange(study.continuous.latent_channels)
     save_weights(layout.statistics, {"mean": 0.1 * channels, "std": 0.5 + channels}, {})
-    stage.ingest(study, layout)
+    ingest(study, layout)
     return study, layout
 
 
@@ -37,7 +41,7 @@ def prepared(root, data=None, **changes):
 def tokenized(tmp_path_factory):
     study, layout = prepared(tmp_path_factory.mktemp("tokens"))
     for shard in range(2):
-        stage.tokenize(study, layout, shard)
+        tokenize(study, layout, shard)
     return study, layout, TokenStore(layout.token_shards())
 
 
@@ -86,7 +90,7 @@ def test_tokenizing_again_gives_the_same_bytes(tokenized):
     study, layout, _ = tokenized
     before = layout.token_shard(1).read_bytes()
 
-    stage.tokenize(study, layout, 1)
+    tokenize(study, layout, 1)
 
     assert layout.token_shard(1).read_bytes() == before
 
@@ -102,7 +106,7 @@ def test_a_shard_records_what_it_was_made_with(tokenized):
 def test_generated_shards_hold_balanced_labels_once_each_and_repeat_exactly(tokenized):
     study, layout, _ = tokenized
     for shard in range(study.evaluation.num_shards):
-        stage.generate(study, layout, shard)
+        generate(study, layout, shard)
     paths = [layout.generated_shard(s) for s in range(study.evaluation.num_shards)]
     q, labels, index = read_generated(paths)
 
@@ -112,14 +116,14 @@ def test_generated_shards_hold_balanced_labels_once_each_and_repeat_exactly(toke
     assert q.min() >= 0 and q.max() < 2**study.discrete.bits
     assert len({tuple(row) for row in q.tolist()}) > 1
     before = paths[1].read_bytes()
-    stage.generate(study, layout, 1)
+    generate(study, layout, 1)
     assert paths[1].read_bytes() == before
 
 
 def test_evaluation_labels_follow_the_training_proportions_where_asked(tmp_path):
     study, layout = prepared(tmp_path, {"limit": None}, evaluation={"num_images": 1507, "labels": "training"})
 
-    labels = stage.evaluation_labels(study, layout)
+    labels = evaluation_labels(study, layout)
 
     assert labels.tolist() == sorted(read_manifest(layout.manifest, "train")["label"].to_pylist())
 
@@ -128,17 +132,17 @@ def test_proportional_counts_add_up_and_stay_within_one_of_the_exact_share():
     rng = np.random.default_rng(0)
     for total in (1, 7, 1000):
         weights = rng.random(9)
-        counts = stage.proportional_counts(weights, total)
+        counts = proportional_counts(weights, total)
         assert counts.sum() == total
         assert np.abs(counts - weights / weights.sum() * total).max() < 1
-    assert stage.proportional_counts(np.ones(3), 7).tolist() == [3, 2, 2]
+    assert proportional_counts(np.ones(3), 7).tolist() == [3, 2, 2]
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, kind):
     study, layout, _ = tokenized
     for shard in range(2):
-        stage.reconstruct(study, layout, kind, shard)
+        reconstruct(study, layout, kind, shard)
     paths = [layout.reconstruction(kind, shard) for shard in range(2)]
     parts = [read_images(p) for p in paths]
     manifest = read_manifest(layout.manifest, "held_out")
@@ -155,7 +159,7 @@ def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, ki
 def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_stay_finite():
     black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
 
-    found = stage.psnr_db(black, torch.stack([black[0] + 1, black[1]]))
+    found = psnr_db(black, torch.stack([black[0] + 1, black[1]]))
 
     assert found[0].item() == pytest.approx(20 * np.log10(255))
     assert found[0] < found[1] < 100
@@ -164,7 +168,7 @@ def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_sta
 def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
     study, layout, _ = tokenized
 
-    images = stage.training_images(study, layout)
+    images = training_images(study, layout)
 
     assert images.dtype == torch.uint8
     assert torch.equal(images, load_images(read_manifest(layout.manifest, "train"), 8))
@@ -172,22 +176,22 @@ def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
 
 def test_images_that_do_not_fit_in_memory_are_refused(tokenized, monkeypatch):
     study, layout, _ = tokenized
-    monkeypatch.setattr(stage, "MEMORY_LIMIT_GIB", 1e-9)
+    monkeypatch.setattr("mixar.data.selection.MEMORY_LIMIT_GIB", 1e-9)
 
     with pytest.raises(ValueError, match="24 images of 8 pixels need"):
-        stage.training_images(study, layout)
+        training_images(study, layout)
 
 
 def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenized, tmp_path):
     study, layout, _ = tokenized
     with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
-        stage.tokenize(study, layout, 2)
+        tokenize(study, layout, 2)
     with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
-        stage.generate(study, layout, 2)
+        generate(study, layout, 2)
     with pytest.raises(ValueError, match="'both' is unknown; choose from continuous, discrete"):
-        stage.reconstruct(study, layout, "both", 0)
+        reconstruct(study, layout, "both", 0)
     many = toy_study(tmp_path, data={**EMOJI, "num_shards": 31})
     with pytest.raises(ValueError, match="31 shards for 30 images"):
-        stage.tokenize(many, layout, 0)
+        tokenize(many, layout, 0)
     with pytest.raises(ValueError, match="no manifest yet; run `ingest`"):
-        stage.tokenize(many, Layout(many), 0)
+        tokenize(many, Layout(many), 0)

@@ -10,8 +10,8 @@ from replay import EXACT, Check, Stored
 
 from mixar import released
 from mixar.data.images import centre_crop, images_to_unit, unit_to_uint8
-from mixar.stages.sample import denormalise, normalise
 from mixar.tokens import vavae
+from mixar.tokens.latents import denormalise, normalise
 
 
 def build(stored: Stored) -> vavae.VaVae:

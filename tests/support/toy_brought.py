@@ -6,10 +6,11 @@ import torch
 from toy_images import COUNT, SIZE, folder, pixels
 from toy_scored import stand_for_the_emoji
 
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import SPLITS, ingest_manifest
 from mixar.files import write_table
 from mixar.scoring.networks.subgroup_cnn import build_network
-from mixar.stages import score, score_path
+from mixar.stages.features import reference_features
+from mixar.stages.score_images import score_images
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.weights import save_weights
@@ -38,13 +39,13 @@ def house(smoke, pictures, tmp_path, monkeypatch):
     network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
     save_weights(layout.extractor(), network.state_dict(), {})
     stand_for_the_emoji(monkeypatch, study, layout)
-    for split in score.SPLITS:
-        score.reference_features(study, layout, split)
+    for split in SPLITS:
+        reference_features(study, layout, split)
     return study, layout
 
 
 def scored(house, path, label=None, protocol=None, replace=False):
-    return score_path.score_path(*house, path, label, protocol, replace)
+    return score_images(*house, path, label, protocol, replace)
 
 
 def values(layout, name):

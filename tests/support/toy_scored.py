@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 
 from mixar.data.images import write_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import SPLITS, ingest_manifest
+from mixar.data.selection import reference_rows
 from mixar.files import write_table
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import DATA, PROTOCOLS
-from mixar.stages import score as stage
+from mixar.scoring.reference import read_reference, reference_of
+from mixar.stages.features import image_features, reference_features
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.weights import read_weights, save_weights, tensors_sha256
@@ -62,8 +64,8 @@ def house(smoke, pictures, tmp_path, monkeypatch):
     write_table(layout.manifest, ingest_manifest(study.data))
     new_network(study, layout, seed=0)
     stand_for_the_emoji(monkeypatch, study, layout)
-    for split in stage.SPLITS:
-        stage.reference_features(study, layout, split)
+    for split in SPLITS:
+        reference_features(study, layout, split)
     return study, layout
 
 
@@ -90,7 +92,12 @@ def draw(layout, images, run="mar", seed=0, shards=(0, 1, 2)):
 
 def features(study, layout, run="mar", seed=0, shards=(0, 1, 2)):
     for shard in shards:
-        stage.score_features(study, layout, layout.samples(run, seed, "default", shard))
+        image_features(study, layout, layout.samples(run, seed, "default", shard))
+
+
+def reference(study, layout, split):
+    """The reference's features, as `score` reads them."""
+    return read_reference(study, layout, split, reference_rows(layout.manifest, *reference_of(study, split)))
 
 
 def rows_of(path):

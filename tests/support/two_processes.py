@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mixar import locks
-from mixar.stages.train import _held
 from mixar.study import sections as spec
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.distributed import Context, joined
+from mixar.training.job import held
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def after_an_orphan(rank: int, port: int, folder: Path) -> None:
     torch.distributed.broadcast = lambda *args: (rounds.append(1), broadcast(*args))
     if rank == 0:
         orphan.__enter__()
-    with joined(CPU) as context, _held(folder / "made", folder / "run", context) as is_made:
+    with joined(CPU) as context, held(folder / "made", folder / "run", context) as is_made:
         (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
 
 
@@ -95,7 +95,7 @@ def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) ->
         port = s.getsockname()[1]
     server = multiprocessing.get_context("forkserver")
     # seconds, spent once for both processes; DDP imports the first
-    server.set_forkserver_preload(["torch._dynamo", "mixar.stages.train"])
+    server.set_forkserver_preload(["torch._dynamo", "mixar.training.job"])
     workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
     for w in workers:
         w.start()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixar.stages.pretrain import augment
+from mixar.data.images import augment
 from mixar.study import sections as spec
 from mixar.tokens import maskbit, tokenizers, vavae
 from mixar.weights import load_module, read_metadata, save_weights

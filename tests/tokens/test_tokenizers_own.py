@@ -13,11 +13,13 @@ from verbs import mixar
 from mixar.data.images import read_images
 from mixar.data.shards import TokenStore
 from mixar.reporting.names import label_of
-from mixar.stages import pretrain
-from mixar.stages import tokens as stage
 from mixar.stages.check import problems
+from mixar.stages.ingest import ingest
 from mixar.stages.measure import measure
+from mixar.stages.reconstruct import reconstruct
 from mixar.stages.sample import latent_decoder
+from mixar.stages.tokenize import tokenize
+from mixar.stages.tokenizer import tokenizer
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.tokens import tokenizers
@@ -37,18 +39,18 @@ def trained(content):
     """The study, its layout and manifest, with both tokenizers trained."""
     study = parse_study(content)
     layout = Layout(study)
-    stage.ingest(study, layout)
+    ingest(study, layout)
     for kind in ("continuous", "discrete"):
-        pretrain.tokenizer(study, layout, kind)
+        tokenizer(study, layout, kind)
     return study, layout
 
 
 def test_they_run_from_training_to_reconstructions(own):
     study, layout = trained(own)
     for shard in range(study.data.num_shards):
-        stage.tokenize(study, layout, shard)
+        tokenize(study, layout, shard)
         for kind in ("continuous", "discrete"):
-            stage.reconstruct(study, layout, kind, shard)
+            reconstruct(study, layout, kind, shard)
 
     assert not problems(study)
     batch = TokenStore(layout.token_shards()).batch(range(96), [False] * 96)
@@ -69,7 +71,7 @@ def test_tied_weights_are_trained_saved_and_loaded_as_one(own):
     own["continuous"] |= {"network": "toy_tokenizers:Tied", "options": {}}
 
     study, layout = trained(own)
-    stage.tokenize(study, layout, 0)
+    tokenize(study, layout, 0)
 
     assert not problems(study)
     loaded = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous"))
@@ -80,7 +82,7 @@ def test_tied_weights_are_trained_saved_and_loaded_as_one(own):
 def test_their_cost_is_measured(own):
     study = parse_study(own)
     layout = Layout(study)
-    stage.ingest(study, layout)
+    ingest(study, layout)
 
     measure(study, layout, "dc_mix")
 
@@ -106,7 +108,7 @@ def test_their_weights_may_come_from_a_file_and_fit_strictly(own, tmp_path):
         for found in problems(study)
     )
     with pytest.raises(ValueError, match="missing: down.weight"):
-        pretrain.tokenizer(study, layout, "continuous")
+        tokenizer(study, layout, "continuous")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_tokens_of_another_shape_or_range_than_the_study_says_are_refused(own, k
     save_weights(layout.tokenizer(kind), model.state_dict(), {})
 
     with pytest.raises(ValueError, match=message):
-        stage.tokenize(study, layout, 0)
+        tokenize(study, layout, 0)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,6 @@ def test_the_pages_example_runs(smoke, tmp_path, root, monkeypatch):
     smoke["hardware"] = {"device": "cpu", "results": str(tmp_path / "results")}
 
     study, layout = trained(smoke)
-    stage.tokenize(study, layout, 0)
+    tokenize(study, layout, 0)
 
     assert not problems(study) and layout.token_shard(0).is_file()

@@ -91,7 +91,7 @@ def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tm
     with pytest.raises(SystemExit, match=str(code)):
         run_fit(tmp_path / "told", announce=told_to_end, minutes=1e9)
     assert signal.getsignal(number) == before
-    assert checkpoints.load_state(tmp_path / "told", ALONE.device)["done"] == 3
+    assert checkpoints.load_state(tmp_path / "told", ALONE.device).done == 3
     resumed = run_fit(tmp_path / "told")
 
     said = f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, run this again, or the snakemake"
@@ -311,7 +311,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_it_and_the_step(tmp_path
         run_fit(tmp_path, step=step)
 
     state = checkpoints.load_state(tmp_path, ALONE.device)
-    assert state["done"] == 3 and all(t.isfinite().all() for t in state["model"].values())
+    assert state.done == 3 and all(t.isfinite().all() for t in state.model.values())
 
 
 def test_rows_of_the_loss_curve_are_means_over_steps():

@@ -66,7 +66,7 @@ def test_every_study_has_a_complete_dag(name, root, tmp_path):
     assert found["sample"] == sampled * shards
     assert found["score"] == sampled
     assert found["reconstruct"] == 2 * study.data.num_shards
-    assert found["score_features"] == found["sample"] + found["reconstruct"]
+    assert found["features"] == found["sample"] + found["reconstruct"]
     assert found["measure"] == len(study.runs)
     assert {"ingest", "tokenizer_continuous", "tokenizer_discrete", "generator", "extractor", "report"} <= set(found)
 
@@ -206,7 +206,7 @@ def test_what_lies_between_is_made_again_where_a_row_needs_it(root, made):
     layout.scores("sample", "mar", 0, "default").unlink()
 
     assert jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout) == {
-        "score_features": 1,
+        "features": 1,
         "score": 1,
         "report": 1,
         "all": 1,

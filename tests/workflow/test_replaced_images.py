@@ -3,10 +3,15 @@
 import pytest
 from toy_images import folder, pixels, png
 from toy_runs import toy_study, write_networks
+from toy_scored import reference
 from toy_strategies import Fused
 
-from mixar.stages import pretrain, score, tokens
 from mixar.stages import train as stage
+from mixar.stages.extractor import extractor
+from mixar.stages.features import reference_features
+from mixar.stages.generator import generator
+from mixar.stages.ingest import ingest
+from mixar.stages.tokenize import tokenize
 from mixar.study.layout import Layout
 
 
@@ -27,20 +32,20 @@ def house(tmp_path):
 
 
 def made(study, layout, shards=(0, 1)):
-    tokens.ingest(study, layout)
+    ingest(study, layout)
     for shard in shards:
-        tokens.tokenize(study, layout, shard)
+        tokenize(study, layout, shard)
 
 
 def replace_one(images):
     (images / "b" / "00003.png").write_bytes(png(pixels(1, 99, 8)[0]))
 
 
-@pytest.mark.parametrize("train", [lambda *house: stage.train(*house, "mar", 0), pretrain.generator])
+@pytest.mark.parametrize("train", [lambda *house: stage.train(*house, "mar", 0), generator])
 def test_tokens_of_replaced_images_are_refused(house, train):
     study, layout, images = house
     replace_one(images)
-    tokens.ingest(study, layout)
+    ingest(study, layout)
 
     with pytest.raises(ValueError, match="the shards hold other images than .*manifest.parquet does now; run `tokeni"):
         train(study, layout)
@@ -55,7 +60,7 @@ def test_images_that_were_moved_are_the_same_images(house, tmp_path):
     images.rename(tmp_path / "elsewhere")
     moved = study.model_copy(update={"data": study.data.model_copy(update={"path": str(tmp_path / "elsewhere")})})
 
-    tokens.ingest(moved, layout)
+    ingest(moved, layout)
 
     stage.train(moved, layout, "mar", 0)
     assert layout.weights("mar", 0).is_file()
@@ -63,15 +68,15 @@ def test_images_that_were_moved_are_the_same_images(house, tmp_path):
 
 def test_reference_features_of_replaced_images_are_refused(house):
     study, layout, images = house
-    pretrain.extractor(study, layout)
-    score.reference_features(study, layout, "train")
-    score.read_reference(study, layout, "train")
+    extractor(study, layout)
+    reference_features(study, layout, "train")
+    reference(study, layout, "train")
     for file in images.glob("*/00003.png"):  # some of them are training images
         file.write_bytes(png(pixels(1, 50 + ord(file.parent.name), 8)[0]))
-    tokens.ingest(study, layout)
+    ingest(study, layout)
 
     with pytest.raises(ValueError, match="train.parquet: features of other images than the study's train images are"):
-        score.read_reference(study, layout, "train")
+        reference(study, layout, "train")
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])

@@ -20,6 +20,7 @@ from mixar.study.external import missing, missing_in_words, places
 from mixar.study.identity import digest, plain
 from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
+from mixar.study.names import KINDS
 from mixar.study.load import parse_study, read_layer
 from mixar.study.strict_yaml import check_config
 
@@ -58,14 +59,13 @@ IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
 TABLES = ("table1", "table2", "audit", "audit_costs", "later", "results")
 SUMMARIES = ("report", "claims", "summary")
-KINDS = ("continuous", "discrete")
 # Sections of the study that name files, and the rules that read them; those of `runs` are read by `train`.
 READERS = {
     "data": {"ingest"},
     "continuous": {"tokenizer_continuous"},
     "discrete": {"tokenizer_discrete"},
     "generator": {"generator"},
-    "scoring": {"extractor", "score_reference", "score_features", "score", "score_reconstruction"},
+    "scoring": {"extractor", "features_reference", "features", "score", "score_reconstruction"},
 }
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
 SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]

@@ -47,14 +47,14 @@ rule reconstruct:
         "--shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
-rule score_features:
+rule features:
     input:
         images=LAYOUT.root / "{images}.parquet",
         extractor=LAYOUT.extractor(),
     output:
         LAYOUT.features(LAYOUT.root / "{images}.parquet"),
     log:
-        LAYOUT.log("score_features", "{images}"),
+        LAYOUT.log("features", "{images}"),
     conda:
         ENVIRONMENT
     threads: 4
@@ -66,17 +66,17 @@ rule score_features:
         study=STUDY_FILE,
         settings=DIGESTS.features(),
     shell:
-        "python -m mixar score --study {params.study:q} --images {input.images:q} > {log:q} 2>&1"
+        "python -m mixar features --study {params.study:q} --images {input.images:q} > {log:q} 2>&1"
 
 
-rule score_reference:
+rule features_reference:
     input:
         manifest=LAYOUT.manifest,
         extractor=LAYOUT.extractor(),
     output:
         LAYOUT.reference_features("{split}"),
     log:
-        LAYOUT.log("score_reference", "{split}"),
+        LAYOUT.log("features_reference", "{split}"),
     conda:
         ENVIRONMENT
     threads: 8
@@ -88,7 +88,7 @@ rule score_reference:
         study=STUDY_FILE,
         settings=DIGESTS.features(),
     shell:
-        "python -m mixar score --study {params.study:q} --reference {wildcards.split:q} > {log:q} 2>&1"
+        "python -m mixar features --study {params.study:q} --reference {wildcards.split:q} > {log:q} 2>&1"
 
 
 rule score:

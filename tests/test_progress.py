@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixar.stages.progress import Progress, duration
+from mixar.progress import Progress, duration
 
 
 class Clock:

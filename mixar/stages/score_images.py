@@ -1,4 +1,4 @@
-"""`score PATH`: images that any program drew, scored under a study's protocol as one more row of its Table 1.
+"""`score-images`: images that any program drew, scored under a study's protocol as one more row of its Table 1.
 
 Everything that can be refused is refused before the first feature: files, sizes, modes, names, references. Features lie
 in shards, so a call that was interrupted goes on where it stopped.
@@ -19,50 +19,32 @@ import torch
 
 from mixar.assets import check as assets
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
+from mixar.data.manifest import SPLITS, count_rows
+from mixar.data.selection import reference_rows
+from mixar.device import device_of
 from mixar.failures import naming, needs_memory
 from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import check_name
+from mixar.progress import Progress
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
 from mixar.reporting.writers import to_text
 from mixar.scoring.catalogue import metric_of, network_of
-from mixar.scoring.extractors import Extractor, extract, extract_all, load_extractor
+from mixar.scoring.extractors import BATCH, Extractor, Networks, extract, load_networks, require_assets
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import Scored, read_features, write_features
 from mixar.scoring.protocols import Protocol, protocol_of, row_id, with_ids
+from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
 from mixar.scoring.statistics import load_statistics
 from mixar.scoring.values import check_sizes, further_hashes, further_values, is_given, metrics_of, sample_values
-from mixar.stages.device import device_of
-from mixar.stages.progress import Progress
-from mixar.stages.score import (
-    BATCH,
-    SPLITS,
-    further_networks,
-    hash_of,
-    header_of,
-    other_data_of,
-    read_reference,
-    require_assets,
-    roots_of,
-)
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Scoring, Study
 from mixar.study.values import check_label
 
 SHARD = 2000  # images a file of features: what an interruption costs at most
-
-
-@dataclass(frozen=True)
-class Networks:
-    """What makes the features, and who it is in the files."""
-
-    main: Extractor
-    further: dict[str, Extractor]
-    header: dict[str, str]
-    further_sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -76,8 +58,10 @@ class Reference:
     hashes: dict[str, str]
 
 
-@needs_memory(lambda study, layout, path, *_: (f"score {path}", "Leave out metrics of scoring.metrics"))
-def score_path(study: Study, layout: Layout, path: Path, label: str | None, protocol: str | None, replace: bool) -> str:
+@needs_memory(lambda study, layout, path, *_: (f"score-images {path}", "Leave out metrics of scoring.metrics"))
+def score_images(
+    study: Study, layout: Layout, path: Path, label: str | None, protocol: str | None, replace: bool
+) -> str:
     """Score the images at `path` and write layout.scores("own", name); returns the row's name, made of the label.
 
     label: as Table 1 prints it; default: the path's last part. protocol: must be the study's, whose references, feature
@@ -89,7 +73,7 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     name, used = _name(study, label), _protocol(study, protocol)
     require_assets(study, "sample")
     collection = open_collection(path)
-    networks = _networks(study, layout, used)
+    networks = _networks(study, layout)
     reference = _reference(study, layout, used, networks)
     _check_count(len(collection.index), reference)
     sha256, lossy = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
@@ -100,8 +84,9 @@ def score_path(study: Study, layout: Layout, path: Path, label: str | None, prot
     labels = _labels(collection.labels, study.data.num_classes)
     hashes = {"extractor": networks.main.sha256, "extractor_name": networks.main.name, "images": sha256}
     hashes |= reference.hashes | further_hashes(reference.scoring, networks.further_sha256)
-    other_data, formats = other_data_of(study, layout, used, hashes.get("data")), "+".join(sorted(lossy))
-    protocol_id = row_id(used, study, networks.main.sha256, len(scored.features), labels, formats, other_data)
+    other_data = other_data_of(study, used, hashes.get("data"), count_rows(layout.manifest))
+    formats, count = "+".join(sorted(lossy)), len(scored.features)
+    protocol_id = row_id(used, study, networks.main.sha256, count, labels, formats, other_data)
     digests = Digests(study)
     rows = make_rows(
         study,
@@ -150,14 +135,11 @@ def _labels(labels: np.ndarray, num_classes: int) -> str:
     return "balanced" if np.ptp(np.bincount(labels, minlength=num_classes)) <= 1 else "uneven"
 
 
-def _networks(study: Study, layout: Layout, protocol: Protocol) -> Networks:
+def _networks(study: Study, layout: Layout) -> Networks:
     path = layout.extractor()
     if not path.is_file():
         raise ValueError(f"{path}: the study's feature network is missing; run `extractor` for this study first")
-    main = load_extractor(study.scoring.extractor, path, device_of(study), protocol.resize, study.study)
-    further = further_networks(study)
-    hashes = {name: network.sha256 for name, network in further.items()}
-    return Networks(main, further, header_of(study, main), hashes)
+    return load_networks(study, layout, "sample", device_of(study))
 
 
 def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Networks) -> Reference:
@@ -175,8 +157,8 @@ def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Netwo
         train, scoring = _nothing(networks.main, study.data.image_size), _without_images(study.scoring)
     else:
         missing = next(path for path in paths if not path.is_file())
-        raise ValueError(f"{missing}: no reference features yet; run `score --reference train` and `score --reference "
-                         "held_out` for this study first")  # fmt: skip
+        raise ValueError(f"{missing}: no reference features yet; run `features --reference train` and `features "
+                         "--reference held_out` for this study first")  # fmt: skip
     if protocol.statistics:
         path = assets.resolve(protocol.statistics)
         statistics = load_statistics(path, width=train.width)
@@ -185,10 +167,11 @@ def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Netwo
 
 
 def _of_same_networks(study: Study, layout: Layout, split: str, networks: Networks) -> Scored:
-    found = read_reference(study, layout, split)
+    rows = reference_rows(layout.manifest, *reference_of(study, split)) if layout.manifest.is_file() else None
+    found = read_reference(study, layout, split, rows)
     if not _is_made_by(networks, found, networks.header):
         raise ValueError(f"{layout.reference_features(split)}: made with {found.header}, and the study now uses "
-                         f"{networks.header}; run `score --reference` again")  # fmt: skip
+                         f"{networks.header}; run `features --reference` again")  # fmt: skip
     return found
 
 
@@ -211,10 +194,9 @@ def _without_images(scoring: Scoring) -> Scoring:
     left_out = [metric.name for metric in metrics.values() if metric.against == "images"]
     kept = tuple(entry for entry, metric in metrics.items() if metric.against != "images")
     further = {name: file for name, file in scoring.further.items() if is_given(scoring, name)}
-    dropped = [metric.name for name in scoring.further if name not in further for metric in network_of(name).metrics]
-    if left_out + dropped:
-        print(f"score: without reference images there is no {', '.join(left_out + dropped)}; run `score --reference` "
-              "for them")  # fmt: skip
+    left_out += [metric.name for name in scoring.further if name not in further for metric in network_of(name).metrics]
+    if left_out:
+        print(f"score-images: no {', '.join(left_out)} without reference images; run `features --reference` for them")
     return scoring.model_copy(update={"metrics": kept, "further": further})
 
 
@@ -250,16 +232,15 @@ def _others(file: Path, record: dict) -> str:
 
 def _features(layout: Layout, name: str, collection, networks: Networks, header: dict[str, str]) -> Scored:
     """Features of all images, shard by shard; a whole shard of the same images and networks is kept."""
-    total, progress, paths = len(collection.index), Progress(f"score {name}", "images"), []
+    total, progress, paths = len(collection.index), Progress(f"features of {name}", "images"), []
     for shard, start in enumerate(range(0, total, SHARD)):
         path, stop = layout.own_features(name, shard), min(start + SHARD, total)
         index, labels = collection.index[start:stop], collection.labels[start:stop]
         paths.append(path)
         if not _is_done(path, networks, header, index):
             batches = _batches(collection, start, stop, progress)
-            with naming(f"score {name} shard {shard}"):
-                outputs, others = extract_all(networks.main, networks.further, batches)
-            others = {key: (values, networks.further_sha256[key]) for key, values in others.items()}
+            with naming(f"features of {name} shard {shard}"):
+                outputs, others = networks.extract(batches)
             write_features(path, index, labels, outputs, header, further=others)
     return read_features(paths)
 

@@ -1,4 +1,4 @@
-"""`score PATH`: what the rows of brought images are called by labels, and what statistics alone can measure."""
+"""`score-images`: what the rows of brought images are called by labels, and what statistics alone can measure."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from toy_images import COUNT, folder, pixels
 from toy_scored import SMOKE_ID
 
 from mixar.data.images import read_images
+from mixar.data.manifest import SPLITS
 from mixar.files import file_sha256
 from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.files import read_features
 from mixar.scoring.protocols import PROTOCOLS
-from mixar.stages import score
 
 
 def test_statistics_alone_give_the_metrics_that_need_no_reference_images(house, tmp_path, monkeypatch):
@@ -31,7 +31,7 @@ def test_statistics_alone_give_the_metrics_that_need_no_reference_images(house, 
     np.savez(tmp_path / "statistics.npz", **moments)
     protocol = replace(PROTOCOLS["emoji-gfd"], statistics=str(tmp_path / "statistics.npz"))
     monkeypatch.setitem(PROTOCOLS, "emoji-gfd", protocol)
-    for split in score.SPLITS:
+    for split in SPLITS:
         layout.reference_features(split).unlink()
 
     alone = values(layout, scored(house, path, "Alone"))
@@ -78,7 +78,7 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
     monkeypatch.setitem(PROTOCOLS, "emoji-gfd", protocol)
     given = {"further": further, "further_statistics": {"dinov2-vitl14": str(tmp_path / "known.npz")}}
     study = study.model_copy(update={"scoring": study.scoring.model_copy(update=given)})
-    for split in score.SPLITS:
+    for split in SPLITS:
         layout.reference_features(split).unlink()
 
     found = rows(layout, scored((study, layout), folder(tmp_path / "a", pixels())))
@@ -88,7 +88,8 @@ def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_
     otherwise = f"network=dinov2-vitl14:{hashlib.sha256(file).hexdigest()[:8]}, statistics={sha256[:8]}"
     assert found[-1]["protocol"] == f"{SMOKE_ID[:-1]}, {otherwise}]"
     assert json.loads(found[-1]["hashes"])["statistics_dinov2-vitl14"] == sha256
-    assert "there is no kid, precision, recall, precision_vgg, recall_vgg" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no kid, precision, recall, precision_vgg, recall_vgg without reference images" in said
 
 
 def as_files(root, format, **options):

@@ -6,8 +6,9 @@ from released_files import released_state, write_released
 from toy_runs import toy_study, write_inputs
 
 from mixar.reporting.results import read_losses, run_settings
-from mixar.stages import pretrain
 from mixar.stages.check import problems
+from mixar.stages.generator import generator
+from mixar.stages.tokenizer import tokenizer
 from mixar.stages.train import train
 from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
@@ -40,9 +41,9 @@ def test_tokenizers_and_generator_are_imported_from_released_files(tmp_path):
     )
     layout = Layout(study)
 
-    pretrain.tokenizer(study, layout, "continuous")
-    pretrain.tokenizer(study, layout, "discrete")
-    pretrain.generator(study, layout)
+    tokenizer(study, layout, "continuous")
+    tokenizer(study, layout, "discrete")
+    generator(study, layout)
 
     assert_same(read_weights(layout.tokenizer("continuous")), states["vavae"])
     assert_same(read_weights(layout.tokenizer("discrete")), states["maskbit-tokenizer"])
@@ -60,7 +61,7 @@ def test_mars_own_tokenizer_is_imported_with_its_one_factor(tmp_path):
     layout = Layout(study)  # no manifest is there: no image is read
 
     assert problems(study) == []
-    pretrain.tokenizer(study, layout, "continuous")
+    tokenizer(study, layout, "continuous")
 
     assert_same(read_weights(layout.tokenizer("continuous")), state)
     assert_same(read_weights(layout.statistics), {"mean": torch.zeros(8), "std": torch.full((8,), 1 / 0.2325)})
@@ -83,7 +84,7 @@ def test_statistics_that_do_not_fit_are_refused(found, message, tmp_path):
     )
 
     with pytest.raises(ValueError, match=message):
-        pretrain.tokenizer(study, Layout(study), "continuous")
+        tokenizer(study, Layout(study), "continuous")
 
 
 def with_weights(tmp_path, **settings):

@@ -1,4 +1,4 @@
-"""`score PATH`: images of any program become a row of Table 1; everything unfit is refused before the first feature."""
+"""`score-images`: images of any program become a row of Table 1; the unfit are refused before the first feature."""
 
 import json
 import shutil
@@ -15,13 +15,15 @@ from toy_scored import SMOKE_ID
 
 from mixar.__main__ import app
 from mixar.data.images import write_images
-from mixar.data.manifest import ingest_manifest
+from mixar.data.manifest import SPLITS, ingest_manifest
 from mixar.files import write_table
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
+from mixar.scoring import extractors
 from mixar.scoring.networks.subgroup_cnn import build_network
-from mixar.stages import score, score_path
+from mixar.stages.features import reference_features
+from mixar.stages.score_images import _claim
 from mixar.weights import save_weights
 
 # The three kinds of files
@@ -99,14 +101,14 @@ def test_the_folder_one_stands_in_gives_its_own_name(house, tmp_path, monkeypatc
 
 def test_a_second_call_goes_on_where_the_first_stopped(house, tmp_path, monkeypatch):
     study, layout = house
-    monkeypatch.setattr(score_path, "SHARD", 8)
+    monkeypatch.setattr("mixar.stages.score_images.SHARD", 8)
     path, seen = folder(tmp_path / "a", pixels()), []
     name = scored(house, path, "Mine")
     first, kept = values(layout, name), layout.own_features(name, 0).stat().st_mtime_ns
     layout.own_features(name, 1).write_bytes(b"half of a shard")
     layout.own_features(name, 2).unlink()
-    extract = score_path.extract_all
-    monkeypatch.setattr(score_path, "extract_all", lambda *a: seen.append(1) or extract(*a))
+    extract = extractors.extract_all
+    monkeypatch.setattr(extractors, "extract_all", lambda *a: seen.append(1) or extract(*a))
 
     scored(house, path, "Mine")
 
@@ -132,13 +134,13 @@ def test_the_same_name_with_other_images_is_refused_or_replaces_on_request(house
 def test_a_damaged_note_of_the_images_is_named_and_replaced_on_request(house, tmp_path, content):
     layout, record = house[1], {"images": "abc", "n": 24, "path": "here"}
     file = layout.own_images("own_mine")
-    score_path._claim(layout, "own_mine", record, replace=False)
+    _claim(layout, "own_mine", record, replace=False)
     whole = file.read_text()
     file.write_text(content)
 
     with pytest.raises(ValueError, match=r"own_mine: .*/images.json is damaged .*another --label, or .*--replace"):
-        score_path._claim(layout, "own_mine", record, replace=False)
-    score_path._claim(layout, "own_mine", record, replace=True)
+        _claim(layout, "own_mine", record, replace=False)
+    _claim(layout, "own_mine", record, replace=True)
 
     assert file.read_text() == whole
 
@@ -162,10 +164,10 @@ def test_a_new_feature_network_makes_all_features_again(house, tmp_path):
     network = build_network(study.scoring.extractor, num_classes=6, image_size=SIZE)
     save_weights(layout.extractor(), network.state_dict(), {})
 
-    with pytest.raises(ValueError, match=r"train.parquet: made with .* run `score --reference` again"):
+    with pytest.raises(ValueError, match=r"train.parquet: made with .* run `features --reference` again"):
         scored(house, path, "Mine")
-    for split in score.SPLITS:
-        score.reference_features(study, layout, split)
+    for split in SPLITS:
+        reference_features(study, layout, split)
 
     assert values(layout, scored(house, path, "Mine")) != before
 
@@ -182,7 +184,7 @@ def test_references_of_another_split_of_the_images_are_refused(house, tmp_path):
 # The command
 
 
-def test_the_command_scores_a_path_and_keeps_its_other_uses_apart(house, tmp_path, monkeypatch):
+def test_the_command_scores_a_path_and_finds_the_study_of_a_protocol(house, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     study, layout = house
@@ -191,15 +193,13 @@ def test_the_command_scores_a_path_and_keeps_its_other_uses_apart(house, tmp_pat
     path = folder(tmp_path / "drawn images", pixels())
 
     def call(*arguments):
-        return CliRunner().invoke(app, ["score", *map(str, arguments)])
+        return CliRunner().invoke(app, ["score-images", *map(str, arguments)])
 
     result = call(path, "--study", file, "--protocol", "emoji-gfd")
 
     assert result.exit_code == 0, result.output
     assert "drawn images" in result.output and layout.scores("own", "own_drawn_images").is_file()
     for arguments, said in (
-        ([path, "--run", "mar"], "give one of PATH"),
-        (["--label", "x", "--run", "mar", "--study", file], "belong to images of your own"),
         ([path], "give --study, or --protocol with one of adm256-gfid"),
         ([path, "--protocol", "val256-rfid"], "found val256-rfid"),
     ):

@@ -1,4 +1,4 @@
-"""`score PATH`: what is unfit is refused in words, before the first feature."""
+"""`score-images`: what is unfit is refused in words, before the first feature."""
 
 import io
 
@@ -14,7 +14,7 @@ from toy_brought import scored
 from toy_images import folder, pixels, png
 
 from mixar.data.images import write_images
-from mixar.stages import score_path
+from mixar.scoring import extractors
 
 
 def broken(root, image, content):
@@ -113,7 +113,7 @@ UNFIT = {
 @pytest.mark.parametrize("case", UNFIT)
 def test_unfit_images_are_refused_before_any_feature(case, house, tmp_path, monkeypatch):  # noqa: F811
     make, message = UNFIT[case]
-    monkeypatch.setattr(score_path, "extract_all", lambda *_: pytest.fail("a feature was computed"))
+    monkeypatch.setattr(extractors, "extract_all", lambda *_: pytest.fail("a feature was computed"))
     path = make(tmp_path / "unfit")
 
     with pytest.raises(ValueError, match=message):

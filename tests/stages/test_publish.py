@@ -5,7 +5,7 @@ import torch
 from toy_runs import toy_study, write_inputs
 
 from mixar.files import file_sha256
-from mixar.stages.pretrain import publish
+from mixar.stages.publish import publish
 from mixar.weights import read_file, read_metadata, save_weights
 
 

@@ -1,0 +1,81 @@
+"""`features`: images to features, one Parquet file for each file of images and one for each reference."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from mixar.data.images import iter_images, read_images
+from mixar.data.manifest import SPLITS
+from mixar.data.selection import reference_rows
+from mixar.data.sources import open_parquet
+from mixar.device import device_of
+from mixar.failures import naming, needs_memory
+from mixar.progress import Progress
+from mixar.scoring.extractors import BATCH, load_networks, require_assets
+from mixar.scoring.files import PSNR, write_features
+from mixar.scoring.protocols import protocol_of
+from mixar.scoring.reference import RECONSTRUCTED, reference_of, rows_sha256, source_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Study
+
+
+@needs_memory(lambda study, _, images_path: (
+    f"features of {images_path}",
+    f"Lower evaluation.shard_size, the images of a file (now {study.evaluation.shard_size})",
+))  # fmt: skip
+def image_features(study: Study, layout: Layout, images_path: str | Path) -> None:
+    """Write layout.features(images_path): index, label, features and logits of one Parquet file of images.
+
+    Raises ValueError for a file of images that is missing, damaged or not of this study, and for unfit images.
+    """
+    path = Path(images_path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of images; run `sample` or `reconstruct` first")
+    if not path.is_relative_to(layout.root):
+        raise ValueError(f"{path}: no file of this study; its images lie below {layout.root}")
+    is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
+    source = "reconstruct" if is_reconstruction else "sample"
+    require_assets(study, source)
+    networks = load_networks(study, layout, source, device_of(study))
+    index, labels, images = read_images(path)
+    batches = (torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH))
+    psnr = pq.read_table(path, columns=[PSNR])[PSNR] if is_reconstruction else None
+    with naming(f"features of {path}"):
+        outputs, others = networks.extract(_announced(f"features of {path.name}", batches, len(images)))
+    write_features(layout.features(path), index, labels, outputs, networks.header, psnr, further=others, images=path)
+
+
+@needs_memory(lambda study, _, split: (f"features of {split} images", "Leave networks out of scoring.further"))
+def reference_features(study: Study, layout: Layout, split: str) -> None:
+    """Write layout.reference_features(split): what scores are measured against.
+
+    split: train, held_out, or reconstructed where the study names a protocol of its own for reconstructions.
+    """
+    if split not in (*SPLITS, RECONSTRUCTED):
+        raise ValueError(f"split {split!r} is unknown; choose from {', '.join((*SPLITS, RECONSTRUCTED))}")
+    source = source_of(split)
+    require_assets(study, source)
+    networks = load_networks(study, layout, source, device_of(study))
+    rows = reference_rows(layout.manifest, *reference_of(study, split))
+    images = iter_images(rows, study.data.image_size, protocol_of(study, source).crop)
+    batches = (torch.from_numpy(np.stack(part)) for part in iter(lambda: list(itertools.islice(images, BATCH)), []))
+    with naming(f"features of {split} images"):
+        outputs, others = networks.extract(_announced(f"features of {split} images", batches, len(rows)))
+    path, made_of = layout.reference_features(split), rows_sha256(study, split, rows)
+    write_features(path, rows["index"], rows["label"], outputs, networks.header, further=others, images=made_of)
+
+
+def _announced(name: str, batches: Iterable[Tensor], total: int) -> Iterator[Tensor]:
+    progress, done = Progress(name, "images"), 0
+    progress(0, total)
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        progress(done, total)

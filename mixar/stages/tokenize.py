@@ -1,0 +1,77 @@
+"""`tokenize`: images and their mirror images as continuous latents and discrete tokens, in shards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from mixar.data.images import unit_batches
+from mixar.data.manifest import images_sha256, read_manifest
+from mixar.data.selection import part_of
+from mixar.data.shards import write_shard
+from mixar.device import device_of
+from mixar.failures import finite, naming, needs_memory
+from mixar.files import file_sha256
+from mixar.model.layers import patchify
+from mixar.progress import Progress
+from mixar.study.digests import Digests
+from mixar.study.identity import seed_of
+from mixar.study.layout import Layout
+from mixar.study.sections import Study
+from mixar.tokens import tokenizers
+from mixar.tokens.latents import ENCODE_BATCH, draw_latents, latent_statistics, normalise
+
+
+@needs_memory(
+    lambda study, _, shard: (
+        f"tokenize shard {shard}",
+        f"Raise data.num_shards: each job holds its part of the images (now {study.data.num_shards} parts)",
+    )
+)
+def tokenize(study: Study, layout: Layout, shard: int) -> None:
+    """Write layout.token_shard(shard): latents and tokens of its manifest rows, and of their mirror images.
+
+    Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
+    """
+    manifest = read_manifest(layout.manifest)
+    rows = part_of(manifest, shard, study.data.num_shards, "images")
+    device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
+    continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
+    discrete = tokenizers.load("discrete", study.discrete, paths["discrete"]).to(device)
+    mean, std = latent_statistics(study, layout)
+    rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
+    parts: dict[str, list[Tensor]] = {key: [] for key in ("latents", "tokens", "latents_flip", "tokens_flip")}
+    progress = Progress(f"tokenize shard {shard}", "images")
+    for number, batch in enumerate(unit_batches(rows, study.data.image_size, ENCODE_BATCH, progress)):
+        images = batch.to(device)
+        for suffix, view in (("", images), ("_flip", images.flip(-1))):
+            with naming(f"tokenize shard {shard} batch {number}"):
+                x = patchify(draw_latents(continuous, view, rng)).cpu()
+                parts["latents" + suffix].append(finite(normalise(x, mean, std), "normalised latents"))
+                parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
+        sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
+        tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
+    arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
+    metadata = {
+        "digest": Digests(study).tokenize(),
+        "shard": shard,
+        "num_shards": study.data.num_shards,
+        "images": images_sha256(manifest),
+        "crop": f"ADM centre crop to {study.data.image_size} pixels",
+        "tokenizers": {kind: file_sha256(path) for kind, path in paths.items()},
+        "statistics": {"mean": mean.tolist(), "std": std.tolist()},
+    }
+    write_shard(layout.token_shard(shard), arrays, metadata)
+
+
+@torch.inference_mode()
+def _encode_tokens(model: nn.Module, images: Tensor) -> Tensor:
+    return model.tokens(images)
+
+
+def _keys_of(rows: pa.Table) -> dict[str, np.ndarray]:
+    held_out = pc.equal(rows["split"], "held_out").to_numpy()
+    return {"labels": rows["label"].to_numpy(), "index": rows["index"].to_numpy(), "held_out": held_out}
