@@ -227,7 +227,7 @@ def source_files(source: str, path: str, key: str, role: str) -> Listing:
     if found.files and suffixes == PARQUET:
         splits = _by_split(found.files)
         meant = _meant(splits, path, key, role)
-        found.splits.update({split: len(files) for split, files in splits.items() if split != meant})
+        found.splits.update({split: len(files) for split, files in splits.items() if split and split != meant})
         found.files = splits[meant]
     return found
 

@@ -109,9 +109,9 @@ KINDS = {
 
 def tokenizer_kind(settings: spec.Autoencoder) -> str:
     """The kind of released file that fits a tokenizer's section. MAR's KL-16 is the VAE without decoder attention."""
-    if isinstance(settings, spec.MaskBit):
-        return "maskbit-tokenizer"
-    return "vavae" if settings.decoder_attention else "kl16"
+    if isinstance(settings, spec.VaVae):
+        return "vavae" if settings.decoder_attention else "kl16"
+    return "maskbit-tokenizer"
 
 
 class State(NamedTuple):
@@ -204,7 +204,7 @@ def read_state(
         raise ValueError(f"{where}: {_what_else(content, kind)}")
     beside = [] if entry is None else [name for name in content if name != entry]
     foreign = [name for name in beside if name not in k.entries + k.beside]
-    problems = [f"{name}: stands beside {entry!r}, which it does in no {kind} file" for name in foreign]
+    problems = [f"{name}: unexpected top-level key next to {entry!r} in a {kind} file" for name in foreign]
     left_out = [name for name in beside if name not in foreign]
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -214,7 +214,7 @@ def read_state(
         elif not isinstance(value, Tensor):
             problems.append(f"{key}: is a {type(value).__name__}, expected a tensor")
         elif name in tensors:
-            problems.append(f"{key}: a second {name}, which stands there under another name too")
+            problems.append(f"{key}: a second {name}, under another name")
         else:
             tensors[name] = value
     return State(as_float32(tensors), entry, left_out, problems)
@@ -239,7 +239,7 @@ def _closest(
     names = list(k.presets) if preset is None else [preset]
     networks = {name: _build(k, kind, {**k.presets[name], **dims}) for name in names}
     misfits = {name: len(differences(tensors, network, values=False)) for name, network in networks.items()}
-    best = min(names, key=misfits.get)
+    best = min(names, key=lambda name: misfits[name])
     return best, networks[best]
 
 

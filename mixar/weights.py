@@ -26,7 +26,9 @@ from mixar.assets import check as assets
 from mixar.failures import is_shortage
 from mixar.files import file_sha256, json_mapping, replaced
 
-ALLOWED_CLASSES = [argparse.Namespace]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
+ALLOWED_CLASSES: list[Any] = [
+    argparse.Namespace
+]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 Network = TypeVar("Network", bound=nn.Module)
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
 SHOWN = 20  # names that are shown where their list does not matter
@@ -94,7 +96,7 @@ def _compare_checksums(path: Path) -> None:
     """Raise zipfile.BadZipFile, or what its readers raise, unless every part of the archive has its CRC-32."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"the checksum of {damaged} is another")
+            raise zipfile.BadZipFile(f"checksum mismatch in {damaged}")
 
 
 def _refusal(error: str) -> str:
@@ -170,10 +172,10 @@ def load_module(module: Network, weights: Path | Mapping[str, Tensor], problems:
     problems: what else is wrong with these weights. Raises ValueError listing it, and every missing or surplus key,
     wrong shape and non-finite tensor.
     """
-    is_mapping = isinstance(weights, Mapping)
-    found = _named_as(module, as_float32(weights) if is_mapping else read_weights(weights))
+    tensors = as_float32(weights) if isinstance(weights, Mapping) else read_weights(weights)
+    found = _named_as(module, tensors)
     if problems := [*problems, *differences(found, module)]:
-        where = "" if is_mapping else f"{weights}: "
+        where = "" if isinstance(weights, Mapping) else f"{weights}: "
         raise ValueError(f"{where}{misfit(module, problems)}")
     wanted = module.state_dict()
     found = {key: value.to(wanted[key].dtype) for key, value in found.items()}

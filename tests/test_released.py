@@ -167,7 +167,7 @@ def test_a_kl16_file_is_no_vavae():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evil": 1}, "evil: stands beside 'model_ema', which it does in no mar file"),
+        ({"evil": 1}, "evil: unexpected top-level key next to 'model_ema' in a mar file"),
         ({"model_ema": {**released_state("mar"), "step": 7}}, "step: is a int, expected a tensor"),
         ({"model_ema": 7, "model": 7}, "no mar file: .* is missing; it holds args, epoch, model"),
     ],

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,8 @@ def _open_folder(path: Path, say: Callable[[str], None]) -> FolderImages | Parqu
     if skipped:
         say(f"{path}: skipped: {skipped}")
     # only folder names mark the split of images: a program may put a split's name into every file name
-    splits = {split_of(file.parts if tables else file.parts[:-1]) for file in listing.files} - {None}
+    named = (split_of(file.parts if tables else file.parts[:-1]) for file in listing.files)
+    splits = {split for split in named if split is not None}
     if len(splits) > 1:
         raise ValueError(f"{path}: images of several splits ({', '.join(sorted(splits))}); give the folder or file of "
                          "one")  # fmt: skip
@@ -139,7 +140,9 @@ class ArrayImages:
     """
 
     def __init__(self, path: Path):
-        self.path, self.stream, self.position, self.pixels = path, None, 0, None
+        self.path, self.position = path, 0
+        self.stream: IO[bytes] | None = None
+        self.pixels: np.ndarray | None = None
         try:
             self.archive = zipfile.ZipFile(path)
         except DAMAGED as error:
@@ -191,7 +194,8 @@ class ArrayImages:
             yield f"{self.path} image {row}", image
 
     def _in_memory(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        self.pixels = self._whole(ARRAY) if self.pixels is None else self.pixels
+        if self.pixels is None:
+            self.pixels = self._whole(ARRAY)
         yield from np.ascontiguousarray(self.pixels[start:stop])
 
     def _streamed(self, start: int, stop: int) -> Iterator[np.ndarray]:
@@ -200,10 +204,11 @@ class ArrayImages:
             if self.stream is None or start < self.position:
                 self.stream, self.position = self.archive.open(f"{ARRAY}.npy"), 0
                 _array_header(self.stream, f"{self.path}: {ARRAY}")
-            self.stream.seek((start - self.position) * size, io.SEEK_CUR)
+            stream = self.stream
+            stream.seek((start - self.position) * size, io.SEEK_CUR)
         for row in range(start, stop):
             with self._sound(f"image {row}"):
-                content, self.position = self.stream.read(size), row + 1
+                content, self.position = stream.read(size), row + 1
             if len(content) < size:
                 raise ValueError(f"{self.path}: image {row} is cut off; copy the file again")
             yield np.frombuffer(content, np.uint8).reshape(self.shape)
@@ -234,7 +239,9 @@ class ParquetImages:
 
     def contents(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         for file, row in self.rows[start:stop]:
-            yield f"{file} row {row}", self.reader.source(file, row).getvalue()
+            source = self.reader.source(file, row)
+            assert isinstance(source, io.BytesIO), "a row of a Parquet file"
+            yield f"{file} row {row}", source.getvalue()
 
 
 def _keys(files: list[Path], column: str, dtype: type) -> np.ndarray | None:
@@ -298,7 +305,8 @@ def checked(collection, size: int, progress: Callable[[int, int], None]) -> Chec
 
     size: of the images, in pixels.
     """
-    total, content, lossy, first = len(collection.index), hashlib.sha256(), Counter(), None
+    total, content, first = len(collection.index), hashlib.sha256(), None
+    lossy: Counter[str] = Counter()
     progress(0, total)
     for done, (where, pixels, format) in enumerate(iter_pixels(collection, 0, total)):
         first = first or (where, pixels.shape)
@@ -307,8 +315,8 @@ def checked(collection, size: int, progress: Callable[[int, int], None]) -> Chec
                              "needs one size")  # fmt: skip
         if pixels.shape != (size, size, 3):
             raise ValueError(f"{where}: {_size(pixels.shape)}; the protocol scores images of {size} x {size} pixels")
-        content.update(np.int64([collection.index[done], collection.labels[done]]).tobytes())
-        content.update(np.ascontiguousarray(pixels))
+        content.update(np.array([collection.index[done], collection.labels[done]], np.int64).tobytes())
+        content.update(np.ascontiguousarray(pixels).data)
         lossy.update([format] if format else [])
         progress(done + 1, total)
     return Checked(content.hexdigest(), lossy)

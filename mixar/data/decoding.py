@@ -117,7 +117,7 @@ def _is_lossless_webp(content: bytes) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except (SyntaxError, ValueError, struct.error, KeyError, IndexError, TypeError):  # damaged EXIF of a good picture
         return image
     return image if turn is None else image.transpose(turn)
@@ -125,7 +125,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _layout(image: Image.Image) -> str:
     """How the file stores its samples, such as RGB;16B in PNG, or I;12 in TIFF."""
-    arguments = image.tile[0].args if getattr(image, "tile", None) else ""
+    tile = getattr(image, "tile", None)
+    arguments = tile[0].args if tile else ""
     if image.format == "PPM" and isinstance(arguments, tuple) and arguments[1] > 255:  # its largest value
         return f"{arguments[0]};16"
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

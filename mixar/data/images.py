@@ -60,7 +60,7 @@ class RowReader:
     """Encoded images by manifest row; keeps one batch of rows, so ascending rows are read once."""
 
     def __init__(self):
-        self.file, self.parquet, self.starts = None, None, None
+        self.file, self.parquet, self.starts = "", None, np.zeros(0, np.int64)
         self.batches, self.first, self.images = iter(()), 0, ()  # rows first to first + len(images) are at hand
 
     def source(self, file: str, row: int) -> str | io.BytesIO:
@@ -100,7 +100,7 @@ def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.nda
             chunk = rows.slice(start, 8 * threads).select(["file", "row", "content"]).to_pylist()
             places = [(r["file"], r["row"]) for r in chunk]
             sources = [(reader.source(*p), where_of(*p), r["content"]) for p, r in zip(places, chunk, strict=True)]
-            yield from pool.map(lambda source: _decode(*source, size, CROPS[crop]), sources)
+            yield from pool.map(lambda s: _decode(s[0], s[1], s[2], size, CROPS[crop]), sources)
 
 
 def content_of(encoded: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -87,7 +87,7 @@ def ingest_manifest(
     entries = _readable(data, sources, say, progress)
     if data.held_out_path:
         held_out = [False] * len(entries[0]) + [True] * len(entries[1])
-        _check_contents(data, *entries, say)
+        _check_contents(data, entries[0], entries[1], say)
     else:
         held_out = _split(entries[0], data.held_out_rate)
     _tell_labels(entries, say)
@@ -142,19 +142,19 @@ def count_images(data: Data) -> dict[str, int]:
         return {split: originals.total for split, (_, originals) in zip(SPLITS, sources, strict=True)}
     total = train[1].total
     if data.limit and data.limit < total:
-        held_out = _held_out_of_limit(data)
+        held_out = _held_out_of(data.limit, data)
         return {"train": data.limit - held_out, "held_out": held_out}
     if data.source == "parquet":
         return {"train": total, "held_out": total}
     identities = [original.identity for original, _ in train[1].items]
     if None in identities:
         return {"train": total, "held_out": total}
-    held_out = sum(_share(identity) < data.held_out_rate for identity in identities)
+    held_out = sum(_share(str(identity)) < data.held_out_rate for identity in identities)
     return {"train": total - held_out, "held_out": held_out}
 
 
-def _held_out_of_limit(data: Data) -> int:
-    return max(1, round(data.limit * data.held_out_rate))
+def _held_out_of(limit: int, data: Data) -> int:
+    return max(1, round(limit * data.held_out_rate))
 
 
 def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], None]) -> tuple[Listing, Originals]:
@@ -167,15 +167,19 @@ def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], No
 
 def _readable(data: Data, sources: list, say: Callable[[str], None], progress: Callable) -> list[list[Entry]]:
     """The entries of each source. Raises ValueError with every image that cannot be read, unless they are skipped."""
-    total, done, unreadable = sum(originals.total for _, originals in sources), 0, []
+    total, done = sum(originals.total for _, originals in sources), 0
+    unreadable: list[str] = []
     entries: list[list[Entry]] = []
     progress(done, total)
     with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
         for _, originals in sources:
             entries.append([])
             while chunk := list(islice(originals.items, WINDOW)):
-                for found in pool.map(lambda item: _entry(*item, data.image_size), chunk):
-                    (unreadable if isinstance(found, str) else entries[-1]).append(found)
+                for found in pool.map(lambda item: _entry(item[0], item[1], data.image_size), chunk):
+                    if isinstance(found, str):
+                        unreadable.append(found)
+                    else:
+                        entries[-1].append(found)
                 done += len(chunk)
                 progress(done, total)
     if unreadable:
@@ -204,7 +208,7 @@ def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
     return Entry(original, image.width, image.height, content_of(encoded))
 
 
-def _check_classes(data: Data, classes: set[tuple], held_out: set[tuple] = frozenset()) -> None:
+def _check_classes(data: Data, classes: set[tuple], held_out: Set[tuple] = frozenset()) -> None:
     labels = {label for label, *_ in classes}
     if gaps := set(range(len(labels))) - labels:
         raise ValueError(
@@ -334,7 +338,7 @@ def _limited(table: pa.Table, data: Data) -> pa.Table:
     """At most `limit` rows: in each split the first image of every class, then the second of every class, and so on."""
     if data.limit is None or data.limit >= len(table):
         return table
-    wanted_held_out = _held_out_of_limit(data)
+    wanted_held_out = _held_out_of(data.limit, data)
     split, label = np.array(table["split"]), np.array(table["label"])
     kept = []
     for name, wanted in zip(SPLITS, (data.limit - wanted_held_out, wanted_held_out), strict=True):

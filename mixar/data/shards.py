@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def _fitting(key: str, array: np.ndarray, path: Path) -> np.ndarray:
     if key not in TOKEN_KEYS:
         return np.ascontiguousarray(array)
     dtype = np.dtype(TOKEN_KEYS[key][0])
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    limits: Any = np.finfo(dtype.type) if dtype.kind == "f" else np.iinfo(dtype.type)
     # not (a and b): catches NaN too
     if array.size and not (array.min() >= limits.min and array.max() <= limits.max):
         raise ValueError(f"{path}: {key} from {array.min()} to {array.max()} do not fit {dtype.name}")
@@ -70,7 +71,7 @@ def open_shard(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json_mapping(file.read(length)) if length + 8 <= size else None
+            header = json_mapping(file.read(length)) if length + 8 <= size else {}
         metadata = json_mapping(header.pop("__metadata__")["mixar"])
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         arrays = {key: _mapped(path, 8 + length, entry, size) for key, entry in header.items()}
@@ -123,7 +124,7 @@ class TokenStore:
     def __init__(self, paths: Sequence[Path]):
         if not paths:
             raise ValueError("TokenStore: no shards given")
-        self.shards = []
+        self.shards: list[dict[str, np.ndarray]] = []
         for path in paths:
             arrays, metadata = _checked(path, TOKEN_KEYS)
             if not self.shards:

@@ -96,11 +96,11 @@ def folder(files: Listing, key: str) -> Originals:
         first, second = list(classes)[:2]
         raise ValueError(f"{key}: the folders of {files.root} ({first}, {second}, …) are parts of one numbered set, "
                          "not classes; sort its images into one folder per class")  # fmt: skip
-    found = [(label, file) for label, images in enumerate(classes.values()) for file in images]
-    outside = len(files.files) - len(found)
+    placed = [(label, file) for label, images in enumerate(classes.values()) for file in images]
+    outside = len(files.files) - len(placed)
     left_out = f"{counted(outside, 'image')} outside of the class folders" if outside else ""
     known = {(label, name, label, name) for label, name in enumerate(classes)}
-    return Originals(len(found), known, (_in_class(label, file) for label, file in found), left_out)
+    return Originals(len(placed), known, (_in_class(label, file) for label, file in placed), left_out)
 
 
 def _in_class(label: int, file: File) -> tuple[Original, None]:

@@ -22,7 +22,7 @@ class Draws(NamedTuple):
     """Stored randomness to replay: orders [B, L], and per iteration (first noise [n, C], noises of the head steps)."""
 
     orders: Tensor
-    heads: Sequence[tuple[Tensor, Sequence[Tensor]]]
+    heads: Sequence[tuple[Tensor, Tensor]]
 
 
 class Step(NamedTuple):
@@ -49,7 +49,11 @@ def sample_latents(
     image after each iteration. Put the model in evaluation mode first.
     """
     size, length = q.shape
-    orders = sample_orders(size, length, rng) if draws is None else draws.orders
+    if draws is None:
+        assert rng is not None, "neither rng nor draws"
+        orders = sample_orders(size, length, rng)
+    else:
+        orders = draws.orders
     x = wide(q.new_zeros(size, length, model.channels, dtype=model.fake_latent.dtype))
     cache: dict[str, Any] = {}
     for index, step in enumerate(steps_of(length, sampler)):

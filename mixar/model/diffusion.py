@@ -62,13 +62,13 @@ class Diffusion:
         """The tables combined into what a step needs; predicting x from the noise is folded into the mean."""
         low, high = self.posterior_log_variance_clipped, np.log(self.betas)
         return Coefficients(
-            signal=np.sqrt(self.alphas_cumprod),
+            signal=np.sqrt(self.alphas_cumprod),  # type: ignore[arg-type]  # arrays, stacked by the caller
             spread=np.sqrt(1 - self.alphas_cumprod),
             mean_x=self.posterior_mean_coef1 * self.sqrt_recip_alphas_cumprod + self.posterior_mean_coef2,
             mean_noise=self.posterior_mean_coef1 * self.sqrt_recipm1_alphas_cumprod,
             log_variance_mid=(high + low) / 2,
             log_variance_half=(high - low) / 2,
-            is_random=np.arange(len(low)) > 0,
+            is_random=np.arange(len(low)) > 0,  # type: ignore[arg-type]
         )
 
     def at(self, index: int | Tensor) -> Coefficients:

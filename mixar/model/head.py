@@ -31,7 +31,7 @@ class TimeEmbedding(nn.Module):
         steps = torch.arange(NUM_FREQUENCIES, dtype=torch.float32, device=t.device)
         angles = t[:, None].float() * torch.exp(-math.log(10000) * steps / NUM_FREQUENCIES)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
 
 class ResBlock(nn.Module):
@@ -81,8 +81,9 @@ class HeadNetwork(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        for layer in self.time_embed.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
         modulated = [*self.res_blocks, self.final_layer]
         for layer in [block.adaLN_modulation[1] for block in modulated] + [self.final_layer.linear]:
             nn.init.zeros_(layer.weight)

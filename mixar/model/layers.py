@@ -7,6 +7,7 @@ half that a layer belongs to. B batch, n tokens, D width.
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,10 @@ NORM_EPS = 1e-6  # MAR, released code: every LayerNorm
 
 layer_norm = partial(nn.LayerNorm, eps=NORM_EPS)
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def initialise(module: nn.Module) -> nn.Module:
+
+def initialise(module: Module) -> Module:
     """`module` with MAR's initial weights: Xavier-uniform linear layers, zero biases, N(0, 0.02) embeddings.
 
     Like every torch initialiser it draws from the global random state; callers seed that.
@@ -59,7 +62,7 @@ class Block(VisionBlock):
             qkv_bias=True,
             proj_drop=model.dropout,
             attn_drop=model.dropout,
-            norm_layer=layer_norm,
+            norm_layer=layer_norm,  # type: ignore[arg-type]  # timm calls it, whatever it is
         )
         initialise(self)
 
@@ -71,7 +74,7 @@ class CrossBlock(Block):
         super().__init__(model, stage)
         self.cross = initialise(CrossAttention(*width_and_heads(model, stage), model.dropout))
 
-    def forward(self, h: Tensor, memory: Memory) -> Tensor:
+    def forward(self, h: Tensor, memory: Memory) -> Tensor:  # type: ignore[override]
         h = super().forward(h)
         return h + self.cross(h, memory)
 

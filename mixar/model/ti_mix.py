@@ -10,13 +10,26 @@ where a token is missing, c class [B] int64; B batch, L positions.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixar.failures import finite
 from mixar.study import choices
 from mixar.study.sections import TiMix
+
+
+class TokenGenerator(Protocol):
+    """What `draw_tokens` needs of tokens.generator.BitTransformer."""
+
+    mask_value: int
+
+    def split(self, q: Tensor) -> Tensor: ...
+
+    def join(self, t: Tensor) -> Tensor: ...
+
+    def __call__(self, t: Tensor, c: Tensor) -> Tensor: ...
 
 
 def guidance_rate(ti_mix: TiMix, progress: float) -> float:
@@ -32,7 +45,7 @@ def guidance_rate(ti_mix: TiMix, progress: float) -> float:
 
 @torch.no_grad()
 def draw_tokens(
-    generator: nn.Module, q: Tensor, m: Tensor, c: Tensor, temperature: float, rng: torch.Generator
+    generator: TokenGenerator, q: Tensor, m: Tensor, c: Tensor, temperature: float, rng: torch.Generator
 ) -> Tensor:
     """q_hat [B, L]: missing positions drawn from the generator, which sees the visible tokens. Eq. 10-11.
 

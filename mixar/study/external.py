@@ -25,8 +25,8 @@ def references(study: Study) -> dict[str, str]:
     }
     for name, run in study.runs.items():
         for key, value in (("start", run.start), ("weights", run.weights)):
-            for seed in run.seeds if value else ():
-                named[f"runs.{name}.{key} (seed {seed})"] = value.replace("{seed}", str(seed))
+            if value:
+                named |= {f"runs.{name}.{key} (seed {n})": value.replace("{seed}", str(n)) for n in run.seeds}
     for key in ("protocol", "reconstructions"):
         protocol = getattr(study.scoring, key)
         for asset in ASSETS.values():

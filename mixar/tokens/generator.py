@@ -10,8 +10,9 @@ B batch, N positions (L elsewhere), G groups a token, K bits a token, V = 2**(K 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ from mixar.weights import load_module
 
 class BitTransformer(nn.Module):
     """Logits of every group of bits from the visible groups and the class."""
+
+    bits_to_indices: Tensor
 
     def __init__(self, spec: Generator, bits: int, num_tokens: int, num_classes: int):
         super().__init__()
@@ -79,7 +82,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(nn.ModuleList([Attention(spec), FeedForward(spec)]) for _ in range(spec.depth))
 
     def forward(self, h: Tensor) -> Tensor:
-        for attention, feed_forward in self.layers:
+        for attention, feed_forward in cast("Iterable[tuple[Attention, FeedForward]]", self.layers):
             h = feed_forward(attention(h))
         return h
 

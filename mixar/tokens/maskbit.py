@@ -9,6 +9,8 @@ q discrete tokens [B, L]; z values before quantisation [B, K, h, w]; images [B, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +53,10 @@ class ResBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution."""
+    """Residual blocks of one resolution. A coder adds what follows them, if anything does."""
+
+    down_conv: nn.Module
+    upsample_conv: nn.Module
 
     def __init__(self, width_in: int, width_out: int, num_blocks: int):
         super().__init__()
@@ -86,7 +91,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         h = self.conv_in(images.to(self.conv_in.weight.dtype))
-        for stage in self.down:
+        for stage in cast("Iterable[Level]", self.down):
             h = stage(h)
             if hasattr(stage, "down_conv"):
                 h = stage.down_conv(h)
@@ -114,7 +119,7 @@ class Decoder(nn.Module):
 
     def forward(self, bits: Tensor) -> Tensor:
         h = self.mid(self.conv_in(bits.to(self.conv_in.weight.dtype)))
-        for stage in self.up:
+        for stage in cast("Iterable[Level]", self.up):
             h = stage(h)
             if hasattr(stage, "upsample_conv"):
                 h = stage.upsample_conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
@@ -123,6 +128,9 @@ class Decoder(nn.Module):
 
 class Quantizer(nn.Module):
     """Lookup-free quantiser: each channel becomes the bit of its sign; channel 0 is the least significant bit."""
+
+    bits_to_indices: Tensor
+    codebook: Tensor
 
     def __init__(self, bits: int):
         super().__init__()

@@ -8,6 +8,9 @@ x latents [B, C, h, w]; images [B, 3, H, W] in [-1, 1].
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,7 +74,10 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention where the level has it."""
+    """Residual blocks of one resolution, each followed by attention if the level has it. Coders may append a layer."""
+
+    downsample: nn.Module
+    upsample: nn.Module
 
     def __init__(self, width_in: int, width_out: int, num_blocks: int, has_attention: bool):
         super().__init__()
@@ -113,7 +119,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
-        for stage in self.down:
+        for stage in cast("Iterable[Level]", self.down):
             h = stage(h)
             if hasattr(stage, "downsample"):
                 h = stage.downsample(h)
@@ -131,7 +137,7 @@ class Decoder(nn.Module):
         width = widths[-1]
         self.conv_in = nn.Conv2d(s.latent_channels, width, 3, padding=1)
         self.mid = _middle(width)
-        stages = []
+        stages: list[Level] = []
         for level in reversed(range(len(widths))):
             has_attention = s.decoder_attention and level in s.attention_levels
             stage = Level(width, widths[level], s.num_res_blocks + 1, has_attention)
@@ -147,7 +153,7 @@ class Decoder(nn.Module):
         h = self.conv_in(z)
         for part in self.mid.values():
             h = part(h)
-        for stage in reversed(self.up):
+        for stage in cast("Iterable[Level]", reversed(self.up)):
             h = stage(h)
             if hasattr(stage, "upsample"):
                 h = stage.upsample(h)
