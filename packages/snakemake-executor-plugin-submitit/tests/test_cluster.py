@@ -80,7 +80,7 @@ def test_nothing_is_left_of_a_closed_cluster(running):
 def test_nothing_is_left_of_a_session_that_was_killed(running):
     code = "import time; from cluster import Cluster\nwith Cluster() as c: print(c.folder, flush=True); time.sleep(300)"
     session = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=Path(__file__).parent / "support", stdout=subprocess.PIPE, text=True
     )
     folder = session.stdout.readline().strip()
 
