@@ -138,7 +138,7 @@ class Network:
 
 # Metrics, in the order of Table 1's columns
 
-_KEPT_OF_GROUPS = Minimum("jackknife_groups", ("sample",))
+_ONE_A_GROUP = Minimum("jackknife_groups", ("sample",))
 _FD = Metric(
     "fd",
     title="{fd}",
@@ -147,7 +147,7 @@ _FD = Metric(
     better="down",
     bounds=(0, math.inf),
     against="statistics",
-    minima=(_KEPT_OF_GROUPS, Minimum("jackknife_groups", ("kept",), least=2)),
+    minima=(_ONE_A_GROUP, Minimum("jackknife_groups", ("kept",), least=2)),
     column="always",
 )
 _PRECISION = Metric(
@@ -200,7 +200,7 @@ _TABLE = (
         function="mixar.scoring.metrics.frechet:fd_infinity",
         jackknife="mixar.scoring.metrics.frechet:fd_infinity_jackknife",
         bounds=UNBOUNDED,  # the extrapolation may fall below zero
-        minima=(_KEPT_OF_GROUPS, Minimum("jackknife_groups", ("kept",), least=3)),  # two points of a line
+        minima=(_ONE_A_GROUP, Minimum("jackknife_groups", ("kept",), least=3)),  # two points of a line
         column="measured",
     ),
     replace(_FD, name="fd_dinov2", network="dinov2-vitl14", column="measured"),

@@ -36,8 +36,8 @@ def precision(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> fl
 def precision_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray) -> np.ndarray:
     """Exact, [G]: the balls are the reference's and stay."""
     x, y = sample.features, reference.features
-    radii = torch.cat([distances(part, y).kthvalue(scoring.neighbours + 1).values for part in y.split(BLOCK)])
-    inside = torch.cat([(distances(part, y) <= radii).any(dim=1) for part in x.split(BLOCK)]).numpy()
+    reach = radii(y, scoring.neighbours)
+    inside = torch.cat([(distances(part, y) <= reach).any(dim=1) for part in x.split(BLOCK)]).numpy()
     return inside.mean() + mean_changes(inside.astype(float), groups)
 
 
@@ -58,12 +58,12 @@ def recall_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring
     member = torch.nn.functional.one_hot(group).float()  # [n, G]
     nearest = [distances(part, x).topk(min(k + 1 + SPARE, len(x)), largest=False) for part in x.split(BLOCK)]
     distance, neighbour = (torch.cat(parts) for parts in zip(*nearest, strict=True))
-    radii, owner = distance[:, k], group[neighbour]
+    own, owner = distance[:, k], group[neighbour]
     grown = [(owner[:, j], _radius_without(distance, owner, owner[:, j], k)) for j in range(k + 1)]
     covered = torch.zeros(len(y), member.shape[1])  # images that each leave-out still covers
     for rows in torch.arange(len(y)).split(BLOCK):
         reach = distances(y[rows], x)
-        by_group = ((reach <= radii).float() @ member) > 0
+        by_group = ((reach <= own).float() @ member) > 0
         stays = (by_group.sum(1, keepdim=True) - by_group.int()) > 0
         for leaving, radius in grown:
             counts = leaving != group  # an image does not outlive its own group
@@ -79,6 +79,11 @@ def _radius_without(distance: Tensor, owner: Tensor, leaving: Tensor, k: int) ->
     place = (stays.cumsum(dim=1) > k).float().argmax(dim=1)  # 0 where too few neighbours are known
     place = torch.where(stays.sum(dim=1) > k, place, distance.shape[1] - 1)
     return distance.gather(1, place.unsqueeze(1)).squeeze(1)
+
+
+def radii(y: Tensor, k: int) -> Tensor:
+    """The distance of each of y to its k-th neighbour among the others, [len(y)]."""
+    return torch.cat([distances(part, y).kthvalue(k + 1).values for part in y.split(BLOCK)])
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
