@@ -168,6 +168,16 @@ _RECALL = replace(
     function="mixar.scoring.metrics.precision_recall:recall",
     jackknife="mixar.scoring.metrics.precision_recall:recall_jackknife",
 )
+_DENSITY = Metric(
+    "density",
+    title="Density",
+    function="mixar.scoring.metrics.density_coverage:density",
+    jackknife="mixar.scoring.metrics.density_coverage:density_jackknife",
+    better="up",
+    bounds=(0, math.inf),
+    decimals=2,
+    minima=(_ONE_A_GROUP, Minimum("metrics", ("reference",), least=6)),  # an image and its five neighbours
+)
 _TABLE = (
     _FD,
     Metric(
@@ -202,6 +212,15 @@ _TABLE = (
         bounds=UNBOUNDED,  # the extrapolation may fall below zero
         minima=(_ONE_A_GROUP, Minimum("jackknife_groups", ("kept",), least=3)),  # two points of a line
         column="measured",
+    ),
+    _DENSITY,
+    replace(
+        _DENSITY,
+        name="coverage",
+        title="Coverage",
+        function="mixar.scoring.metrics.density_coverage:coverage",
+        jackknife="mixar.scoring.metrics.density_coverage:coverage_jackknife",
+        bounds=(0, 1),
     ),
     replace(_FD, name="fd_dinov2", network="dinov2-vitl14", column="measured"),
     replace(_FD, name="sfid", network="inception-spatial", column="measured"),

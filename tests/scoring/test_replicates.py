@@ -192,7 +192,7 @@ def expected_kernel_distance(reference: torch.Tensor) -> float:
 
 WAYS = [("fd", "anew"), ("fd", "first order"), ("fd_infinity", "anew"), ("fd_infinity", "first order"),
         ("is", "anew"), ("kid", "few subsets"), ("kid", "many subsets"), ("precision", "anew"),
-        ("recall", "anew")]  # fmt: skip
+        ("recall", "anew"), ("density", "anew"), ("coverage", "anew")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("metric", "way"), WAYS)
@@ -206,12 +206,17 @@ def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(m
     subsets = 100 if way == "many subsets" else 5
     scoring = SCORING.model_copy(update={"is_splits": 1, "jackknife_groups": 20, "kid_subsets": subsets})
     many = shifted(12345, 40_000)
+    n = 80 if metric == "coverage" else 300  # which would cover every ball
     truths = {
         "fd": lambda: 4 * 0.25,
         "fd_infinity": lambda: 4 * 0.25,
         "is": expected_inception_score,
         "kid": lambda: expected_kernel_distance(points),
         "precision": lambda: replicates_of(METRICS["precision"], many, reference, scoring, many.index % 20).mean(),
+        "density": lambda: value_of(METRICS["density"], many, reference, scoring),
+        "coverage": lambda: np.mean(
+            [value_of(METRICS["coverage"], shifted(s, n), reference, scoring) for s in range(1000, 1400)]
+        ),
         # What it is for so many images: the mean over other draws.
         "recall": lambda: np.mean(
             [value_of(METRICS["recall"], shifted(s), reference, scoring) for s in range(1000, 1400)]
@@ -221,7 +226,7 @@ def test_95_percent_intervals_hold_the_known_value_in_at_least_90_of_100_draws(m
 
     held = 0
     for seed in range(100):
-        sample = shifted(seed)
+        sample = shifted(seed, n)
         found = replicates_of(METRICS[metric], sample, against, scoring, jackknife_groups(sample.index, 20))
         low, high = interval(value_of(METRICS[metric], sample, against, scoring), found)[1:]
         held += low <= truth <= high
