@@ -304,7 +304,8 @@ def check(
     loaded, layout = load(study)
     from mixar.stages import check as stage
 
-    missing, warnings = external.missing_in_words(external.missing(loaded)), []
+    missing = external.missing_in_words(external.missing(loaded))
+    warnings: list[str] = []
     if found := stage.problems(loaded, elsewhere, warnings.append) + ([] if files_later else missing):
         raise ValueError("\n".join([f"{loaded.study} cannot run:", *(f"  {problem}" for problem in found)]))
     trained = sum(len(run.seeds) for run in loaded.runs.values())

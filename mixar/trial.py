@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,6 +131,7 @@ def try_source(data: Data) -> None:
 def try_schedule(study: Study, run: str) -> None:
     """λ of a schedule of the study's own, along a run. Raises ValueError where it fails, rises or leaves [0, 1]."""
     ti_mix = study.runs[run].ti_mix
+    assert ti_mix is not None, run
     with _tried(f"runs.{run}.ti_mix.schedule {ti_mix.schedule!r}"):
         rates = [guidance_rate(ti_mix, step / STEPS) for step in range(STEPS + 1)]
         rises = [step for step in range(STEPS) if rates[step + 1] > rates[step] + 1e-9]
@@ -167,7 +169,7 @@ def _enough_images(scoring: Scoring, width: int) -> int:
     return min(MOST_IMAGES, math.ceil(needed * scoring.jackknife_groups / (scoring.jackknife_groups - 1)))
 
 
-def _number(result: object) -> float:
+def _number(result: Any) -> float:
     try:
         return float(result)
     except Exception as error:
@@ -217,7 +219,7 @@ def try_tokenizer(study: Study, kind: str) -> None:
     Raises ValueError where that fails, or gives other shapes, ranges or types than the study says.
     """
     settings, side = getattr(study, kind), study.data.image_size
-    network = tokenizers.build(kind, settings)
+    network: Any = tokenizers.build(kind, settings)
     with _tried(f"{kind}.network {settings.network!r}, tried on random images of {side} pixels"):
         images = torch.rand(IMAGES, 3, side, side)
         with torch.no_grad(), _left_alone(images=images):
@@ -233,7 +235,7 @@ def try_tokenizer(study: Study, kind: str) -> None:
             found["loss"].backward()
 
 
-def _try_continuous(network: nn.Module, images: Tensor, study: Study) -> Tensor:
+def _try_continuous(network: Any, images: Tensor, study: Study) -> Tensor:
     mean, log_variance = network.encode(2 * images - 1)
     if mean.shape != log_variance.shape or mean.dim() != 4:
         shapes = f"{list(mean.shape)} and {list(log_variance.shape)}"
@@ -244,7 +246,7 @@ def _try_continuous(network: nn.Module, images: Tensor, study: Study) -> Tensor:
     return network.decode(mean)
 
 
-def _try_discrete(network: nn.Module, images: Tensor, study: Study) -> Tensor:
+def _try_discrete(network: Any, images: Tensor, study: Study) -> Tensor:
     q = network.tokens(images)
     channels = study.continuous.latent_channels
     none = torch.zeros(IMAGES, study.num_tokens, channels)

@@ -65,7 +65,7 @@ def other_data_of(study: Study, protocol: Protocol, data: str | None, counts: Ma
 def hash_of(features: FeatureSet) -> str:
     """SHA-256 of indices and features: which reference a score is against."""
     content = hashlib.sha256(features.index.tobytes())
-    content.update(np.ascontiguousarray(features.features.numpy()))  # no copy: 0.4 GB of 50,000 Inception features
+    content.update(np.ascontiguousarray(features.features.numpy()).data)  # no copy: 0.4 GB of 50,000 Inception features
     return content.hexdigest()
 
 

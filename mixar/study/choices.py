@@ -141,7 +141,7 @@ def options_of(found: type, num_sizes: int) -> list[str] | None:
     further ones on; None where it may take any."""
     known: dict[str, None] = {}
     for each in (each for each in found.__mro__ if "__init__" in vars(each)):
-        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]  # without self
+        parameters = list(inspect.signature(vars(each)["__init__"]).parameters.values())[1:]  # without self
         own = [p for p in parameters[:num_sizes] if p.default is not p.empty] + parameters[num_sizes:]
         known |= {p.name: None for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
@@ -172,7 +172,8 @@ SOURCES = Choice(
 )
 EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
 FURTHER = Choice("scoring.further", CLASS, {name: NETWORKS[name].load for name in catalogue.FURTHER})
-METRICS = Choice("scoring.metrics", FUNCTION, {name: catalogue.METRICS[name].function for name in catalogue.LISTED})
+_LISTED = {name: function for name in catalogue.LISTED if (function := catalogue.METRICS[name].function)}
+METRICS = Choice("scoring.metrics", FUNCTION, _LISTED)
 RESERVED_METRICS = frozenset({*catalogue.METRICS, "parameters"})  # names of other result rows and columns
 
 

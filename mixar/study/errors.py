@@ -21,9 +21,11 @@ def _fields_at(model: type[BaseModel], path: tuple) -> list[str]:
         if in_dictionary:  # the user's own name
             in_dictionary = False
             continue
+        assert current is not None, path
         annotation = current.model_fields[part].annotation
         in_dictionary = get_origin(annotation) is dict
         current = section_in(annotation)
+    assert current is not None, path
     return list(current.model_fields)
 
 

@@ -114,7 +114,7 @@ def _chain_problems(s: Study, name: str) -> Iterator[str]:
 
 
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
-    parent = s.runs[run.parent]
+    parent = s.runs[str(run.parent)]
     if parent.model != run.model or parent.guidance != run.guidance:
         yield f"runs.{name}.parent: {run.parent!r} has another model or guidance; a run continues only its own kind"
     if missing := set(run.seeds) - set(parent.seeds):

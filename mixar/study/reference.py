@@ -85,7 +85,7 @@ def _own_keys(section: type[BaseModel]) -> list[str]:
 
 
 def _lead(section: type[BaseModel], headings: dict[type[BaseModel], str]) -> str:
-    text = " ".join(inspect.getdoc(section).split("\n\n")[0].split())
+    text = " ".join((inspect.getdoc(section) or "").split("\n\n")[0].split())
     if issubclass(section, Training) and section is not Training:
         text += f" It has every key of [Optimisation](#{_anchor(headings[Training])}), and:"
     if presets := PRESETS.get(section.__name__):
@@ -100,7 +100,7 @@ def _table(section: type[BaseModel], headings: dict[type[BaseModel], str]) -> st
         field = section.model_fields[name]
         inner = section_in(field.annotation)
         value = _section_link(field, headings[inner]) if inner else _in_words(schema[name])
-        rows.append((f"`{name}`", value, _default(field), field.description))
+        rows.append((f"`{name}`", value, _default(field), field.description or ""))
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 

@@ -77,7 +77,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        check_number(value, cls.model_fields[info.field_name].annotation)
+        check_number(value, cls.model_fields[str(info.field_name)].annotation)
         return value
 
     @model_validator(mode="after")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixar.failures import finite
 from mixar.study.layout import Layout
@@ -18,7 +19,7 @@ ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers
 
 
 @torch.inference_mode()
-def draw_latents(model: nn.Module, images: Tensor, rng: torch.Generator) -> Tensor:
+def draw_latents(model: Any, images: Tensor, rng: torch.Generator) -> Tensor:
     """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same.
 
     Raises FloatingPointError where the mean, the variance or the draw is not finite.

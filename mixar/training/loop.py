@@ -117,7 +117,7 @@ def fit(
     announce(done, steps, "")
     per_epoch = num_items // s.batch_size
     saved = began = time.monotonic()
-    order, order_epoch = None, -1
+    order, order_epoch = torch.empty(0, dtype=torch.long), -1
     with signals_as_wishes() as wish:
         for index in range(done, steps):
             epoch, batch = divmod(index, per_epoch)

@@ -30,7 +30,8 @@ def learning_rate(s: spec.Training, epoch: float) -> float:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: without weight decay (vectors, biases and the whole diffusion head) and with (MAR, released code)."""
-    plain, decayed = [], []
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
             (plain if p.ndim == 1 or name.endswith(".bias") or "diffloss" in name else decayed).append(p)
@@ -72,7 +73,7 @@ def average_decay(s: spec.Training, steps: float) -> float:
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the average towards the model, each parameter and buffer once; whole numbers are copied."""
     # not by state_dict: it lists a shared tensor under each of its names, which would then move more than once
-    pairs = [*zip(average.parameters(), model.parameters(), strict=True)]
+    pairs: list[tuple[torch.Tensor, torch.Tensor]] = [*zip(average.parameters(), model.parameters(), strict=True)]
     pairs += zip(average.buffers(), model.buffers(), strict=True)
     floating = [pair for pair in pairs if pair[0].is_floating_point()]
     get_ema_multi_avg_fn(decay)(*map(list, zip(*floating, strict=True)), None)

@@ -36,7 +36,7 @@ class State:
         """The inverse of `as_mapping`. Raises ValueError, beginning with `where`, for what is no checkpoint of this
         version."""
         version = found.get("format") if isinstance(found, dict) else None
-        if version != FORMAT:
+        if not isinstance(found, dict) or version != FORMAT:
             raise ValueError(f"{where}: expected {FORMAT!r}, found {version or 'something else'!r}; {START_AGAIN}")
         values = {key: value for key, value in found.items() if key != "format"}
         names = {field.name for field in fields(cls)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.model.masking import mask_first, sample_mask_rate, sample_orders
-from mixar.model.ti_mix import draw_tokens, guidance_rate, mix_tokens
+from mixar.model.ti_mix import TokenGenerator, draw_tokens, guidance_rate, mix_tokens
 from mixar.study.sections import MarTraining, TiMix
 
 
@@ -30,7 +30,7 @@ def training_step(
     """
     x, q, c = batch["x"], batch["q"], batch["c"]
     rate = sample_mask_rate(settings.mask_rate_min, rng)
-    m = mask_first(sample_orders(*q.shape, rng), math.ceil(rate * q.shape[1]))
+    m = mask_first(sample_orders(q.shape[0], q.shape[1], rng), math.ceil(rate * q.shape[1]))
     drop = torch.rand(len(c), generator=rng, device=rng.device) < settings.label_drop_rate
     if guide is not None:
         q = guide(q, m, c, rng)
@@ -41,7 +41,7 @@ def training_step(
 class Guide:
     """TI-Mix for one step: mixes tokens drawn by the frozen generator into the masked ones (Eq. 10–12)."""
 
-    generator: nn.Module  # tokens.generator.BitTransformer in eval mode
+    generator: TokenGenerator  # tokens.generator.BitTransformer in eval mode
     ti_mix: TiMix
     progress: float  # share of this run that is done, in [0, 1]
 
