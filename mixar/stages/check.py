@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: told what may be a problem.
     Files that are not there are left to `external.missing`.
     """
-    looks = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
+    looks: list[Callable[[], object]] = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
     looks += [partial(_look_at_statistics, study), partial(_look_at_extractor, study)]
     looks += [partial(_look_at_further, study)]
@@ -171,7 +172,11 @@ def _data_problems(study: Study) -> list[str]:
 
 def _trainings(study: Study) -> Iterator[tuple[str, Training]]:
     """Every training of the study, and the section that holds its batch size."""
-    sections = [("continuous", study.continuous), ("discrete", study.discrete), ("generator", study.generator)]
+    sections: list[tuple[str, Any]] = [
+        ("continuous", study.continuous),
+        ("discrete", study.discrete),
+        ("generator", study.generator),
+    ]
     for where, section in [*sections, ("scoring.extractor", study.scoring.extractor)]:
         if section.weights is None and section.train:
             yield f"{where}.train", section.train

@@ -24,12 +24,14 @@ def extractor(study: Study, layout: Layout) -> None:
     if s.weights:
         import_weights(s.weights, lambda path: load_extractor(s, path).module, layout.extractor())
         return
+    training = s.train
+    assert training is not None, "a section without weights is trained"
     images = training_images(study, layout)
     labels = torch.tensor(read_manifest(layout.manifest, "train", ["fine_label"])["fine_label"].to_pylist())
     device = device_of(study)
 
     def step(model, rows, rng, progress):
-        return {"loss": training_loss(model, images[rows].to(device), labels[rows].to(device), s.train, rng)}
+        return {"loss": training_loss(model, images[rows].to(device), labels[rows].to(device), training, rng)}
 
     def build():
         return build_network(s, num_classes=int(labels.max()) + 1, image_size=study.data.image_size)
@@ -39,7 +41,7 @@ def extractor(study: Study, layout: Layout) -> None:
         layout,
         build,
         step,
-        s.train,
+        training,
         num_items=len(images),
         name="extractor",
         digest=Digests(study).extractor(),

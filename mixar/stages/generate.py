@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -42,6 +44,6 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
 
         with naming(f"generate shard {shard} batch {number}"):
             tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
-    arrays = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
+    arrays: dict[str, Any] = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
     metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": file_sha256(layout.generator)}
     write_shard(layout.generated_shard(shard), arrays, metadata)

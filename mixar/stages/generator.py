@@ -27,6 +27,8 @@ def generator(study: Study, layout: Layout) -> None:
     if s.weights:
         import_weights(s.weights, lambda path: released.built(build, "maskbit-generator", path), layout.generator)
         return
+    training = s.train
+    assert training is not None, "a section without weights is trained"
     store = TokenStore(layout.token_shards())
     check_same_images(layout.manifest, store, layout.token_shard(0).parent)
     train_rows = store.rows("train")
@@ -35,14 +37,14 @@ def generator(study: Study, layout: Layout) -> None:
         flip = torch.rand(len(rows), generator=rng, device=rng.device) < 0.5
         batch = store.batch(train_rows[rows], flip.cpu())
         q, c = batch["q"].to(rng.device), batch["c"].to(rng.device)
-        return {"loss": bits.training_loss(model, q, c, rng, s.train)}
+        return {"loss": bits.training_loss(model, q, c, rng, training)}
 
     train_network(
         study,
         layout,
         build,
         step,
-        s.train,
+        training,
         num_items=len(train_rows),
         name="generator",
         digest=Digests(study).generator(),

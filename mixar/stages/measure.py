@@ -10,6 +10,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
         announce(done, len(samplers) + 1, f"sampler {name}")
     by_sampler[None] += [training_value(study, run, num_images, device), memory_value(device)]
     announce(len(samplers) + 1, len(samplers) + 1, "training steps")
-    common = {
+    common: dict[str, Any] = {
         "source": "measure",
         "protocol": _protocol(study),
         "digest": Digests(study).measure(run),
@@ -89,7 +91,7 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
     """
     settings, size = study.samplers[sampler], study.measure.batch_size
     model = MAR.from_study(study, run).to(device).eval()
-    decoder = tokenizers.build("continuous", study.continuous).to(device).eval()
+    decoder: Any = tokenizers.build("continuous", study.continuous).to(device).eval()
     batch, rng = _batch(study, device), torch.Generator(device).manual_seed(0)
     latents: list[Tensor] = []
 
@@ -140,7 +142,7 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
     step(0)  # warm up
 
     def take() -> tuple[list[float]]:
-        return ([_seconds(lambda n=n: step(n), device) for n in range(1, study.measure.train_steps + 1)],)
+        return ([_seconds(partial(step, n), device) for n in range(1, study.measure.train_steps + 1)],)
 
     (times,) = _steadiest(take, f"measure {run}, training")
     scale = num_images / study.measure.batch_size / 60

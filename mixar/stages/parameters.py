@@ -55,7 +55,8 @@ def _network(row: dict[str, Any]) -> nn.Module:
     if "kind" in row:
         return KINDS[row["kind"]].build(**KINDS[row["kind"]].presets[row["preset"]])
     size = Model(**PRESETS["Model"][row["preset"]])
-    guidance = load_strategy(row["strategy"])(size.width, IMAGENET["num_tokens"], MIXAR["bits"])
+    strategy: Any = load_strategy(row["strategy"])
+    guidance = strategy(size.width, IMAGENET["num_tokens"], MIXAR["bits"])
     return MAR(size, guidance, channels=MIXAR["channels"], **IMAGENET)
 
 

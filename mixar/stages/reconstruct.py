@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ def psnr_db(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
-    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
+    model: Any = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
     rng = torch.Generator().manual_seed(seed_of("reconstruct", shard))
 
     @torch.inference_mode()
@@ -68,7 +70,7 @@ def _continuous_roundtrip(study: Study, layout: Layout, shard: int, device: torc
 
 
 def _discrete_roundtrip(study: Study, layout: Layout, shard: int, device: torch.device):
-    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
+    model: Any = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
 
     @torch.inference_mode()
     def roundtrip(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 def _maskbit_images(study: Study, layout: Layout, device: torch.device) -> Callable[[int, Tensor, Tensor], Tensor]:
-    model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
+    model: Any = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
 
     @torch.inference_mode()
     def draw(_number: int, q: Tensor, _c: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ def _mar_images(
 
 def latent_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
     """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps."""
-    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
+    model: Any = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
     mean, std = (t.to(device) for t in latent_statistics(study, layout))
 
     def decode(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ The features of all shards are merged by image index, so neither their order nor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ def _read_fresh(layout: Layout, images: list[Path]) -> Scored:
     return scored
 
 
-SOURCES = {"sample": _score_samples, "reconstruct": _score_reconstructions}
+SOURCES: dict[str, Callable[..., tuple]] = {"sample": _score_samples, "reconstruct": _score_reconstructions}
 
 
 def _check_complete(index: np.ndarray, expected: np.ndarray, what: str) -> None:

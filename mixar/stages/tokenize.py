@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixar.data.images import unit_batches
 from mixar.data.manifest import images_sha256, read_manifest
@@ -68,7 +70,7 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
 
 
 @torch.inference_mode()
-def _encode_tokens(model: nn.Module, images: Tensor) -> Tensor:
+def _encode_tokens(model: Any, images: Tensor) -> Tensor:
     return model.tokens(images)
 
 

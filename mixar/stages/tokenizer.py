@@ -83,7 +83,8 @@ def _write_statistics(study: Study, layout: Layout) -> None:
     chosen = torch.randperm(len(manifest), generator=rng)[:STATISTICS_IMAGES].sort().values
     device = device_of(study)
     network = tokenizers.load("continuous", s, layout.tokenizer("continuous")).to(device)
-    latents, images = [], iter_images(manifest.take(chosen.tolist()), study.data.image_size)
+    latents: list[torch.Tensor] = []
+    images = iter_images(manifest.take(chosen.tolist()), study.data.image_size)
     while batch := list(itertools.islice(images, 64)):
         with naming(f"statistics of the latents, batch {len(latents)}"):
             drawn = draw_latents(network, images_to_unit(np.stack(batch)).to(device), rng)

@@ -147,7 +147,7 @@ def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Te
     def step(model: nn.Module, indices: Tensor, rng: torch.Generator, progress: float) -> dict[str, Tensor | float]:
         flip = torch.rand(len(indices), generator=rng, device=device) < 0.5
         batch = {k: v.to(device) for k, v in store.batch(rows[indices], flip.cpu()).items()}
-        guide = Guide(frozen, ti_mix, progress) if ti_mix else None
+        guide = Guide(frozen, ti_mix, progress) if ti_mix and frozen is not None else None
         loss = training_step(model, batch, settings, rng, guide)
         return {"loss": loss, "guidance_rate": guide.rate if guide else 1.0}
 

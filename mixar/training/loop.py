@@ -30,7 +30,7 @@ from mixar.training.state import State
 from mixar.training.stopping import signals_as_wishes
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
-Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Tensor]]
+Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Any]]
 
 
 @dataclass
