@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixar.data.images import load_images
 from mixar.data.manifest import read_manifest
-from mixar.study.identity import seed_of
+from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 

@@ -13,8 +13,7 @@ from mixar.device import device_of
 from mixar.failures import naming, needs_memory
 from mixar.files import file_sha256
 from mixar.progress import Progress
-from mixar.study.digests import Digests
-from mixar.study.identity import seed_of
+from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_shard
 from mixar.study.sections import Study

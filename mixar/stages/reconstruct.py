@@ -14,7 +14,7 @@ from mixar.failures import naming, needs_memory
 from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.reference import reference_of
-from mixar.study.identity import seed_of
+from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers

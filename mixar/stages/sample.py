@@ -21,7 +21,7 @@ from mixar.model.layers import unpatchify
 from mixar.model.mar import MAR
 from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
-from mixar.study.identity import seed_of
+from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_shard
 from mixar.study.sections import Sampler, Study

@@ -19,8 +19,7 @@ from mixar.failures import finite, naming, needs_memory
 from mixar.files import file_sha256
 from mixar.model.layers import patchify
 from mixar.progress import Progress
-from mixar.study.digests import Digests
-from mixar.study.identity import seed_of
+from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers

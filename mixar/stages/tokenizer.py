@@ -15,8 +15,7 @@ from mixar.data.selection import training_images
 from mixar.device import device_of
 from mixar.failures import micro_batch, naming, needs_memory
 from mixar.study.choices import is_own
-from mixar.study.digests import Digests
-from mixar.study.identity import seed_of
+from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers

@@ -21,8 +21,7 @@ from mixar.files import file_sha256, write_table
 from mixar.model.mar import MAR
 from mixar.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
-from mixar.study.digests import Digests
-from mixar.study.identity import digest, seed_of
+from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_run
 from mixar.study.sections import Study

@@ -1,14 +1,50 @@
-"""What each stage's result depends on: a change of its digest makes the result again."""
+"""What each stage's result depends on: a changed digest recomputes it. And the seeds that derive from settings."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
+
+from pydantic import BaseModel
 
 from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
-from mixar.study.identity import digest, plain
-from mixar.study.paths import in_digest
+from mixar.study.paths import IN_DIGEST, in_digest
 from mixar.study.sections import Study
+
+# Keys at values that compute what was computed before there was the key. They do not enter digests: the networks that a
+# study trains derive their seeds from digests, and a new key must not change their numbers.
+LATER: dict[str, tuple] = {
+    "skip_unreadable": (False,),
+    "max_overlap": (0.0,),
+    "optimizer": ("adamw",),
+    "entropy_groups": (1,),
+    "max_shift": (None,),
+    "network": ("vavae", "maskbit"),
+    "options": ({},),
+}
+
+
+def plain(section: BaseModel, **choice: Any) -> dict:
+    """A section as it enters a digest, with one text for all spellings of a path. choice: include=, exclude=."""
+    return _without_later(section.model_dump(mode="json", context={IN_DIGEST: True}, **choice))
+
+
+def _without_later(dumped: dict) -> dict:
+    kept = {key: value for key, value in dumped.items() if value not in LATER.get(key, ())}
+    return {key: _without_later(value) if key == "train" and value else value for key, value in kept.items()}
+
+
+def digest(*parts: Any) -> str:
+    """Sixteen hex characters that identify settings: sections, plain values, or other digests."""
+    text = json.dumps([plain(part) if isinstance(part, BaseModel) else part for part in parts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def seed_of(*parts: Any) -> int:
+    """A 63-bit seed that depends on every part: the one way randomness is derived from the spec."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 class Digests:
@@ -118,8 +154,9 @@ class Digests:
         return digest("features", self.extractor(), used, *self._source(*self.study.scoring.further))
 
     def score(self) -> str:
-        sources = self.metric_code().values()
-        return digest("score", self.extractor(), self.study.scoring, self.study.evaluation, *sources)
+        scoring = self.study.scoring
+        own = self._source(*scoring.metrics, *scoring.further)
+        return digest("score", self.extractor(), scoring, self.study.evaluation, *own)
 
     def measure(self, run: str) -> str:
         s, r = self.study, self.study.runs[run]

@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from mixar.assets.table import PREFIX
 from mixar.files import expanded
-from mixar.study.identity import IN_DIGEST
+
+IN_DIGEST = "digest"  # serialization context: paths as they enter a digest
 
 
 def parse(text: str, placeholder: str = "") -> str:

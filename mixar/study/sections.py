@@ -19,7 +19,6 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -108,10 +107,10 @@ class Data(Section):
     num_classes: Count = Field(description="classes of the images")
     num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(1, description="token shards, one job each")
     limit: Count | None = Field(None, description="keep this many images, all classes alike; null: all")
-    skip_unreadable: Annotated[bool, Field(exclude_if=lambda v: not v)] = Field(
+    skip_unreadable: bool = Field(
         False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
     )
-    max_overlap: Annotated[Rate, Field(exclude_if=lambda v: not v)] = Field(
+    max_overlap: Rate = Field(
         0.0, description="share of the held-out images that may also be training images, byte for byte"
     )
 
@@ -125,7 +124,7 @@ class Training(Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
     final_rate: Rate = Field(0.0, description="`cosine`: share of the learning rate left at the end")
     warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = Field(0.0, description="epochs of linear warm-up from 0")
-    optimizer: Annotated[Optimizer, Field(exclude_if=lambda v: v == "adamw")] = Field(
+    optimizer: Optimizer = Field(
         "adamw",
         description="`muon` trains small networks in fewer steps: orthogonalised updates of matrices and kernels, "
         "AdamW for vectors. Your own: see `mixar/training/optim.py`",
@@ -161,10 +160,8 @@ class TokenizerTraining(Training):
     entropy_gamma: float = Field(
         1.0, description="`discrete`: weight of the batch entropy against the mean entropy of a token"
     )
-    entropy_groups: Annotated[Count, Field(exclude_if=lambda v: v == 1)] = Field(
-        1, description="`discrete`: groups of the bits; their entropies add up"
-    )
-    max_shift: Annotated[int | None, Field(ge=0, exclude_if=lambda v: v is None)] = Field(
+    entropy_groups: Count = Field(1, description="`discrete`: groups of the bits; their entropies add up")
+    max_shift: Annotated[int | None, Field(ge=0)] = Field(
         None, description="pixels that a training image may move; null: an eighth of the side"
     )
 
@@ -192,10 +189,6 @@ class Autoencoder(Section):
             yield "options", "they go to a network of your own; name it with `network`, or leave them out"
         if self.channels % 32:
             yield "channels", f"{self.channels} is no multiple of 32 (GroupNorm has 32 groups)"
-
-    @model_serializer(mode="wrap")
-    def _built_in_left_out(self, dump: Any) -> dict:  # so studies of the built-in networks keep their digests
-        return {k: v for k, v in dump(self).items() if is_own(self.network) or k not in ("network", "options")}
 
 
 class VaVae(Autoencoder):

@@ -19,8 +19,8 @@ from mixar.device import device_of
 from mixar.files import file_sha256
 from mixar.progress import Progress
 from mixar.provenance import provenance
-from mixar.study.identity import digest as digest_of
-from mixar.study.identity import seed_of
+from mixar.study.digests import digest as digest_of
+from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, Training
 from mixar.training import checkpoints

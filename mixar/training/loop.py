@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mixar.failures import naming
 from mixar.study import sections as spec
-from mixar.study.identity import seed_of
+from mixar.study.digests import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average

@@ -2,12 +2,14 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from toy_own import Pooled
 from typer.testing import CliRunner
 
 from mixar import trial
@@ -381,6 +383,55 @@ def test_a_tokenizer_is_tried_on_random_images(small, code, changes, said):
     code("own_tokens_a", TOKENS.format(**GOOD | changes))
     small["continuous"] |= {"network": "own_tokens_a:OwnPatches"}
     small["discrete"] |= {"network": "own_tokens_a:OwnShades"}
+
+    if said is None:
+        assert problems(parse_study(small)) == []
+        return
+    with pytest.raises(ValueError, match=said):
+        raise ValueError(only(small))
+
+
+def name_schedule(content, name):
+    content["runs"]["dc_mix_timix"]["ti_mix"] = {"schedule": name}
+
+
+def name_optimizer(content, name):
+    content["discrete"]["train"]["optimizer"] = name
+
+
+def name_source(content, name):
+    images = Path(content["data"]["path"])
+    for path in images.glob("*/*.png"):
+        path.rename(images / f"{path.parent.name}-{path.name}")
+    content["data"]["source"] = name
+
+
+def name_network(content, name):
+    file = Path(content["data"]["path"]).parent / "network.safetensors"
+    save_weights(file, Pooled().state_dict(), {})
+    content["scoring"] |= {"protocol": "own-gfd", "extractor": {"network": name, "weights": str(file)}}
+
+
+@pytest.mark.parametrize(
+    ("choose", "name", "said"),
+    [
+        (name_schedule, "cubic", None),
+        (name_schedule, "beyond", r"dc_mix_timix.ti_mix.schedule 'toy_own:beyond': .* gave λ = 1.01"),
+        (name_schedule, "rising", r"λ rises from 0 to 0.01 at 0 % of the run; it must fall"),
+        (name_schedule, "broken", "'toy_own:broken': KeyError: 'colour'"),
+        (name_optimizer, "sgd", None),
+        (name_optimizer, "no_optimizer", "returned a list; expected a torch.optim.Optimizer"),
+        (name_optimizer, "unmoved", "discrete.train.optimizer 'toy_own:unmoved', .*: three steps change no parameter"),
+        (name_source, "flat", None),
+        (name_source, "nothing", "returned a list; expected an Originals"),
+        (name_source, "torn", "items must be pairs of an Original and its bytes"),
+        (name_source, "broken", "data.source 'toy_own:broken': KeyError: 'colour'"),
+        (name_network, "Pooled", None),
+        (name_network, "OnlyFeatures", r"returned Tensor; expected \(features \[B, F\], logits \[B, V\]\)"),
+    ],
+)
+def test_schedules_optimizers_sources_and_networks_are_tried(small, choose, name, said):
+    choose(small, f"toy_own:{name}")
 
     if said is None:
         assert problems(parse_study(small)) == []

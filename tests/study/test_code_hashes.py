@@ -129,6 +129,11 @@ def with_own_code(content):
     content["runs"]["dc_sa"]["guidance"] = {"strategy": "own_guidance:Mine"}
     content["scoring"]["metrics"] = ["fd", "own_metric:shift"]
     content["discrete"] |= {"network": "own_tokens:Tokens"}
+    content["discrete"]["train"]["optimizer"] = "own_optimizer:steps"
+    content["data"]["source"] = "own_source:images"
+    content["runs"]["dc_mix_timix"]["ti_mix"] = {"schedule": "own_schedule:rate"}
+    content["scoring"]["extractor"] = {"network": "own_features:Network", "weights": "features.safetensors"}
+    content["scoring"]["further"] = {"own_further:Network": "further.safetensors"}
     return parse_study(content)
 
 
@@ -139,6 +144,8 @@ def digests(study):
         "discrete": d.tokenizer("discrete"),
         "mar": d.train("mar", 0),
         "mine": d.train("dc_sa", 0),
+        "timix": d.train("dc_mix_timix", 0),
+        "measure timix": d.measure("dc_mix_timix"),
         "sample mar": d.sample("mar", 0, "default"),
         "sample mine": d.sample("dc_sa", 0, "default"),
         "measure mar": d.measure("mar"),
@@ -149,17 +156,26 @@ def digests(study):
     }
 
 
+OWN = ("own_guidance", "own_metric", "own_tokens", "own_optimizer", "own_source", "own_schedule", "own_features",
+       "own_further")  # fmt: skip
+MADE_OF_TOKENS = {"discrete", "mar", "mine", "timix", "sample mar", "sample mine", "reconstruct"}
+
+
 @pytest.mark.parametrize(
     ("module", "concerned"),
     [
         ("own_guidance", {"mine", "sample mine", "measure mine"}),
         ("own_metric", {"score"}),
-        ("own_tokens", {"discrete", "mar", "mine", "sample mar", "sample mine", "measure mar", "measure mine",
-                        "reconstruct"}),
+        ("own_tokens", {*MADE_OF_TOKENS, "measure mar", "measure mine", "measure timix"}),
+        ("own_optimizer", MADE_OF_TOKENS),
+        ("own_source", {*MADE_OF_TOKENS, "continuous", "features", "score"}),
+        ("own_schedule", {"timix", "measure timix"}),
+        ("own_features", {"features", "score"}),
+        ("own_further", {"features", "score"}),
     ],
 )  # fmt: skip
 def test_changed_code_of_ones_own_concerns_exactly_what_depends_on_it(folder, smoke, module, concerned):
-    write(folder, own_guidance=STOP, own_metric=STOP, own_tokens=STOP)
+    write(folder, **dict.fromkeys(OWN, STOP))
     study = with_own_code(smoke)
     before = digests(study)
 
@@ -192,7 +208,10 @@ def test_rows_say_which_code_was_behind_them(folder, smoke):
     hashes = {run: hashes_of_row(study, run, weights="ab") for run in ("mar", "dc_sa")}
 
     assert hashes["dc_sa"]["code_own_guidance:Mine"] == source_hash("own_guidance:Mine")
-    assert set(hashes["mar"]) == {"weights", "code_own_metric:shift", "code_own_tokens:Tokens"}
+    assert {key.partition(":")[0] for key in hashes["mar"]} == {
+        "weights", "code_own_metric", "code_own_tokens", "code_own_optimizer", "code_own_source", "code_own_features",
+        "code_own_further",
+    }  # fmt: skip
 
 
 def test_code_of_the_project_itself_is_left_to_its_commit(smoke):

@@ -12,9 +12,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixar.study.digests import Digests
+from mixar.study.digests import LATER, Digests, digest, plain, seed_of
 from mixar.study.errors import SpecError, section_in
-from mixar.study.identity import digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.load import laid_over, load_study, parse_study
 from mixar.study.sections import Study
@@ -416,7 +415,7 @@ def test_a_changed_setting_concerns_exactly_the_stages_that_depend_on_it(smoke, 
 def test_digests_do_not_depend_on_the_process(smoke, root):
     code = (
         "import yaml; from mixar.study.digests import Digests;"
-        "from mixar.study.identity import seed_of; from mixar.study.load import load_study;"
+        "from mixar.study.digests import seed_of; from mixar.study.load import load_study;"
         "print(Digests(load_study('config/smoke.yaml')).train('dc_mix_timix', 0), seed_of('a', 1))"
     )
 
@@ -470,18 +469,27 @@ def test_parsing_a_study_imports_no_torch(root):
     assert found == "False\n"
 
 
-# Of the sections as they were before later keys had defaults: what was made under them is kept.
-DIGESTS = {
-    "demo": {"scoring": "a0055be37cec2fce"},
-    "smoke": {"continuous": "71a0aca7418d644b", "discrete": "64dba2d1db7cff05", "scoring": "548253927c468232"},
-}
+@pytest.mark.parametrize("key", LATER)
+def test_a_later_key_enters_a_digest_only_at_other_values(smoke, key):
+    study = parse_study(smoke)
+    other = {"skip_unreadable": True, "max_overlap": 0.5, "optimizer": "muon", "entropy_groups": 2, "max_shift": 1,
+             "network": "own:Network", "options": {"a": 1}}[key]  # fmt: skip
+    section = study.data if key in type(study.data).model_fields else study.discrete
+    section = section if key in type(section).model_fields else section.train
+    assert getattr(section, key) in LATER[key] and key not in plain(section)
+
+    changed = section.model_copy(update={key: other})
+
+    assert plain(changed)[key] == other and digest(changed) != digest(section)
 
 
-@pytest.mark.parametrize("name", DIGESTS)
-def test_studies_that_bring_nothing_of_their_own_keep_their_digests(name, root):
-    study = load_study(root / "config" / f"{name}.yaml")
+def test_the_digests_that_seeds_of_the_smoke_study_derive_from_are_those_of_its_stored_numbers(root, monkeypatch):
+    monkeypatch.chdir(root)
+    digests = Digests(load_study("config/smoke.yaml"))
 
-    assert {section: digest(getattr(study, section)) for section in DIGESTS[name]} == DIGESTS[name]
+    found = [digests.tokenizer("continuous"), digests.tokenizer("discrete"), digests.generator(), digests.extractor()]
+
+    assert found == ["09475ba1e41a11f9", "24a29e764534732d", "1510bdfd980280bc", "6ee2797581498c7a"]
 
 
 def test_a_tokenizer_of_ones_own_is_part_of_what_identifies_the_study(smoke):

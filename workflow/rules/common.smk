@@ -17,7 +17,7 @@ from mixar.files import print_anything, write_text
 from mixar.study import earlier, inventory
 from mixar.study.digests import Digests
 from mixar.study.external import missing, missing_in_words, places
-from mixar.study.identity import digest, plain
+from mixar.study.digests import digest, plain
 from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
 from mixar.study.names import KINDS
