@@ -98,20 +98,20 @@ class Data(Section):
         "pattern such as `data/train-*.parquet` (`parquet`)"
     )
     held_out_path: FilePath | None = Field(
-        None, description="validation images of the same kind; null: split off by a hash of each image's name"
+        default=None, description="validation images of the same kind; null: split off by a hash of each image's name"
     )
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="share of the images that is split off where `held_out_path` is null"
+        default=0.2, description="share of the images that is split off where `held_out_path` is null"
     )
     image_size: Annotated[Count, Field(le=2**14)] = Field(description="pixels, square; after ADM's centre crop")
     num_classes: Count = Field(description="classes of the images")
-    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(1, description="token shards, one job each")
-    limit: Count | None = Field(None, description="keep this many images, all classes alike; null: all")
+    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(default=1, description="token shards, one job each")
+    limit: Count | None = Field(default=None, description="keep this many images, all classes alike; null: all")
     skip_unreadable: bool = Field(
-        False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
+        default=False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
     )
     max_overlap: Rate = Field(
-        0.0, description="share of the held-out images that may also be training images, byte for byte"
+        default=0.0, description="share of the held-out images that may also be training images, byte for byte"
     )
 
 
@@ -121,27 +121,32 @@ class Training(Section):
     epochs: Count = Field(description="passes over the training images")
     batch_size: Count = Field(description="images per step over all devices")
     learning_rate: Positive = Field(description="per 256 images: a step uses `learning_rate` · `batch_size` / 256")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate after the warm-up")
-    final_rate: Rate = Field(0.0, description="`cosine`: share of the learning rate left at the end")
-    warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = Field(0.0, description="epochs of linear warm-up from 0")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate after the warm-up"
+    )
+    final_rate: Rate = Field(default=0.0, description="`cosine`: share of the learning rate left at the end")
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = Field(
+        default=0.0, description="epochs of linear warm-up from 0"
+    )
     optimizer: Optimizer = Field(
-        "adamw",
+        default="adamw",
         description="`muon` trains small networks in fewer steps: orthogonalised updates of matrices and kernels, "
         "AdamW for vectors. Your own: see `mixar/training/optim.py`",
     )
-    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="of the optimizer's two moving averages (MAR)")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of the optimizer's two moving averages (MAR)")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.02, description="of matrices and kernels outside the diffusion head (MAR)"
+        default=0.02, description="of matrices and kernels outside the diffusion head (MAR)"
     )
-    clip_norm: Positive = Field(3.0, description="largest norm of the gradient (MAR)")
+    clip_norm: Positive = Field(default=3.0, description="largest norm of the gradient (MAR)")
     ema_decay: Rate = Field(
-        0.9999, description="of the averaged weights, which a training leaves; reached by a warm-up (MAR: without)"
+        default=0.9999,
+        description="of the averaged weights, which a training leaves; reached by a warm-up (MAR: without)",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of forward passes (autocast); weights and optimizer stay in float32"
+        default="float32", description="of forward passes (autocast); weights and optimizer stay in float32"
     )
     micro_batch: Count | None = Field(
-        None,
+        default=None,
         description="images per forward pass and device; gradients add up to the whole batch, each part with draws of "
         "its own; null: all at once",
     )
@@ -151,18 +156,18 @@ class TokenizerTraining(Training):
     """Losses of the small tokenizers: squared reconstruction error, and each family's own terms."""
 
     kl_weight: float = Field(
-        1.0e-6, description="`continuous`: KL divergence, summed over a latent map and averaged over images"
+        default=1.0e-6, description="`continuous`: KL divergence, summed over a latent map and averaged over images"
     )
-    l1_weight: float = Field(0.0, description="`continuous`: absolute pixel error beside the squared one")
-    commitment_weight: float = Field(0.25, description="`discrete`: commitment term (MaskBit)")
-    entropy_weight: float = Field(0.02, description="`discrete`: entropy term (MaskBit)")
-    entropy_temperature: Positive = Field(0.01, description="`discrete`: of the entropies' softmax (MaskBit)")
+    l1_weight: float = Field(default=0.0, description="`continuous`: absolute pixel error beside the squared one")
+    commitment_weight: float = Field(default=0.25, description="`discrete`: commitment term (MaskBit)")
+    entropy_weight: float = Field(default=0.02, description="`discrete`: entropy term (MaskBit)")
+    entropy_temperature: Positive = Field(default=0.01, description="`discrete`: of the entropies' softmax (MaskBit)")
     entropy_gamma: float = Field(
-        1.0, description="`discrete`: weight of the batch entropy against the mean entropy of a token"
+        default=1.0, description="`discrete`: weight of the batch entropy against the mean entropy of a token"
     )
-    entropy_groups: Count = Field(1, description="`discrete`: groups of the bits; their entropies add up")
+    entropy_groups: Count = Field(default=1, description="`discrete`: groups of the bits; their entropies add up")
     max_shift: Annotated[int | None, Field(ge=0)] = Field(
-        None, description="pixels that a training image may move; null: an eighth of the side"
+        default=None, description="pixels that a training image may move; null: an eighth of the side"
     )
 
 
@@ -170,12 +175,18 @@ class Autoencoder(Section):
     """Encoder and decoder of images; a token covers 2^(levels - 1) pixels a side."""
 
     network: str
-    options: dict[str, Any] = Field({}, description="for the constructor of your own network")
-    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
-    train: TokenizerTraining | None = Field(None, description="training of a small tokenizer; null: give `weights`")
-    channels: Count = Field(128, description="width of the first level; a multiple of 32 in the built-in networks")
-    multipliers: Widths = Field((1, 1, 2, 2, 4), description="width of each level, in multiples of `channels`")
-    num_res_blocks: Count = Field(2, description="residual blocks a level")
+    options: dict[str, Any] = Field(default={}, description="for the constructor of your own network")
+    weights: FilePath | None = Field(
+        default=None, description="file of the weights; null: trained by the study, see `train`"
+    )
+    train: TokenizerTraining | None = Field(
+        default=None, description="training of a small tokenizer; null: give `weights`"
+    )
+    channels: Count = Field(
+        default=128, description="width of the first level; a multiple of 32 in the built-in networks"
+    )
+    multipliers: Widths = Field(default=(1, 1, 2, 2, 4), description="width of each level, in multiples of `channels`")
+    num_res_blocks: Count = Field(default=2, description="residual blocks a level")
 
     @property
     def stride(self) -> int:
@@ -194,14 +205,16 @@ class Autoencoder(Section):
 class VaVae(Autoencoder):
     """Continuous tokenizer: VA-VAE f16d32 by default; MAR's KL-16 is `preset: kl16`."""
 
-    network: ContinuousNetwork = Field("vavae", description="your own: see `mixar/tokens/tokenizers.py`")
-    latent_channels: Count = Field(32, description="channels of a token")
-    attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field((4,), description="levels with attention, from 0")
-    decoder_attention: bool = Field(True, description="attention in the decoder, too; false: MAR's KL-16")
-    statistics: FilePath | None = Field(
-        None, description="file with the latents' mean and std; null: computed from the training images"
+    network: ContinuousNetwork = Field(default="vavae", description="your own: see `mixar/tokens/tokenizers.py`")
+    latent_channels: Count = Field(default=32, description="channels of a token")
+    attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(4,), description="levels with attention, from 0"
     )
-    scale: Positive | None = Field(None, description="one factor instead of statistics; KL-16: 0.2325")
+    decoder_attention: bool = Field(default=True, description="attention in the decoder, too; false: MAR's KL-16")
+    statistics: FilePath | None = Field(
+        default=None, description="file with the latents' mean and std; null: computed from the training images"
+    )
+    scale: Positive | None = Field(default=None, description="one factor instead of statistics; KL-16: 0.2325")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
@@ -214,8 +227,8 @@ class VaVae(Autoencoder):
 class MaskBit(Autoencoder):
     """Discrete tokenizer: lookup-free quantisation to `bits` bits a token."""
 
-    network: DiscreteNetwork = Field("maskbit", description="your own: see `mixar/tokens/tokenizers.py`")
-    bits: Annotated[int, Field(ge=2, le=20)] = Field(14, description="bits of a token")
+    network: DiscreteNetwork = Field(default="maskbit", description="your own: see `mixar/tokens/tokenizers.py`")
+    bits: Annotated[int, Field(ge=2, le=20)] = Field(default=14, description="bits of a token")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
@@ -227,38 +240,46 @@ class MaskBit(Autoencoder):
 class GeneratorTraining(Training):
     """Training of MaskBit's bit transformer."""
 
-    label_drop_rate: Rate = Field(0.1, description="share of the images whose class is dropped, for guidance (MaskBit)")
-    label_smoothing: Rate = Field(0.1, description="of the cross-entropy (MaskBit)")
+    label_drop_rate: Rate = Field(
+        default=0.1, description="share of the images whose class is dropped, for guidance (MaskBit)"
+    )
+    label_smoothing: Rate = Field(default=0.1, description="of the cross-entropy (MaskBit)")
 
 
 class GeneratorSampler(Section):
     """How MaskBit draws the evaluation tokens; the defaults are MaskBit's README for 14 bits and 128 steps."""
 
-    num_steps: Count = Field(128, description="forward passes")
-    guidance_scale: float = Field(7.1, description="classifier-free guidance at full strength")
-    guidance_annealing: Literal["none", "linear", "cosine"] = Field("cosine", description="how guidance grows")
-    scale_pow: Annotated[float, Field(ge=0)] = Field(3.0, description="power of the guidance's growth")
+    num_steps: Count = Field(default=128, description="forward passes")
+    guidance_scale: float = Field(default=7.1, description="classifier-free guidance at full strength")
+    guidance_annealing: Literal["none", "linear", "cosine"] = Field(default="cosine", description="how guidance grows")
+    scale_pow: Annotated[float, Field(ge=0)] = Field(default=3.0, description="power of the guidance's growth")
     randomize_temperature: Annotated[float, Field(ge=0)] = Field(
-        9.0, description="of the noise on the confidences that choose what is kept"
+        default=9.0, description="of the noise on the confidences that choose what is kept"
     )
-    softmax_temperature: Positive = Field(1.0, description="of the tokens' softmax")
+    softmax_temperature: Positive = Field(default=1.0, description="of the tokens' softmax")
     mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = Field(
-        "arccos", description="share of masked tokens over the steps"
+        default="arccos", description="share of masked tokens over the steps"
     )
 
 
 class Generator(Section):
     """MaskBit's bit transformer (LFQBert); the defaults are its 14-bit model."""
 
-    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
-    train: GeneratorTraining | None = Field(None, description="training of a small generator; null: give `weights`")
-    width: Count = Field(1024, description="of the transformer; a multiple of `heads`")
-    depth: Count = Field(24, description="transformer blocks")
-    heads: Count = Field(16, description="attention heads")
-    mlp_width: Count = Field(4096, description="hidden width of the blocks' MLPs")
-    splits: Count = Field(2, description="groups of bits that are masked and drawn apart; divides `discrete.bits`")
-    dropout: Rate = Field(0.1, description="in the blocks")
-    sampler: GeneratorSampler = Field(GeneratorSampler(), description="how the evaluation tokens are drawn")
+    weights: FilePath | None = Field(
+        default=None, description="file of the weights; null: trained by the study, see `train`"
+    )
+    train: GeneratorTraining | None = Field(
+        default=None, description="training of a small generator; null: give `weights`"
+    )
+    width: Count = Field(default=1024, description="of the transformer; a multiple of `heads`")
+    depth: Count = Field(default=24, description="transformer blocks")
+    heads: Count = Field(default=16, description="attention heads")
+    mlp_width: Count = Field(default=4096, description="hidden width of the blocks' MLPs")
+    splits: Count = Field(
+        default=2, description="groups of bits that are masked and drawn apart; divides `discrete.bits`"
+    )
+    dropout: Rate = Field(default=0.1, description="in the blocks")
+    sampler: GeneratorSampler = Field(default=GeneratorSampler(), description="how the evaluation tokens are drawn")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.width % self.heads:
@@ -272,11 +293,13 @@ class Model(Section):
     encoder_depth: Count = Field(description="blocks of the encoder")
     decoder_depth: Count = Field(description="blocks of the decoder")
     heads: Count = Field(description="attention heads of the encoder")
-    decoder_width: Count | None = Field(None, description="null: as the encoder's")
-    decoder_heads: Count | None = Field(None, description="null: as the encoder's")
-    mlp_ratio: Annotated[Positive, Field(le=1000)] = Field(4.0, description="hidden width of an MLP over its width")
-    buffer_size: Count = Field(64, description="class tokens before the image tokens (MAR)")
-    dropout: Rate = Field(0.1, description="of attention and projections (MAR)")
+    decoder_width: Count | None = Field(default=None, description="null: as the encoder's")
+    decoder_heads: Count | None = Field(default=None, description="null: as the encoder's")
+    mlp_ratio: Annotated[Positive, Field(le=1000)] = Field(
+        default=4.0, description="hidden width of an MLP over its width"
+    )
+    buffer_size: Count = Field(default=64, description="class tokens before the image tokens (MAR)")
+    dropout: Rate = Field(default=0.1, description="of attention and projections (MAR)")
     head_depth: Count = Field(description="residual blocks of the diffusion head")
     head_width: Count = Field(description="width of the diffusion head")
 
@@ -291,21 +314,23 @@ class Model(Section):
 class MarTraining(Training):
     """Training of the runs."""
 
-    mask_rate_min: Rate = Field(0.7, description="least share of masked tokens (MAR)")
-    label_drop_rate: Rate = Field(0.1, description="share of the images whose class is dropped, for guidance (MAR)")
-    head_batch_multiplier: Count = Field(4, description="noise levels drawn for each token and step (MAR)")
+    mask_rate_min: Rate = Field(default=0.7, description="least share of masked tokens (MAR)")
+    label_drop_rate: Rate = Field(
+        default=0.1, description="share of the images whose class is dropped, for guidance (MAR)"
+    )
+    head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
 
 
 class Guidance(Section):
     """Which strategy injects the discrete tokens."""
 
     strategy: Strategy = Field(
-        "none",
+        default="none",
         description="`none`: MAR; `dc_mix`: DC-Mix (Eq. 9); `dc_sa`, `dc_ca`: DC-SA, DC-CA (Section 3.3). Your own: "
         "see `mixar/model/guidance.py`",
     )
     options: dict[str, Any] = Field(
-        {},
+        default={},
         description="for the strategy's constructor: `drop_tokens_in_null` (default false) drops the tokens with the "
         "class; `dc_sa` has `stage` (`decoder`, `encoder` or `both`; default `decoder`)",
     )
@@ -314,11 +339,13 @@ class Guidance(Section):
 class TiMix(Section):
     """TI-Mix: λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
 
-    schedule: Schedule = Field("linear", description="from `start` to `end`. Your own: see `mixar/model/ti_mix.py`")
-    start: Rate = Field(1.0, description="λ at the start of the run")
-    end: Rate = Field(0.0, description="λ at the end of the run")
-    step_at: Rate = Field(0.5, description="`step`: share of the run after which λ jumps to `end`")
-    temperature: Positive = Field(1.0, description="of the generator's softmax (Eq. 11)")
+    schedule: Schedule = Field(
+        default="linear", description="from `start` to `end`. Your own: see `mixar/model/ti_mix.py`"
+    )
+    start: Rate = Field(default=1.0, description="λ at the start of the run")
+    end: Rate = Field(default=0.0, description="λ at the end of the run")
+    step_at: Rate = Field(default=0.5, description="`step`: share of the run after which λ jumps to `end`")
+    temperature: Positive = Field(default=1.0, description="of the generator's softmax (Eq. 11)")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.start < self.end:
@@ -330,21 +357,22 @@ class Run(Section):
 
     label: Label = Field(description="as tables and figures print it; unique")
     model: Name = Field(description="a key of `models`")
-    guidance: Guidance = Field(Guidance(), description="the strategy that injects the discrete tokens")
-    ti_mix: TiMix | None = Field(None, description="TI-Mix; null: without")
-    parent: Name | None = Field(None, description="run whose final weights are continued, seed by seed")
-    start: FilePattern | None = Field(None, description="file of weights to continue; `{seed}` is filled in")
+    guidance: Guidance = Field(default=Guidance(), description="the strategy that injects the discrete tokens")
+    ti_mix: TiMix | None = Field(default=None, description="TI-Mix; null: without")
+    parent: Name | None = Field(default=None, description="run whose final weights are continued, seed by seed")
+    start: FilePattern | None = Field(default=None, description="file of weights to continue; `{seed}` is filled in")
     weights: FilePattern | None = Field(
-        None, description="file of finished weights, released ones included: nothing is trained; `{seed}` is filled in"
+        default=None,
+        description="file of finished weights, released ones included: nothing is trained; `{seed}` is filled in",
     )
     start_epochs: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        0, description="epochs behind `start` or `weights`, counted on Figure 8's axis"
+        default=0, description="epochs behind `start` or `weights`, counted on Figure 8's axis"
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field((0,), description="each is trained")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(default=(0,), description="each is trained")
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
-        ("default",), description="keys of `samplers`; images are drawn with each"
+        default=("default",), description="keys of `samplers`; images are drawn with each"
     )
-    training: dict[str, Any] = Field({}, description="keys of the study's `training` that differ for this run")
+    training: dict[str, Any] = Field(default={}, description="keys of the study's `training` that differ for this run")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if len(set(self.seeds)) < len(self.seeds):
@@ -362,28 +390,30 @@ class Run(Section):
 class Sampler(Section):
     """How images are drawn from a trained run."""
 
-    num_iterations: Count = Field(64, description="steps of the masked decoding")
-    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(100, description="diffusion steps a token")
-    cfg: Annotated[float, Field(ge=0)] = Field(3.0, description="classifier-free guidance scale")
-    cfg_schedule: Literal["linear", "constant"] = Field("linear", description="of the scale over the iterations")
-    temperature: Annotated[float, Field(ge=0)] = Field(1.0, description="of the diffusion's noise")
+    num_iterations: Count = Field(default=64, description="steps of the masked decoding")
+    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=100, description="diffusion steps a token")
+    cfg: Annotated[float, Field(ge=0)] = Field(default=3.0, description="classifier-free guidance scale")
+    cfg_schedule: Literal["linear", "constant"] = Field(
+        default="linear", description="of the scale over the iterations"
+    )
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="of the diffusion's noise")
     clip: Positive | None = Field(
-        None, description="bound on predicted latents, in their standard deviations; null: none, as in MAR"
+        default=None, description="bound on predicted latents, in their standard deviations; null: none, as in MAR"
     )
 
 
 class Evaluation(Section):
     """The images that every method draws."""
 
-    num_images: Annotated[Count, Field(le=10**8)] = Field(50_000, description="images per run and sampler")
+    num_images: Annotated[Count, Field(le=10**8)] = Field(default=50_000, description="images per run and sampler")
     labels: Literal["balanced", "training"] = Field(
-        "balanced", description="equally many a class, or the training set's proportions"
+        default="balanced", description="equally many a class, or the training set's proportions"
     )
-    shard_size: Count = Field(1000, description="images per job")
+    shard_size: Count = Field(default=1000, description="images per job")
     batch_size: Count = Field(
-        256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
+        default=256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
     )
-    seed: Seed = Field(0, description="of all draws")
+    seed: Seed = Field(default=0, description="of all draws")
 
     @property
     def num_shards(self) -> int:
@@ -403,7 +433,7 @@ class Evaluation(Section):
 class ExtractorTraining(Training):
     """Training of the small feature network."""
 
-    label_smoothing: Rate = Field(0.1, description="of the cross-entropy")
+    label_smoothing: Rate = Field(default=0.1, description="of the cross-entropy")
 
 
 class Extractor(Section):
@@ -413,9 +443,15 @@ class Extractor(Section):
         description="`subgroup-cnn`: a small network that the study can train. Your own: see "
         "`mixar/scoring/extractors.py`"
     )
-    weights: FilePath | None = Field(None, description="file of the weights; null: trained by the study, see `train`")
-    train: ExtractorTraining | None = Field(None, description="training on the fine classes; null: give `weights`")
-    channels: Count = Field(32, description="`subgroup-cnn`: width of its first stage; features are 4 times as many")
+    weights: FilePath | None = Field(
+        default=None, description="file of the weights; null: trained by the study, see `train`"
+    )
+    train: ExtractorTraining | None = Field(
+        default=None, description="training on the fine classes; null: give `weights`"
+    )
+    channels: Count = Field(
+        default=32, description="`subgroup-cnn`: width of its first stage; features are 4 times as many"
+    )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.weights is None and self.train is None:
@@ -432,30 +468,30 @@ class Scoring(Section):
         "own data `own-gfd`"
     )
     reconstructions: str | None = Field(
-        None, description="protocol of the reconstructions; null: the one that goes with `protocol`"
+        default=None, description="protocol of the reconstructions; null: the one that goes with `protocol`"
     )
     extractor: Extractor = Field(description="feature network behind the scores")
     metrics: tuple[Metric, ...] = Field(
-        ("fd", "is", "kid", "precision", "recall"),
+        default=("fd", "is", "kid", "precision", "recall"),
         description="rows of the results; your own has the name after the colon: see `mixar/scoring/metrics`",
     )
     further: dict[FurtherNetwork, FilePath] = Field(
-        {},
+        default={},
         description="files of more feature networks, each with metrics of its own: "
         + "; ".join(f"`{name}`: {', '.join(m.name for m in network_of(name).metrics)}" for name in FURTHER)
         + '; `"my_module:Mine"`: fd_Mine, see `mixar/scoring/extractors.py`',
     )
     further_statistics: dict[str, FilePath] = Field(
-        {},
+        default={},
         description="by the same names: `.npz` files with `mu` and `sigma` (`inception-spatial`: ADM's `mu_s`, "
         "`sigma_s`) that replace the reference images",
     )
-    kid_subsets: Count = Field(100, description="random subsets of KID")
-    kid_subset_size: Count = Field(1000, description="images a subset")
-    is_splits: Count = Field(10, description="splits of the Inception Score")
-    neighbours: Count = Field(3, description="k of precision and recall")
+    kid_subsets: Count = Field(default=100, description="random subsets of KID")
+    kid_subset_size: Count = Field(default=1000, description="images a subset")
+    is_splits: Count = Field(default=10, description="splits of the Inception Score")
+    neighbours: Count = Field(default=3, description="k of precision and recall")
     jackknife_groups: Annotated[Count, Field(ge=2)] = Field(
-        10, description="groups of images left out in turn for the 95 % intervals"
+        default=10, description="groups of images left out in turn for the 95 % intervals"
     )
 
     @property
@@ -487,9 +523,9 @@ class Scoring(Section):
 class Measure(Section):
     """What `measure` times."""
 
-    batch_size: Count = Field(256, description="images of a timed batch")
-    train_steps: Count = Field(10, description="training steps of one repeat")
-    repeats: Count = Field(3, description="repeats; rows hold the median")
+    batch_size: Count = Field(default=256, description="images of a timed batch")
+    train_steps: Count = Field(default=10, description="training steps of one repeat")
+    repeats: Count = Field(default=3, description="repeats; rows hold the median")
 
 
 class TiMixFigure(Section):
@@ -505,9 +541,9 @@ class Claims(Section):
 
     baseline: Name = Field(description="MAR")
     guided: Name = Field(description="DC-Mix")
-    self_attention: Name | None = Field(None, description="DC-SA")
+    self_attention: Name | None = Field(default=None, description="DC-SA")
     final: Name | None = Field(
-        None, description="MixAR: the best run against MaskBit's own images; null: the guided one"
+        default=None, description="MixAR: the best run against MaskBit's own images; null: the guided one"
     )
 
 
@@ -515,15 +551,15 @@ class Report(Section):
     """Which runs appear where."""
 
     table2: tuple[Name, ...] | None = Field(
-        None, description="runs of Table 2; null: every run that continues no other"
+        default=None, description="runs of Table 2; null: every run that continues no other"
     )
     figure7: tuple[Name, ...] | None = Field(
-        None, description="runs of Figure 7; null: every run that continues no other"
+        default=None, description="runs of Figure 7; null: every run that continues no other"
     )
-    figure8: TiMixFigure | None = Field(None, description="runs of Figure 8; null: no Figure 8")
-    claims: Claims | None = Field(None, description="runs behind the paper's claims; null: no claims")
-    grid: tuple[Side, Side] = Field((4, 8), description="rows and columns of the image sheets")
-    sampler: Name = Field("default", description="sampler behind the headline tables")
+    figure8: TiMixFigure | None = Field(default=None, description="runs of Figure 8; null: no Figure 8")
+    claims: Claims | None = Field(default=None, description="runs behind the paper's claims; null: no claims")
+    grid: tuple[Side, Side] = Field(default=(4, 8), description="rows and columns of the image sheets")
+    sampler: Name = Field(default="default", description="sampler behind the headline tables")
 
 
 class Hardware(Section):
@@ -532,15 +568,15 @@ class Hardware(Section):
     (The number of processes of a training changes which random numbers each image meets, not their distribution.)
     """
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one")
     checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = Field(
-        10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"
+        default=10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"
     )
     gpus: Annotated[int, Field(ge=0, le=10**6)] = Field(
-        0, description="GPUs of one training, over all its nodes, equally many on each; 0: CPU"
+        default=0, description="GPUs of one training, over all its nodes, equally many on each; 0: CPU"
     )
-    nodes: Count = Field(1, description="nodes of one training")
-    results: FilePath = Field("results", description="folder for all results")
+    nodes: Count = Field(default=1, description="nodes of one training")
+    results: FilePath = Field(default="results", description="folder for all results")
 
     @property
     def processes(self) -> int:
@@ -569,9 +605,9 @@ class Study(Section):
     runs: dict[Name, Run] = Field(description="trained methods, by name")
     evaluation: Evaluation = Field(description="the images that every method draws")
     scoring: Scoring = Field(description="metrics and their protocol")
-    measure: Measure = Field(Measure(), description="what `measure` times")
-    report: Report = Field(Report(), description="which runs appear where")
-    hardware: Hardware = Field(Hardware(), description="how the study runs here; changes no number")
+    measure: Measure = Field(default=Measure(), description="what `measure` times")
+    report: Report = Field(default=Report(), description="which runs appear where")
+    hardware: Hardware = Field(default=Hardware(), description="how the study runs here; changes no number")
 
     @property
     def grid(self) -> int:
