@@ -194,14 +194,18 @@ def needed(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 def rooms() -> str:
     imports = rooms_of(ROOT / "mixar")
     depth = depths(imports)
+    step, most = WIDTH + 40, max(list(depth.values()).count(floor) for floor in depth.values())
+    width = most * step + 100  # room for the arrows around the boxes
     boxes: dict[str, Box] = {}
     for floor in range(max(depth.values()) + 1):
         here = sorted((room for room in imports if depth[room] == floor), key=lambda room: above(room, imports, boxes))
         for i, room in enumerate(here):
-            x = 440 + (i - (len(here) - 1) / 2) * (WIDTH + 46)
+            x = width / 2 + (i - (len(here) - 1) / 2) * step
             boxes[room] = (x, 40 + floor * 92, room, "", BLUE if (ROOT / "mixar" / room).is_dir() else GREY)
     arrows = [(a, b, "") for a, b in needed(imports)]
-    return svg(boxes, arrows, 880, 80 + 92 * max(depth.values()), "Rooms of mixar; an arrow points to an imported room")
+    return svg(
+        boxes, arrows, width, 80 + 92 * max(depth.values()), "Rooms of mixar; an arrow points to an imported room"
+    )
 
 
 def above(room: str, imports: Mapping[str, set[str]], boxes: Mapping[str, Box]) -> tuple[float, str]:
