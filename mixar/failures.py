@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mixar.study.sections import Training
-
 _SHORTAGE = re.compile(
     r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|"
     r"Storage size calculation overflowed|can't start new thread|failed to map segment|os error 12\b",
@@ -69,14 +67,6 @@ def needs_memory(describe: Callable[..., tuple[str, str]]) -> Callable[[Callable
         return guarded
 
     return decorate
-
-
-def micro_batch(section: str, training: Training | None) -> str:
-    """Advice for a training that ran out of memory; training: None if only weights are imported."""
-    if training is None:
-        return "Its weights do not fit"
-    now = training.micro_batch or f"null: all {training.batch_size}"
-    return f"Lower {section}.micro_batch, the images of a forward pass on each device (now {now})"
 
 
 def finite(values: Tensor, what: str) -> Tensor:

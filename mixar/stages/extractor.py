@@ -7,13 +7,13 @@ import torch
 from mixar.data.manifest import manifest_sha256, read_manifest
 from mixar.data.selection import training_images
 from mixar.device import device_of
-from mixar.failures import micro_batch, needs_memory
+from mixar.failures import needs_memory
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.networks.subgroup_cnn import build_network, training_loss
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
-from mixar.training.job import train_network
+from mixar.training.job import micro_batch, train_network
 from mixar.weights import import_weights
 
 

@@ -7,12 +7,12 @@ import torch
 from mixar import released
 from mixar.data.manifest import check_same_images, manifest_sha256
 from mixar.data.shards import TokenStore
-from mixar.failures import micro_batch, needs_memory
+from mixar.failures import needs_memory
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import generator as bits
-from mixar.training.job import train_network
+from mixar.training.job import micro_batch, train_network
 from mixar.weights import import_weights
 
 

@@ -13,14 +13,14 @@ from mixar.data.images import augment, images_to_unit, iter_images
 from mixar.data.manifest import manifest_sha256, read_manifest
 from mixar.data.selection import training_images
 from mixar.device import device_of
-from mixar.failures import micro_batch, naming, needs_memory
+from mixar.failures import naming, needs_memory
 from mixar.study.choices import is_own
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import check_statistics, draw_latents, read_statistics
-from mixar.training.job import train_network
+from mixar.training.job import micro_batch, train_network
 from mixar.weights import import_weights, save_weights
 
 STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in LightningDiT's extraction

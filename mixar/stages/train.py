@@ -16,7 +16,7 @@ from mixar.assets import check as assets
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
 from mixar.device import device_of
-from mixar.failures import micro_batch, needs_memory
+from mixar.failures import needs_memory
 from mixar.files import file_sha256, write_table
 from mixar.model.mar import MAR
 from mixar.provenance import provenance
@@ -27,7 +27,7 @@ from mixar.study.names import check_run
 from mixar.study.sections import Study
 from mixar.tokens import generator as bits
 from mixar.training import distributed
-from mixar.training.job import run_to_end
+from mixar.training.job import micro_batch, run_to_end
 from mixar.training.loop import Fit, Step, total_steps
 from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights

@@ -152,3 +152,11 @@ def _record(result: Fit, context: Context) -> dict[str, Any]:
         "command": " ".join(["mixar", *sys.argv[1:]]),
         **provenance(),
     }
+
+
+def micro_batch(section: str, training: Training | None) -> str:
+    """Advice for a training that ran out of memory; training: None if only weights are imported."""
+    if training is None:
+        return "Its weights do not fit"
+    now = training.micro_batch or f"null: all {training.batch_size}"
+    return f"Lower {section}.micro_batch, the images of a forward pass on each device (now {now})"
