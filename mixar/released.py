@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mixar.model.guidance import Unguided
 from mixar.model.mar import MAR
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.study.presets import PRESETS
 from mixar.tokens.generator import BitTransformer
 from mixar.tokens.maskbit import MaskBit
@@ -29,12 +29,12 @@ IMAGENET = {"num_tokens": 256, "num_classes": 1000}
 
 
 def _build_mar(channels: int, num_tokens: int, num_classes: int, **size: Any) -> nn.Module:
-    model = spec.Model(**size)
+    model = sections.Model(**size)
     return MAR(model, Unguided(model.decoder_width or model.width, num_tokens, 0), num_tokens, channels, num_classes)
 
 
 def _build_generator(bits: int, num_tokens: int, num_classes: int, **size: Any) -> nn.Module:
-    return BitTransformer(spec.Generator(**size), bits, num_tokens, num_classes)
+    return BitTransformer(sections.Generator(**size), bits, num_tokens, num_classes)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ _VAE_LEFT_OUT = ("loss.", "foundation_model.", "linear_proj.")
 
 
 def _build_vae(**dims: Any) -> nn.Module:
-    return VaVae(spec.VaVae(**dims))
+    return VaVae(sections.VaVae(**dims))
 
 
 KINDS = {
@@ -80,7 +80,7 @@ KINDS = {
         renamed=(("mask_token", "guidance.mask_token"),),
     ),
     "maskbit-tokenizer": Kind(
-        lambda **dims: MaskBit(spec.MaskBit(**dims)), _sizes("MaskBit", _MASKBITS), signature="quantize.codebook"
+        lambda **dims: MaskBit(sections.MaskBit(**dims)), _sizes("MaskBit", _MASKBITS), signature="quantize.codebook"
     ),
     "maskbit-generator": Kind(
         _build_generator,
@@ -107,9 +107,9 @@ KINDS = {
 }
 
 
-def tokenizer_kind(settings: spec.Autoencoder) -> str:
+def tokenizer_kind(settings: sections.Autoencoder) -> str:
     """The kind of released file that fits a tokenizer's section. MAR's KL-16 is the VAE without decoder attention."""
-    if isinstance(settings, spec.VaVae):
+    if isinstance(settings, sections.VaVae):
         return "vavae" if settings.decoder_attention else "kl16"
     return "maskbit-tokenizer"
 

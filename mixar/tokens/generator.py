@@ -31,17 +31,17 @@ class BitTransformer(nn.Module):
 
     bits_to_indices: Tensor
 
-    def __init__(self, spec: Generator, bits: int, num_tokens: int, num_classes: int):
+    def __init__(self, settings: Generator, bits: int, num_tokens: int, num_classes: int):
         super().__init__()
-        group_bits = bits // spec.splits
-        self.splits, self.mask_value, self.num_classes = spec.splits, 2**group_bits, num_classes
-        self.class_emb = nn.Embedding(num_classes + 1, spec.width)  # the last row stands for a dropped class
-        self.pos_emb = nn.Parameter(torch.empty(1, num_tokens + 1, spec.width))
-        self.input_proj = nn.Linear(bits, spec.width)
-        self.first_layer = nn.Sequential(LayerNorm(spec.width), nn.Dropout(spec.dropout))
-        self.transformer = Transformer(spec)
-        self.last_layer = nn.Sequential(nn.Linear(spec.width, spec.width), nn.GELU(), LayerNorm(spec.width))
-        self.prediction_layer = nn.Linear(spec.width, spec.splits * self.mask_value)
+        group_bits = bits // settings.splits
+        self.splits, self.mask_value, self.num_classes = settings.splits, 2**group_bits, num_classes
+        self.class_emb = nn.Embedding(num_classes + 1, settings.width)  # the last row stands for a dropped class
+        self.pos_emb = nn.Parameter(torch.empty(1, num_tokens + 1, settings.width))
+        self.input_proj = nn.Linear(bits, settings.width)
+        self.first_layer = nn.Sequential(LayerNorm(settings.width), nn.Dropout(settings.dropout))
+        self.transformer = Transformer(settings)
+        self.last_layer = nn.Sequential(nn.Linear(settings.width, settings.width), nn.GELU(), LayerNorm(settings.width))
+        self.prediction_layer = nn.Linear(settings.width, settings.splits * self.mask_value)
         self.register_buffer("bits_to_indices", 2 ** torch.arange(group_bits, dtype=torch.int32))
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_emb, std=0.02)
@@ -77,9 +77,11 @@ class BitTransformer(nn.Module):
 class Transformer(nn.Module):
     """Post-norm blocks; `layers.i` holds attention and feed-forward, as the released names want."""
 
-    def __init__(self, spec: Generator):
+    def __init__(self, settings: Generator):
         super().__init__()
-        self.layers = nn.ModuleList(nn.ModuleList([Attention(spec), FeedForward(spec)]) for _ in range(spec.depth))
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Attention(settings), FeedForward(settings)]) for _ in range(settings.depth)
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         for attention, feed_forward in cast("Iterable[tuple[Attention, FeedForward]]", self.layers):
@@ -88,11 +90,11 @@ class Transformer(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, spec: Generator):
+    def __init__(self, settings: Generator):
         super().__init__()
-        self.mha = SelfAttention(spec.width, spec.heads, spec.dropout)
-        self.norm = LayerNorm(spec.width)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.mha = SelfAttention(settings.width, settings.heads, settings.dropout)
+        self.norm = LayerNorm(settings.width)
+        self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.norm(h + self.dropout(self.mha(h)))
@@ -118,11 +120,11 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, spec: Generator):
+    def __init__(self, settings: Generator):
         super().__init__()
-        widen, narrow = nn.Linear(spec.width, spec.mlp_width), nn.Linear(spec.mlp_width, spec.width)
-        self.net = nn.Sequential(widen, nn.GELU(), narrow, nn.Dropout(spec.dropout))
-        self.norm = LayerNorm(spec.width)
+        widen, narrow = nn.Linear(settings.width, settings.mlp_width), nn.Linear(settings.mlp_width, settings.width)
+        self.net = nn.Sequential(widen, nn.GELU(), narrow, nn.Dropout(settings.dropout))
+        self.norm = LayerNorm(settings.width)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.norm(h + self.net(h))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixar.failures import finite
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens.norms import Norm, wide
 
 
@@ -73,7 +73,7 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Images [B, 3, H, W] to z [B, K, h, w]."""
 
-    def __init__(self, s: spec.MaskBit):
+    def __init__(self, s: sections.MaskBit):
         super().__init__()
         widths = [s.channels * m for m in s.multipliers]
         self.conv_in = SameConv(3, s.channels, 3, bias=False)
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Bits ±1 [B, K, h, w] to images; `up` is stored from coarse to fine."""
 
-    def __init__(self, s: spec.MaskBit):
+    def __init__(self, s: sections.MaskBit):
         super().__init__()
         widths = [s.channels * m for m in reversed(s.multipliers)]
         width = widths[0]
@@ -158,7 +158,7 @@ def straight_through(z: Tensor) -> Tensor:
 class MaskBit(nn.Module):
     """The whole tokenizer."""
 
-    def __init__(self, s: spec.MaskBit):
+    def __init__(self, s: sections.MaskBit):
         super().__init__()
         self.encoder = Encoder(s)
         self.decoder = Decoder(s)
@@ -180,7 +180,7 @@ class MaskBit(nn.Module):
         return finite(self.decoder(bits.contiguous()), "pixels").clamp(0.0, 1.0)
 
     def training_loss(
-        self, images: Tensor, settings: spec.TokenizerTraining, rng: torch.Generator
+        self, images: Tensor, settings: sections.TokenizerTraining, rng: torch.Generator
     ) -> dict[str, Tensor]:
         """`loss` (pixel error, commitment and entropy) and `mse`, for images [B, 3, H, W] in [0, 1]; draws nothing."""
         z = self.encoder(images)
@@ -202,7 +202,7 @@ def entropy_terms(z: Tensor, codebook: Tensor, temperature: float) -> tuple[Tens
     return per_sample, -(mean * mean.clamp_min(1e-5).log()).sum()
 
 
-def quantizer_losses(z: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> tuple[Tensor, Tensor]:
+def quantizer_losses(z: Tensor, codebook: Tensor, s: sections.TokenizerTraining) -> tuple[Tensor, Tensor]:
     """Commitment and entropy losses of z [B, K, h, w], weighted."""
     z = z.float()
     quantized = torch.where(z > 0, 1.0, -1.0)
@@ -214,7 +214,7 @@ def quantizer_losses(z: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> 
     return commitment, s.entropy_weight * (per_sample - s.entropy_gamma * batch)
 
 
-def _grouped(rows: Tensor, codebook: Tensor, s: spec.TokenizerTraining) -> list[tuple[Tensor, Tensor]]:
+def _grouped(rows: Tensor, codebook: Tensor, s: sections.TokenizerTraining) -> list[tuple[Tensor, Tensor]]:
     """Each group's columns of the rows [R, K], and its codes.
 
     A code's probability is the product of its bits', so the groups' per-sample entropies add up to that of all bits;

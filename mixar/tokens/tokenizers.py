@@ -18,15 +18,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mixar.study import choices
-from mixar.study import sections as spec
+from mixar.study import choices, sections
 from mixar.weights import load_module
 
 NETWORKS = {"continuous": choices.CONTINUOUS, "discrete": choices.DISCRETE}
 METHODS = {"continuous": ("encode", "decode"), "discrete": ("tokens", "decode_tokens")}
 
 
-def build(kind: str, settings: spec.Autoencoder) -> nn.Module:
+def build(kind: str, settings: sections.Autoencoder) -> nn.Module:
     """The untrained tokenizer of a section (kind: continuous or discrete).
 
     Raises ValueError where the network cannot be found, lacks a method or does not take its options.
@@ -38,7 +37,7 @@ def build(kind: str, settings: spec.Autoencoder) -> nn.Module:
     return choices.construct(network, settings.network, f"{kind}.options", settings, **settings.options)
 
 
-def load(kind: str, settings: spec.Autoencoder, path: Path) -> nn.Module:
+def load(kind: str, settings: sections.Autoencoder, path: Path) -> nn.Module:
     """The tokenizer with the weights of a file, in evaluation mode. Raises ValueError as `build`, or if unfit."""
     return load_module(build(kind, settings), path)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens.norms import Norm, wide
 
 
@@ -101,7 +101,7 @@ def _middle(width: int) -> nn.ModuleDict:
 class Encoder(nn.Module):
     """Images [B, 3, H, W] to moments before `quant_conv` [B, 2C, h, w]."""
 
-    def __init__(self, s: spec.VaVae):
+    def __init__(self, s: sections.VaVae):
         super().__init__()
         widths = [s.channels * m for m in s.multipliers]
         self.conv_in = nn.Conv2d(3, s.channels, 3, padding=1)
@@ -131,7 +131,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents after `post_quant_conv` to images; `up` is indexed by level, the coarsest runs first."""
 
-    def __init__(self, s: spec.VaVae):
+    def __init__(self, s: sections.VaVae):
         super().__init__()
         widths = [s.channels * m for m in s.multipliers]
         width = widths[-1]
@@ -163,7 +163,7 @@ class Decoder(nn.Module):
 class VaVae(nn.Module):
     """The whole autoencoder."""
 
-    def __init__(self, s: spec.VaVae):
+    def __init__(self, s: sections.VaVae):
         super().__init__()
         self.encoder = Encoder(s)
         self.decoder = Decoder(s)
@@ -181,7 +181,7 @@ class VaVae(nn.Module):
         return wide(self.decoder(self.post_quant_conv(z.to(self.post_quant_conv.weight.dtype))))
 
     def training_loss(
-        self, images: Tensor, settings: spec.TokenizerTraining, rng: torch.Generator
+        self, images: Tensor, settings: sections.TokenizerTraining, rng: torch.Generator
     ) -> dict[str, Tensor]:
         """`loss` (squared and absolute pixel error and KL) and `mse`, for images [B, 3, H, W] in [0, 1]."""
         target = images * 2.0 - 1.0

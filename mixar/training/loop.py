@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.failures import naming
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.study.digests import seed_of
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
@@ -76,7 +76,7 @@ class Fit:
     seconds: float
 
 
-def total_steps(s: spec.Training, num_items: int) -> int:
+def total_steps(s: sections.Training, num_items: int) -> int:
     """Optimizer steps of a training; the last incomplete batch of an epoch is left out."""
     if num_items < s.batch_size:
         raise ValueError(f"batch_size: {s.batch_size} exceeds the {num_items} training images; lower it")
@@ -86,7 +86,7 @@ def total_steps(s: spec.Training, num_items: int) -> int:
 def fit(
     model: nn.Module,
     step: Step,
-    s: spec.Training,
+    s: sections.Training,
     *,
     name: str,
     num_items: int,
@@ -149,7 +149,7 @@ def fit(
     return Fit(average.state_dict(), curve.rows, steps, seconds)
 
 
-def slow_average(s: spec.Training, steps: int, steps_before: float) -> str | None:
+def slow_average(s: sections.Training, steps: int, steps_before: float) -> str | None:
     """What to know where a training is short for its ema_decay: in fewer than 5 time constants, else None."""
     if (spans := steps * (1 - s.ema_decay)) >= 5:
         return None
@@ -186,7 +186,7 @@ def optimizer_step(
     step: Step,
     rows: Tensor,
     optimizer: torch.optim.Optimizer,
-    s: spec.Training,
+    s: sections.Training,
     lr: float,
     key: tuple[int, int, int],
     progress: float,

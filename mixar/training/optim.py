@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mixar.study import choices
-from mixar.study import sections as spec
+from mixar.study import choices, sections
 
 
-def learning_rate(s: spec.Training, epoch: float) -> float:
+def learning_rate(s: sections.Training, epoch: float) -> float:
     """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (as in MAR)."""
     peak = s.learning_rate * s.batch_size / 256
     if epoch < s.warmup_epochs:
@@ -38,7 +37,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, s: sections.Training) -> torch.optim.Optimizer:
     """The optimizer that the settings name, over `parameter_groups`. Raises ValueError if it cannot be loaded or
     returns something else."""
     optimizer = choices.OPTIMIZERS.load_function(s.optimizer)(parameter_groups(model, s.weight_decay), s)
@@ -48,12 +47,12 @@ def build_optimizer(model: nn.Module, s: spec.Training) -> torch.optim.Optimizer
     return optimizer
 
 
-def adamw(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
+def adamw(parameters: list[dict], s: sections.Training) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019)."""
     return torch.optim.AdamW(parameters, lr=0.0, betas=s.betas, fused=True)
 
 
-def muon(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
+def muon(parameters: list[dict], s: sections.Training) -> torch.optim.Optimizer:
     """timm's Muon (Jordan et al., 2024): orthogonalises the updates of matrices, and of kernels as matrices
     [out, in * k * k], at a step as large as AdamW's; vectors keep AdamW. Both with Nesterov's momentum."""
     from timm.optim import Muon  # imported here: timm takes two seconds, and few studies name it
@@ -61,7 +60,7 @@ def muon(parameters: list[dict], s: spec.Training) -> torch.optim.Optimizer:
     return Muon(parameters, lr=0.0, betas=s.betas, nesterov=True)
 
 
-def average_decay(s: spec.Training, steps: float) -> float:
+def average_decay(s: sections.Training, steps: float) -> float:
     """Decay of the moving average's next update after `steps` earlier ones: s.ema_decay, reached by a warm-up.
 
     Until then (1 + t) / (10 + t), so that the average spans about the last tenth of the steps made and forgets the

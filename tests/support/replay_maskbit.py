@@ -11,7 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from mixar import released
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens import generator as g
 from mixar.tokens import maskbit
 from mixar.training.optim import learning_rate
@@ -67,7 +67,7 @@ def quantiser(stored: Stored) -> Iterator[Check]:
     yield Check("quant/out/indices", model.quantize.tokens(z), EXACT)
     yield Check("quant/out/z_quantized", maskbit.straight_through(z))
     yield Check("quant/out/codebook_entries", model.quantize.bits_of(torch.arange(len(codebook))), EXACT)
-    s = spec.TokenizerTraining(
+    s = sections.TokenizerTraining(
         epochs=1,
         batch_size=1,
         learning_rate=1.0,
@@ -156,7 +156,7 @@ def generator_schedules(stored: Stored) -> Iterator[Check]:
         yield Check(key, (shares * int(entries)).floor(), EXACT) if entries else Check(key, shares)
     warmup, total = stored["lr/warmup_total"].tolist()
     s = {"batch_size": 256, "learning_rate": 1.0, "schedule": "cosine", "final_rate": LEARNING_RATE_LEFT}
-    training = spec.Training(epochs=total, warmup_epochs=warmup, **s)  # steps in place of epochs
+    training = sections.Training(epochs=total, warmup_epochs=warmup, **s)  # steps in place of epochs
     factors = [learning_rate(training, step) for step in stored["lr/step"].tolist()]
     yield in_double("lr/factor", factors)
     # Ours averages without a warm-up, as MAR does. timm's average has MaskBit's, but for its first step, which copies.
@@ -168,10 +168,10 @@ def generator_schedules(stored: Stored) -> Iterator[Check]:
 # --- both together
 
 
-def sampler_of(stored: Stored, run: str) -> spec.GeneratorSampler:
+def sampler_of(stored: Stored, run: str) -> sections.GeneratorSampler:
     settings = stored.config["runs"][run]
-    fields = {key: settings[key] for key in spec.GeneratorSampler.model_fields if key in settings}
-    return spec.GeneratorSampler(**fields, mask_schedule=settings["mask_schedule_strategy"])
+    fields = {key: settings[key] for key in sections.GeneratorSampler.model_fields if key in settings}
+    return sections.GeneratorSampler(**fields, mask_schedule=settings["mask_schedule_strategy"])
 
 
 def temperature_at(stored: Stored, run: str, step: int) -> float:
@@ -202,7 +202,13 @@ def sampling_steps(stored: Stored) -> Iterator[Check]:
 
 
 def _step(
-    stored: Stored, model: g.BitTransformer, c: Tensor, run: str, sampler: spec.GeneratorSampler, step: int, count: int
+    stored: Stored,
+    model: g.BitTransformer,
+    c: Tensor,
+    run: str,
+    sampler: sections.GeneratorSampler,
+    step: int,
+    count: int,
 ) -> tuple[Tensor, ...]:
     t, exponential = stored[f"{run}/out/masked_in"][step], stored[f"{run}/draw/exp"][step]
     drops = [False, True] if sampler.guidance_scale else [False]

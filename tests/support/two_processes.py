@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mixar import locks
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.distributed import Context, joined
 from mixar.training.job import held
@@ -34,8 +34,8 @@ def linear_gradients(context: Context) -> dict[str, torch.Tensor]:
 
 def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
     """Gradients of the bit transformer's loss, with each rank's own random numbers."""
-    settings = spec.Generator(width=8, depth=1, heads=2, mlp_width=8, dropout=0.0)
-    training = spec.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
+    settings = sections.Generator(width=8, depth=1, heads=2, mlp_width=8, dropout=0.0)
+    training = sections.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
     wrapped = context.wrap(BitTransformer(settings, bits=4, num_tokens=4, num_classes=2))
     q, c = torch.arange(16).view(4, 4)[context.split(4)], torch.tensor([0, 1, 0, 1])[context.split(4)]
     training_loss(wrapped, q, c, torch.Generator().manual_seed(context.rank), training).backward()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens import generator as g
 
 
 def tiny(seed=0, splits=2, bits=6, num_tokens=9, dropout=0.0):
     torch.manual_seed(seed)
-    settings = spec.Generator(width=16, depth=1, heads=2, mlp_width=32, splits=splits, dropout=dropout)
+    settings = sections.Generator(width=16, depth=1, heads=2, mlp_width=32, splits=splits, dropout=dropout)
     return g.BitTransformer(settings, bits, num_tokens, num_classes=3).eval()
 
 
@@ -65,7 +65,7 @@ def test_initial_weights_are_small_and_every_bias_zero():
 
 def test_released_14_bit_size_has_the_released_parameter_count():
     with torch.device("meta"):
-        model = g.BitTransformer(spec.Generator(), bits=14, num_tokens=256, num_classes=1000)
+        model = g.BitTransformer(sections.Generator(), bits=14, num_tokens=256, num_classes=1000)
     assert sum(p.numel() for p in model.parameters()) == 304_929_024
 
 
@@ -89,7 +89,7 @@ def test_share_of_masked_entries_follows_the_arccos_of_the_draw():
 
 def test_training_loss_starts_near_a_uniform_guess_and_repeats_with_its_generator():
     model, q, c = tiny(), torch.randint(64, (4, 9), generator=rng_of(2)), torch.tensor([0, 1, 2, 0])
-    settings = spec.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
+    settings = sections.GeneratorTraining(epochs=1, batch_size=4, learning_rate=1e-3)
     first, again, other = (g.training_loss(model, q, c, rng_of(seed), settings) for seed in (3, 3, 4))
     assert first.item() == pytest.approx(math.log(8), abs=0.5)
     assert first.equal(again) and not first.equal(other)
@@ -99,13 +99,13 @@ def test_training_loss_starts_near_a_uniform_guess_and_repeats_with_its_generato
 
 def test_token_maps_of_three_classes_can_be_learned_and_drawn():
     model, q, c = tiny(), torch.randint(64, (3, 9), generator=rng_of(5)), torch.arange(3)
-    settings = spec.GeneratorTraining(epochs=1, batch_size=3, learning_rate=1e-3, label_smoothing=0.0)
+    settings = sections.GeneratorTraining(epochs=1, batch_size=3, learning_rate=1e-3, label_smoothing=0.0)
     optimizer, rng = torch.optim.Adam(model.parameters(), 1e-2), rng_of(6)
     for _ in range(150):
         optimizer.zero_grad()
         g.training_loss(model, q, c, rng, settings).backward()
         optimizer.step()
-    sampler = spec.GeneratorSampler(num_steps=6, guidance_scale=1.0, randomize_temperature=1.0)
+    sampler = sections.GeneratorSampler(num_steps=6, guidance_scale=1.0, randomize_temperature=1.0)
     assert torch.equal(g.sample_tokens(model, c, sampler, rng), q)
 
 
@@ -128,7 +128,7 @@ def test_shares_at_whole_numbers_are_rounded_in_float32_as_in_the_release():
 def test_more_steps_than_entries_fixes_one_entry_a_step_and_then_stops():
     # The reference masks everything again here: with one entry left its count becomes 0 and its threshold wraps.
     model, calls = tiny(num_tokens=4), []
-    sampler = spec.GeneratorSampler(num_steps=100, mask_schedule="root")
+    sampler = sections.GeneratorSampler(num_steps=100, mask_schedule="root")
     q = g.sample_tokens(model, torch.tensor([0, 1]), sampler, rng_of(0), progress=lambda *at: calls.append(at))
     assert g.masked_counts(8, 100, "root")[-3:] == [2, 1, 0]
     assert calls[-1][0] == calls[-1][1] <= 8
@@ -152,7 +152,7 @@ def test_fixed_entries_stay_and_only_drawn_ones_are_masked_again():
 
 def test_guidance_grows_as_its_annealing_says():
     def scales(annealing):
-        sampler = spec.GeneratorSampler(num_steps=4, guidance_scale=8, guidance_annealing=annealing, scale_pow=2)
+        sampler = sections.GeneratorSampler(num_steps=4, guidance_scale=8, guidance_annealing=annealing, scale_pow=2)
         return [g.guidance_scale(sampler, i) for i in range(4)]
 
     assert scales("none") == [8, 8, 8, 8]
@@ -170,7 +170,7 @@ def test_guidance_zero_skips_the_pass_without_the_class():
 
 
 def test_sampling_repeats_with_its_generator_and_ignores_the_global_one():
-    model, c, sampler = tiny(), torch.tensor([0, 1]), spec.GeneratorSampler(num_steps=4)
+    model, c, sampler = tiny(), torch.tensor([0, 1]), sections.GeneratorSampler(num_steps=4)
     torch.manual_seed(1)
     first = g.sample_tokens(model, c, sampler, rng_of(8))
     torch.manual_seed(2)
@@ -182,7 +182,7 @@ def test_one_step_draws_each_value_as_often_as_its_probability():
     model = tiny(splits=1, bits=2, num_tokens=1)
     model.prediction_layer.bias.data = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
     model.prediction_layer.weight.data.zero_()
-    sampler = spec.GeneratorSampler(num_steps=1, guidance_scale=0)
+    sampler = sections.GeneratorSampler(num_steps=1, guidance_scale=0)
     q = g.sample_tokens(model, torch.zeros(4000, dtype=torch.long), sampler, rng_of(10))
     shares = torch.bincount(q.flatten(), minlength=4) / 4000
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.03, rtol=0)
@@ -193,8 +193,8 @@ def test_one_step_draws_each_value_as_often_as_its_probability():
 
 def study_of(model_width=16):
     return SimpleNamespace(
-        generator=spec.Generator(width=model_width, depth=1, heads=2, mlp_width=32, splits=2),
-        discrete=spec.MaskBit(bits=6),
+        generator=sections.Generator(width=model_width, depth=1, heads=2, mlp_width=32, splits=2),
+        discrete=sections.MaskBit(bits=6),
         num_tokens=9,
         data=SimpleNamespace(num_classes=3),
     )

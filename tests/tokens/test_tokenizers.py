@@ -5,18 +5,18 @@ import torch
 from safetensors.torch import save_file
 
 from mixar.data.images import augment
-from mixar.study import sections as spec
+from mixar.study import sections
 from mixar.tokens import maskbit, tokenizers, vavae
 from mixar.weights import load_module, read_metadata, save_weights
 
-SMALL = spec.MaskBit(channels=32, multipliers=(1, 2), num_res_blocks=1, bits=6)
-TRAINING = spec.TokenizerTraining(epochs=1, batch_size=1, learning_rate=1.0)
+SMALL = sections.MaskBit(channels=32, multipliers=(1, 2), num_res_blocks=1, bits=6)
+TRAINING = sections.TokenizerTraining(epochs=1, batch_size=1, learning_rate=1.0)
 
 
 def test_full_size_tokenizers_have_the_released_parameter_counts():
     with torch.device("meta"):
-        networks = [vavae.VaVae(spec.VaVae()), maskbit.MaskBit(spec.MaskBit())]
-        kl16 = vavae.VaVae(spec.VaVae(latent_channels=16, decoder_attention=False))
+        networks = [vavae.VaVae(sections.VaVae()), maskbit.MaskBit(sections.MaskBit())]
+        kl16 = vavae.VaVae(sections.VaVae(latent_channels=16, decoder_attention=False))
     counts = [sum(p.numel() for p in n.parameters()) for n in networks]
     assert counts == [69_836_067, 54_489_489]
     assert sum(p.numel() for p in kl16.parameters()) == 66_456_019
@@ -27,8 +27,8 @@ def test_training_reaches_every_parameter_and_lowers_the_loss(kind):
     torch.manual_seed(0)
     s = {"channels": 32, "multipliers": (1, 2), "num_res_blocks": 1}
     of_kind = {
-        "continuous": spec.VaVae(**s, latent_channels=4, attention_levels=(1,)),
-        "discrete": spec.MaskBit(**s, bits=6),
+        "continuous": sections.VaVae(**s, latent_channels=4, attention_levels=(1,)),
+        "discrete": sections.MaskBit(**s, bits=6),
     }
     model = tokenizers.build(kind, of_kind[kind])
     images = torch.rand(4, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
