@@ -184,8 +184,8 @@ def _random_features(count: int, width: int, classes: int, labels: int) -> Featu
     return features
 
 
-def try_strategy(study: Study, run: str) -> None:
-    """One training step and two drawing steps of a run whose strategy is the study's own.
+def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
+    """One training step and two drawing steps of a run whose strategy is the study's own, in a network of one block.
 
     Raises ValueError where they fail, and for parameters without a gradient where several processes train: they would
     wait for it for ever.
@@ -213,13 +213,12 @@ def try_strategy(study: Study, run: str) -> None:
             raise ValueError(f"drew latents {list(drawn.shape)}, expected {list(x.shape)}")
 
 
-def try_tokenizer(study: Study, kind: str) -> None:
+def try_tokenizer(study: Study, kind: str, network: Any) -> None:
     """Encode and decode random images with a tokenizer of the study's own, with a training step where it is trained.
 
     Raises ValueError where that fails, or gives other shapes, ranges or types than the study says.
     """
     settings, side = getattr(study, kind), study.data.image_size
-    network: Any = tokenizers.build(kind, settings)
     with _tried(f"{kind}.network {settings.network!r}, tried on random images of {side} pixels"):
         images = torch.rand(IMAGES, 3, side, side)
         with torch.no_grad(), _left_alone(images=images):

@@ -80,10 +80,14 @@ def _networks(study: Study) -> Iterator[tuple]:
         trial = partial(try_tokenizer, study, kind) if is_own(s.network) else None
         yield kind, file, partial(tokenizers.build, kind, s), [s.weights], trial
     yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights], None
+    tried = []  # runs may share a strategy, its options and their sizes: one trial tells
     for run, settings in study.runs.items():
         pattern = settings.start or settings.weights or ""
         files = dict.fromkeys(pattern.format(seed=seed) for seed in settings.seeds)
-        trial = partial(try_strategy, study, run) if is_own(settings.guidance.strategy) else None
+        guided, trial = (settings.guidance, study.models[settings.model]), None
+        if is_own(settings.guidance.strategy) and guided not in tried:
+            tried.append(guided)
+            trial = partial(try_strategy, study, run)
         yield f"runs.{run}", "mar", partial(MAR.from_study, study, run), files, trial
 
 
@@ -92,11 +96,12 @@ def _look_at_network(
     kind: str | None,
     build: Callable[[], nn.Module],
     files: Iterable[str | None],
-    trial: Callable[[], None] | None,
+    trial: Callable[[nn.Module], None] | None,
 ) -> None:
     """Raise ValueError if a network cannot be built, an existing weights file does not fit it, or its trial fails.
 
-    where: the network's section in the study. kind: the kind of its released file; None for a custom network.
+    where: the network's section in the study. kind: the kind of its released file; None for a custom network. trial:
+    is given the network.
     """
     try:
         with torch.device("meta" if kind else "cpu"):  # a custom tokenizer may need real tensors to be built
@@ -117,7 +122,7 @@ def _look_at_network(
         if found:
             raise ValueError(f"{where}: {path} {misfit(network, found)}")
     if trial:
-        trial()
+        trial(network)
 
 
 def _look_at_statistics(study: Study) -> None:

@@ -342,6 +342,59 @@ def test_a_strategy_without_fill_and_one_with_an_unused_parameter_are_refused(sm
         assert "no gradient for more; distributed training needs one" in only(small, elsewhere=True)
 
 
+COUNTED = """
+from mixar.model.guidance import DCMix
+from toy_tokenizers import Patches
+
+
+class Counted(DCMix):
+    fills = 0
+
+    def fill(self, q):
+        Counted.fills += 1
+        return super().fill(q)
+
+
+class Other(Counted):
+    pass
+
+
+class Built(Patches):
+    times = 0
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        Built.times += 1
+"""
+
+
+def test_code_that_several_runs_share_is_tried_once(small, code):
+    code("own_counted", COUNTED)
+    counted = importlib.import_module("own_counted")
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": "own_counted:Counted"}
+    assert problems(parse_study(small)) == []
+    once, counted.Counted.fills = counted.Counted.fills, 0
+
+    for name in ("again", "once_more"):
+        small["runs"][name] = small["runs"]["dc_sa"] | {"label": name}
+    assert problems(parse_study(small)) == []
+    assert counted.Counted.fills == once > 0
+
+    small["runs"]["again"] = small["runs"]["again"] | {"guidance": {"strategy": "own_counted:Other"}}
+    counted.Counted.fills = 0
+    assert problems(parse_study(small)) == []
+    assert counted.Counted.fills == 2 * once
+
+
+def test_a_tokenizer_is_built_once(small, code):
+    code("own_built", COUNTED)
+    small["continuous"] |= {"network": "own_built:Built"}
+
+    assert problems(parse_study(small)) == []
+
+    assert importlib.import_module("own_built").Built.times == 1
+
+
 TOKENS = """
 from toy_tokenizers import Patches, Shades
 
