@@ -22,6 +22,7 @@ ENCODE_BATCH = 64  # images per forward pass of a tokenizer; part of the numbers
 def draw_latents(model: Any, images: Tensor, rng: torch.Generator) -> Tensor:
     """One posterior draw [b, C, h, w] of images in [0, 1]; noise from the CPU, so that every device gets the same.
 
+    model: a continuous tokenizer, built in or the study's own.
     Raises FloatingPointError where the mean, the variance or the draw is not finite.
     """
     mean, logvar = model.encode(images * 2 - 1)
