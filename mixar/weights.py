@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mixar.assets import check as assets
+from mixar.assets.check import resolve
 from mixar.failures import is_shortage
 from mixar.files import file_sha256, json_mapping, replaced
 
@@ -267,7 +267,7 @@ def import_weights(source: str, load: Callable[[Path], nn.Module], target: Path)
 
     source: a path or `asset:NAME`. load(path) checks them strictly: the network that it gives is what is written.
     """
-    path = assets.resolve(source)
+    path = resolve(source)
     tensors = load(path).state_dict()
     hashes = {"sha256": file_sha256(path), "tensors_sha256": tensors_sha256(tensors)}
     save_weights(target, tensors, {**read_metadata(path), "source": source, **hashes})

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mixar.assets import check as assets
+from mixar.assets.check import require
 from mixar.assets.table import PREFIX
 from mixar.data.decoding import read_picture
 from mixar.data.images import check_proportions, content_of, where_of
@@ -77,7 +77,7 @@ def ingest_manifest(
     Raises ValueError for missing, empty or truncated sources, for unreadable images (all of them, unless
     `skip_unreadable`), for other classes than the study's, and for images in both splits.
     """
-    assets.require(*(value for value in (data.path, data.held_out_path) if value and value.startswith(PREFIX)))
+    require(*(value for value in (data.path, data.held_out_path) if value and value.startswith(PREFIX)))
     train = _opened(data, data.path, "data.path", "train", say)
     sources = [train]
     if data.held_out_path:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixar.assets import check as assets
+from mixar.assets.check import require, resolve
 from mixar.failures import finite, naming
 from mixar.scoring.catalogue import FURTHER, Network, network_of
 from mixar.scoring.protocols import protocol_of
@@ -142,7 +142,7 @@ def load_networks(study: Study, layout: Layout, source: str, device: torch.devic
     settings, own = study.scoring, study.scoring.reconstructions if source == "reconstruct" else None
     resize = protocol_of(study, source).resize
     main = load_extractor(settings.extractor, layout.extractor(), device, resize, study.study)
-    files = {name: assets.resolve(value) for name, value in settings.further.items()}
+    files = {name: resolve(value) for name, value in settings.further.items()}
     further = {name: load_further(name, path, device) for name, path in files.items()}
     header = {"extractor": main.name, "sha256": main.sha256, "protocol": own or settings.protocol}
     return Networks(main, further, header)
@@ -151,4 +151,4 @@ def load_networks(study: Study, layout: Layout, source: str, device: torch.devic
 def require_assets(study: Study, source: str) -> None:
     """Statistics are read at the very end, but a missing file must stop the study here, not after all features."""
     s = study.scoring
-    assets.require(protocol_of(study, source).statistics, *s.further.values(), *s.further_statistics.values())
+    require(protocol_of(study, source).statistics, *s.further.values(), *s.further_statistics.values())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from mixar.assets import check as assets
+from mixar.assets.check import locate
 from mixar.assets.table import ASSETS
 from mixar.files import file_sha256
 from mixar.scoring.catalogue import EMOJI_NETWORK_SHA256, metric_of, network_of
@@ -198,7 +198,7 @@ def is_of_its_data(protocol: Protocol, study: Study, counts: Mapping[str, int] |
 def _is_emoji(study: Study, _counts: Mapping[str, int] | None) -> bool:
     if any(getattr(study.data, key) != value for key, value in EMOJI_SPLIT.items()):
         return False
-    path = assets.locate(study.data.path)
+    path = locate(study.data.path)
     return path.is_file() and file_sha256(path) == EMOJI_SHA256
 
 

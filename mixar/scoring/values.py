@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mixar.assets import check as assets
+from mixar.assets.check import resolve
 from mixar.files import file_sha256
 from mixar.scoring.catalogue import METRICS, Metric, metric_of, network_of, shortages
 from mixar.scoring.features import FeatureSet, inputs_kept
@@ -129,7 +129,7 @@ def is_given(scoring: Scoring, name: str) -> bool:
 
 def _given(scoring: Scoring, name: str, sample: FeatureSet) -> FeatureSet:
     """No images, but the mean and covariance of the file in scoring.further_statistics."""
-    none, path = sample.take(np.zeros(len(sample), bool)), assets.resolve(scoring.further_statistics[name])
+    none, path = sample.take(np.zeros(len(sample), bool)), resolve(scoring.further_statistics[name])
     return none.standing_for(load_statistics(path, network_of(name).statistics, sample.width))
 
 
@@ -145,7 +145,7 @@ def _of_images(name: str, scored: Scored, reference: Scored | None) -> FeatureSe
 def further_hashes(scoring: Scoring, networks: Mapping[str, str]) -> dict[str, str]:
     """Hashes of the further networks for a row: their weights, and the statistics that replace reference images."""
     given = {name: scoring.further_statistics[name] for name in scoring.further if is_given(scoring, name)}
-    return {**networks, **{f"statistics_{name}": file_sha256(assets.resolve(file)) for name, file in given.items()}}
+    return {**networks, **{f"statistics_{name}": file_sha256(resolve(file)) for name, file in given.items()}}
 
 
 # Reconstructions

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mixar import released
-from mixar.assets import check as assets
+from mixar.assets.check import locate, resolve
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
 from mixar.scoring.extractors import load_extractor, load_further
@@ -113,7 +113,7 @@ def _look_at_network(
         if kind is None:
             raise ValueError(f"{where}: the network cannot be built: {type(error).__name__}: {reason}") from None
         raise ValueError(f"{where}: no network can have these sizes ({reason}); use smaller ones") from None
-    for path in (assets.resolve(file) for file in files if file and assets.locate(file).exists()):
+    for path in (resolve(file) for file in files if file and locate(file).exists()):
         if kind:
             state = released.read_state(kind, path, values=False)
             found = [*state.problems, *differences(state.tensors, network, values=False)]
@@ -127,8 +127,8 @@ def _look_at_network(
 
 def _look_at_statistics(study: Study) -> None:
     file = study.continuous.statistics
-    if file and assets.locate(file).exists():
-        read_statistics(assets.resolve(file), study.continuous.latent_channels)
+    if file and locate(file).exists():
+        read_statistics(resolve(file), study.continuous.latent_channels)
 
 
 def _look_at_extractor(study: Study) -> None:
@@ -136,8 +136,8 @@ def _look_at_extractor(study: Study) -> None:
     if settings.weights is None:
         build = partial(build_network, settings, study.data.num_classes, study.data.image_size)
         _look_at_network("scoring.extractor", settings.network, build, [], None)
-    elif assets.locate(settings.weights).exists():
-        extractor = load_extractor(settings, assets.resolve(settings.weights))
+    elif locate(settings.weights).exists():
+        extractor = load_extractor(settings, resolve(settings.weights))
         if is_own(settings.network):
             try_extractor("scoring.extractor.network", extractor, study.data.image_size, layers=2)
 
@@ -145,8 +145,8 @@ def _look_at_extractor(study: Study) -> None:
 def _look_at_further(study: Study) -> None:
     """Networks of the study's own beside the protocol's; the others are looked at when their files are fetched."""
     for name, value in study.scoring.further.items():
-        if is_own(name) and assets.locate(value).exists():
-            try_extractor("scoring.further", load_further(name, assets.resolve(value)), study.data.image_size, layers=1)
+        if is_own(name) and locate(value).exists():
+            try_extractor("scoring.further", load_further(name, resolve(value)), study.data.image_size, layers=1)
 
 
 # Data and device

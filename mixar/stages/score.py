@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixar.assets import check as assets
+from mixar.assets.check import require, resolve
 from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
 from mixar.failures import needs_memory
@@ -43,7 +43,7 @@ def score(
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose from {', '.join(SOURCES)}")
     protocol = protocol_of(study, source)
-    assets.require(protocol.statistics, *study.scoring.further_statistics.values())
+    require(protocol.statistics, *study.scoring.further_statistics.values())
     values, scored, hashes = SOURCES[source](study, layout, protocol, run, seed, sampler)
     hashes |= {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
     other_data = other_data_of(study, protocol, hashes["data"], count_rows(layout.manifest))
@@ -79,7 +79,7 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
     hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out)}
     hashes["data"] = references["train"].images[0]
     if protocol.statistics:
-        path = assets.resolve(protocol.statistics)
+        path = resolve(protocol.statistics)
         train, hashes["statistics"] = train.standing_for(load_statistics(path)), file_sha256(path)
     train, held_out = (reference.keeping_root_in(roots_of(layout)) for reference in (train, held_out))
     if run != MASKBIT and layout.weights(run, seed).is_file():
@@ -101,7 +101,7 @@ def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kin
     originals = reference.features
     hashes = {"reference": hash_of(reference.features), "data": reference.images[0]}
     if protocol.statistics:
-        path = assets.resolve(protocol.statistics)
+        path = resolve(protocol.statistics)
         originals, hashes["statistics"] = originals.standing_for(load_statistics(path)), file_sha256(path)
     values = reconstruction_values(study.scoring, scored.features, originals, scored.psnr)
     return values, scored, hashes

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mixar.assets import check as assets
+from mixar.assets.check import resolve
 from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collection
 from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
@@ -160,7 +160,7 @@ def _reference(study: Study, layout: Layout, protocol: Protocol, networks: Netwo
         raise ValueError(f"{missing}: no reference features yet; run `features --reference train` and `features "
                          "--reference held_out` for this study first")  # fmt: skip
     if protocol.statistics:
-        path = assets.resolve(protocol.statistics)
+        path = resolve(protocol.statistics)
         statistics = load_statistics(path, width=train.width)
         train, hashes["statistics"] = train.standing_for(statistics), file_sha256(path)
     return Reference(train.keeping_root_in(roots_of(layout)), held_out, images, scoring, hashes)

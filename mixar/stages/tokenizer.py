@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mixar import released
-from mixar.assets import check as assets
+from mixar.assets.check import require, resolve
 from mixar.data.images import augment, images_to_unit, iter_images
 from mixar.data.manifest import manifest_sha256, read_manifest
 from mixar.data.selection import training_images
@@ -30,7 +30,7 @@ STATISTICS_IMAGES = 10_000  # images behind the latents' mean and std, as in Lig
 def tokenizer(study: Study, layout: Layout, kind: str) -> None:
     """Write the weights of one tokenizer (kind: continuous or discrete); with the continuous one, its statistics."""
     settings, target = getattr(study, kind), layout.tokenizer(kind)
-    assets.require(settings.weights, study.continuous.statistics if kind == "continuous" else None)
+    require(settings.weights, study.continuous.statistics if kind == "continuous" else None)
 
     def build():
         return tokenizers.build(kind, settings)
@@ -74,7 +74,7 @@ def _write_statistics(study: Study, layout: Layout) -> None:
         save_weights(layout.statistics, known, {"scale": s.scale})
         return
     if s.statistics:
-        found = read_statistics(assets.resolve(s.statistics), s.latent_channels)
+        found = read_statistics(resolve(s.statistics), s.latent_channels)
         save_weights(layout.statistics, found, {"source": s.statistics})
         return
     manifest = read_manifest(layout.manifest, "train")

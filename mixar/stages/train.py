@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar import released
-from mixar.assets import check as assets
+from mixar.assets.check import resolve
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
 from mixar.device import device_of
@@ -124,7 +124,7 @@ def _steps_behind(start: Path | None) -> float:
 def _named_file(study: Study, run: str, key: str, seed: int) -> Path:
     """The file behind a run's `start` or `weights`."""
     try:
-        return assets.resolve(getattr(study.runs[run], key).format(seed=seed))
+        return resolve(getattr(study.runs[run], key).format(seed=seed))
     except ValueError as error:
         raise ValueError(f"runs.{run}.{key}: {error}; give a weights file of this model and guidance") from None
 

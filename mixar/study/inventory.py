@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from mixar.assets import check as assets
+from mixar.assets.check import locate
 from mixar.files import file_sha256, json_mapping, write_text
 from mixar.listing import File, source_files
 from mixar.study.sections import Data
@@ -36,7 +36,7 @@ RECORD = TypeAdapter(dict[str, Recorded])
 
 def place(value: str) -> str:
     """The path behind `asset:NAME` or a plain path, which may be a pattern."""
-    return str(assets.locate(value))
+    return str(locate(value))
 
 
 def stamp(data: Data, recorded: Path) -> str:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from toy_rows import all_rows, loss_curve, measure_rows, reported_study, score_rows, write_study
 
+from mixar.files import write_table
 from mixar.reporting.results import (
     SCHEMA,
     make_rows,
@@ -17,7 +18,6 @@ from mixar.reporting.results import (
     run_settings,
     total_epochs,
     write_rows,
-    write_table,
 )
 from mixar.study.layout import Layout
 

@@ -11,13 +11,13 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 from mixar import locks
-from mixar.assets import check as assets, table
+from mixar.assets import table
+from mixar.assets.check import locate
 from mixar.assets.shipped import LITERATURE
 from mixar.files import print_anything, write_text
 from mixar.study import earlier, inventory
-from mixar.study.digests import Digests
 from mixar.study.external import missing, missing_in_words, places
-from mixar.study.digests import digest, plain
+from mixar.study.digests import Digests, digest, plain
 from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
 from mixar.study.names import KINDS
@@ -88,7 +88,7 @@ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
 
 def external(value):
     """An external file or folder as a rule input if it exists; otherwise the stage reports it missing."""
-    path = assets.locate(value) if value else None
+    path = locate(value) if value else None
     return [str(path)] if path and path.exists() else []
 
 
