@@ -93,7 +93,8 @@ class Summary:
         """The columns of Table 1: those that it always has, the measured ones, and last the study's own metrics."""
         found = {metric for _, metric, source in self.results if source == "sample"}
         known = [m for m in METRICS.values() if m.column == "always" or (m.column == "measured" and m.name in found)]
-        return (*known, *(metric_of(name) for name in sorted(found - set(METRICS))))
+        further = self.study.scoring.further
+        return (*known, *(metric_of(name, further) for name in sorted(found - set(METRICS))))
 
     def heading(self, metric: Metric) -> str:
         """A column's title and its arrow. FID or sFID only where every row of the study's own earns the name."""

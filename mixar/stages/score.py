@@ -56,7 +56,7 @@ def score(
         values=with_ids(values, identity, hashes, digests.metric_code()),
         seed=seed,
         sampler=sampler,
-        digest=digests.score(),
+        digest=digests.score() if source == "sample" else digests.score_reconstruction(),
         device="cpu",
         hashes=hashes,
     )

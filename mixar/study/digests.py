@@ -154,9 +154,15 @@ class Digests:
         return digest("features", self.extractor(), used, *self._source(*self.study.scoring.further))
 
     def score(self) -> str:
+        """Of drawn images: every metric and its settings."""
         scoring = self.study.scoring
         own = self._source(*scoring.metrics, *scoring.further)
         return digest("score", self.extractor(), scoring, self.study.evaluation, *own)
+
+    def score_reconstruction(self) -> str:
+        """Of reconstructions, which have a Fréchet distance and PSNR alone, whatever metrics drawn images have."""
+        used = plain(self.study.scoring, include={"protocol", "reconstructions", "jackknife_groups"})
+        return digest("score", self.extractor(), used)
 
     def measure(self, run: str) -> str:
         s, r = self.study, self.study.runs[run]

@@ -376,6 +376,7 @@ def digests(content):
         "dc_mix_timix": d.train("dc_mix_timix", 0),
         "sample mar": d.sample("mar", 0, "default"),
         "score": d.score(),
+        "score reconstruct": d.score_reconstruction(),
         "reconstruct": d.reconstruct("continuous"),
         "measure mar": d.measure("mar"),
     }
@@ -398,8 +399,12 @@ IMAGES = {"sample mar", "reconstruct", "measure mar"}
         (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar", "measure mar"}),
         (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate"} | IMAGES),
         (put("scoring", "kid_subsets", 5), {"score"}),
-        (put("scoring", "reconstructions", "vavae-val-rfid"), {"score", "reconstruct"}),  # another crop and rounding
-        (put("scoring", "protocol", "adm256-gfid"), {"score", "reconstruct", "sample mar"}),
+        (
+            put("scoring", "reconstructions", "vavae-val-rfid"),
+            {"score", "reconstruct", "score reconstruct"},
+        ),  # another crop and rounding
+        (put("scoring", "protocol", "adm256-gfid"), {"score", "reconstruct", "score reconstruct", "sample mar"}),
+        (put("scoring", "jackknife_groups", 4), {"score", "score reconstruct"}),
         (put("evaluation", "batch_size", 9), {"score", "generate", "sample mar", "measure mar"}),
     ],
 )

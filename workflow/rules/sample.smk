@@ -129,6 +129,6 @@ rule score_reconstruction:
         mem_mb=64000,
     params:
         study=STUDY_FILE,
-        settings=DIGESTS.score(),
+        settings=DIGESTS.score_reconstruction(),
     shell:
         "python -m mixar score --study {params.study:q} --kind {wildcards.kind:q} > {log:q} 2>&1"
