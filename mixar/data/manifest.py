@@ -83,7 +83,7 @@ def ingest_manifest(
     if data.held_out_path:
         sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", say))
     _check_classes(data, *(originals.classes for _, originals in sources))
-    _check_files(data, *(listing for listing, _ in sources))
+    _check_files(*(listing for listing, _ in sources))
     entries = _readable(data, sources, say, progress)
     if data.held_out_path:
         held_out = [False] * len(entries[0]) + [True] * len(entries[1])
@@ -137,7 +137,7 @@ def count_images(data: Data) -> dict[str, int]:
     if data.held_out_path:
         sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", lambda _: None))
     _check_classes(data, *(originals.classes for _, originals in sources))
-    _check_files(data, *(listing for listing, _ in sources))
+    _check_files(*(listing for listing, _ in sources))
     if data.held_out_path:
         return {split: originals.total for split, (_, originals) in zip(SPLITS, sources, strict=True)}
     total = train[1].total
@@ -231,7 +231,7 @@ def _check_classes(data: Data, classes: set[tuple], held_out: Set[tuple] = froze
         )
 
 
-def _check_files(data: Data, train: Listing, held_out: Listing | None = None) -> None:
+def _check_files(train: Listing, held_out: Listing | None = None) -> None:
     known = {file.identity: file.path for file in train.files}
     shared = [file.path for file in (held_out.files if held_out else []) if file.identity in known]
     if shared:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import decimals, fixed, interval, number, signed
-from mixar.reporting.summary import Result, Summary, same_ground
+from mixar.reporting.summary import Result, Summary, check_same_ground
 from mixar.scoring.intervals import half_width
 
 CLOSE = 1.05  # "close": a distance at most 5 % above the other
@@ -122,7 +122,7 @@ def _side(summary: Summary, run: str) -> _Side:
 def _better(title: str, name: str, ours: _Side, theirs: _Side) -> Claim:
     if not ours.fd or not theirs.fd:
         return _without_rows(title, ours, theirs)
-    same_ground((ours.fd, theirs.fd), f"claim {title!r}")
+    check_same_ground((ours.fd, theirs.fd), f"claim {title!r}")
     return _claim(title, verdict(ours.fd, theirs.fd), name, ours, theirs)
 
 
@@ -132,7 +132,7 @@ def _close(summary: Summary, guided: str, self_attention: str) -> Claim:
     fewer, more = (summary.of(run, "tokens_total", "measure").mean for run in (guided, self_attention))
     if not ours.fd or not theirs.fd or fewer is None or more is None:
         return _without_rows(title, ours, theirs)
-    same_ground((ours.fd, theirs.fd), f"claim {title!r}")
+    check_same_ground((ours.fd, theirs.fd), f"claim {title!r}")
     decision = verdict(ours.fd, theirs.fd, CLOSE) if fewer < more else "did not hold"
     share = f"{fixed(abs(100 * (1 - fewer / more)), 0)} % {'fewer' if fewer <= more else 'more'}"
     tokens = f"; tokens {fixed(fewer, 0)} against {fixed(more, 0)} ({share})"

@@ -199,19 +199,13 @@ def _mean_replicates(replicates: list) -> tuple[float, ...]:
     return tuple(statistics.fmean(group) for group in zip(*replicates, strict=True))
 
 
-def same_ground(results: Iterable[Result], where: str, marked: bool = False) -> dict[str, str]:
-    """Raise ValueError where results of one column differ in protocol, n, extractor or reference.
-
-    With `marked`: no error, and the mark '†' for each run that differs from the most frequent ground.
-    """
-    measured = [r for r in results if r]
+def check_same_ground(results: Iterable[Result], where: str) -> None:
+    """Raise ValueError where results of one column differ in protocol, n, extractor or reference."""
     grounds: Counter[tuple[str, ...]] = Counter()
-    for result in measured:
+    for result in filter(None, results):
         grounds[result.ground] += len(result.values)
-    if len(grounds) > 1 and not marked:
+    if len(grounds) > 1:
         raise _mixed(where, grounds)
-    common = grounds.most_common(1)
-    return {r.run: "†" for r in measured if r.ground != common[0][0]}
 
 
 def strangers(results: Iterable[Result], standard: Iterable[Result]) -> dict[str, str]:

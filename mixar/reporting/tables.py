@@ -15,7 +15,7 @@ import pandas as pd
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, interval, number, si, with_spread
 from mixar.reporting.results import STEADY, spread
-from mixar.reporting.summary import NOTHING, Result, Summary, headline_sampler, same_ground, strangers
+from mixar.reporting.summary import NOTHING, Result, Summary, check_same_ground, headline_sampler, strangers
 from mixar.scoring.catalogue import Metric
 from mixar.study.sections import Study
 
@@ -35,15 +35,15 @@ class Table:
     intervals: tuple[list[str], ...] = ()  # a line below each row, in the same columns
 
 
-def quality_table(summary: Summary, marked: bool = False) -> Table:
+def quality_table(summary: Summary) -> Table:
     """Table 1: quality of the discrete tokens' own images and of every run, means over seeds ± standard deviation.
 
     Every further metric that the rows hold has a column after Recall (not in the terminal). Below the runs come images
     brought from outside, with a dagger where they differ in protocol, number of images, features or reference.
-    Raises ValueError if the study's own rows of a column differ in one of these; with `marked` they carry a dagger too.
+    Raises ValueError if the study's own rows of a column differ in one of these.
     """
     study, metrics = summary.study, summary.metrics
-    marks = _quality_marks(summary, marked)
+    marks = _quality_marks(summary)
     titles = {metric.name: summary.heading(metric) for metric in metrics}
     usual, further = ([titles[m.name] for m in metrics if (m.column == "always") is always] for always in (True, False))
     rfd = f"{summary.distance('reconstruct')} ↓"
@@ -71,15 +71,15 @@ def _tokenizer_rfd(summary: Summary, run: str) -> Result:
     return summary.of("discrete" if run == "maskbit" else "continuous", "rfd", "reconstruct")
 
 
-def _quality_marks(summary: Summary, marked: bool) -> dict[str, str]:
-    """Every column checked for one ground; the marks of the runs that differ."""
+def _quality_marks(summary: Summary) -> dict[str, str]:
+    """Check every column for one ground; return the marks of the brought runs that differ."""
     marks: dict[str, str] = {}
     for metric, source in (*((m.name, "sample") for m in summary.metrics), ("rfd", "reconstruct")):
         used = summary.column(metric, source)
         theirs, ours = ([r for r in used if (r.run in summary.brought) is brought] for brought in (True, False))
-        marks |= same_ground(ours, f"Table 1, column {metric}", marked)
+        check_same_ground(ours, f"Table 1, column {metric}")
         marks |= strangers(theirs, ours or [r for r in theirs if r.n == summary.study.evaluation.num_images])
-    return {run: mark for run, mark in marks.items() if run in ("maskbit", *summary.study.runs, *summary.brought)}
+    return marks
 
 
 def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[str]) -> tuple[str, ...]:

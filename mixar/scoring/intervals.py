@@ -1,4 +1,4 @@
-"""Intervals of scores: the delete-group jackknife, paired differences, and the spread over seeds.
+"""Intervals of scores: the delete-group jackknife, and the spread over seeds.
 
 A bootstrap would be wrong here: drawing images twice raises a Fréchet distance, so its interval may miss the estimate.
 """
@@ -74,29 +74,6 @@ def interval(value: float, replicates: np.ndarray, bounds: tuple[float, float] =
     """
     reach = half_width(replicates)
     return Interval(value, max(value - reach, bounds[0]), min(value + reach, bounds[1]))
-
-
-def paired_difference(
-    first: Callable[[np.ndarray], float],
-    second: Callable[[np.ndarray], float],
-    index: tuple[np.ndarray, np.ndarray],
-    num_groups: int,
-    labels: np.ndarray | None = None,
-) -> Interval:
-    """The difference first - second of one score on two sets of images that share their indices.
-
-    first, second: (keep, bool [n]) -> the score. The same images leave both sets at once, so what the sets have in
-    common (labels, tokens, noise) cancels. Raises ValueError where the indices differ.
-    """
-    if not np.array_equal(*index):
-        raise ValueError(
-            f"paired difference: the two sets have other images ({len(index[0])} and {len(index[1])}, "
-            f"{len(np.intersect1d(*index))} in common); score both on the same evaluation labels"
-        )
-    groups = jackknife_groups(index[0], num_groups, labels)
-    everything = np.ones(len(groups), bool)
-    replicates = jackknife(lambda keep: [first(keep) - second(keep)], groups)[:, 0]
-    return interval(first(everything) - second(everything), replicates)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -17,7 +17,7 @@ from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_shard
 from mixar.study.sections import Study
-from mixar.tokens import generator as bit_generator
+from mixar.tokens.generator import load, sample_tokens
 
 
 @needs_memory(lambda study, _, shard: (
@@ -30,7 +30,7 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
     labels = evaluation_labels(study, layout)
     index = np.arange(len(labels))[shard * study.evaluation.shard_size :][: study.evaluation.shard_size]
     device = device_of(study)
-    model = bit_generator.load(study, layout.generator).to(device)
+    model = load(study, layout.generator).to(device)
     sampler, size, tokens = study.generator.sampler, study.evaluation.batch_size, []
     batches = [torch.from_numpy(labels[index[i : i + size]]).to(device) for i in range(0, len(index), size)]
     announce, steps = Progress(f"generate shard {shard}"), sampler.num_steps
@@ -42,7 +42,7 @@ def generate(study: Study, layout: Layout, shard: int) -> None:
             announce(before + step, len(batches) * steps)
 
         with naming(f"generate shard {shard} batch {number}"):
-            tokens.append(bit_generator.sample_tokens(model, c, sampler, rng, progress=progress).cpu())
+            tokens.append(sample_tokens(model, c, sampler, rng, progress=progress).cpu())
     arrays: dict[str, Any] = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
     metadata = {"digest": Digests(study).generate(), "shard": shard, "generator": file_sha256(layout.generator)}
     write_shard(layout.generated_shard(shard), arrays, metadata)

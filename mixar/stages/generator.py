@@ -11,7 +11,7 @@ from mixar.failures import needs_memory
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
-from mixar.tokens import generator as bits
+from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.job import micro_batch, train_network
 from mixar.weights import import_weights
 
@@ -22,7 +22,7 @@ def generator(study: Study, layout: Layout) -> None:
     s = study.generator
 
     def build():
-        return bits.BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes)
+        return BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes)
 
     if s.weights:
         import_weights(s.weights, lambda path: released.built(build, "maskbit-generator", path), layout.generator)
@@ -37,7 +37,7 @@ def generator(study: Study, layout: Layout) -> None:
         flip = torch.rand(len(rows), generator=rng, device=rng.device) < 0.5
         batch = store.batch(train_rows[rows], flip.cpu())
         q, c = batch["q"].to(rng.device), batch["c"].to(rng.device)
-        return {"loss": bits.training_loss(model, q, c, rng, training)}
+        return {"loss": training_loss(model, q, c, rng, training)}
 
     train_network(
         study,

@@ -25,7 +25,7 @@ from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_run
 from mixar.study.sections import Study
-from mixar.tokens import generator as bits
+from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.job import micro_batch, run_to_end
 from mixar.training.loop import Fit, Step, total_steps
@@ -141,7 +141,7 @@ def _generation(study: Study, run: str) -> int:
 def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Tensor, device: torch.device) -> Step:
     """The step that `fit` repeats: a batch of the training split, each image mirrored with probability 1/2."""
     ti_mix, settings = study.runs[run].ti_mix, study.training_of(run)
-    frozen = bits.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
+    frozen = generator.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
 
     def step(model: nn.Module, indices: Tensor, rng: torch.Generator, progress: float) -> dict[str, Tensor | float]:
         flip = torch.rand(len(indices), generator=rng, device=device) < 0.5

@@ -19,7 +19,7 @@ from mixar.device import device_of
 from mixar.files import file_sha256
 from mixar.progress import Progress
 from mixar.provenance import provenance
-from mixar.study.digests import digest as digest_of
+from mixar.study import digests
 from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, Training
@@ -113,7 +113,7 @@ def train_network(
         name=name,
         num_items=num_items,
         seed=seed,
-        folder=layout.checkpoints(name, study.study, digest_of(digest, images)),
+        folder=layout.checkpoints(name, study.study, digests.digest(digest, images)),
         output=output,
         context=Context(rank=0, world_size=1, device=device_of(study)),
         checkpoint_minutes=study.hardware.checkpoint_minutes,

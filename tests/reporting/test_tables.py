@@ -83,17 +83,13 @@ def test_what_was_not_measured_is_a_dash():
     "change",
     [{"protocol": "other"}, {"n": 50}, {"hashes": {"extractor": "0" * 64}}, {"hashes": {"reference": "0" * 64}}],
 )
-def test_a_column_does_not_mix_what_is_not_comparable_unless_marked(change):
+def test_a_column_does_not_mix_what_is_not_comparable(change):
     study = reported_study()
     rows = [r for run in ("mar", "dc_sa") for r in score_rows(study, run, 0, 200.0)]
     rows = rows + score_rows(study, "dc_mix", 0, 160.0, **change)
 
     with pytest.raises(ValueError, match="cannot mix"):
         quality_table(summary_of(study, rows))
-    marked = quality_table(summary_of(study, rows), marked=True)
-
-    assert [row[0] for row in marked.cells if "†" in row[0]] == ["DC-Mix†"]
-    assert any(note.startswith("†") for note in marked.notes)
 
 
 def test_brought_images_are_marked_and_decide_neither_names_nor_what_may_share_a_column():
@@ -202,7 +198,6 @@ def test_a_further_column_does_not_mix_protocols_either():
 
     with pytest.raises(ValueError, match="column fd_infinity: a column cannot mix"):
         quality_table(summary_of(study, rows))
-    assert any("†" in row[0] for row in quality_table(summary_of(study, rows), marked=True).cells)
 
 
 def test_notes_say_what_the_reconstruction_column_is_and_psnr():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixar.scoring.intervals import interval, jackknife, jackknife_groups, paired_difference, spread, standard_error
+from mixar.scoring.intervals import interval, jackknife, jackknife_groups, spread, standard_error
 
 
 def test_the_interval_of_a_mean_equals_the_classical_one():
@@ -61,22 +61,6 @@ def test_groups_follow_the_index_and_not_the_order_of_rows():
 def test_fewer_images_than_groups_are_refused():
     with pytest.raises(ValueError, match="scoring.jackknife_groups"):
         jackknife_groups(np.arange(3), 4)
-
-
-def test_what_two_paired_sets_share_cancels_in_their_difference():
-    rng, index = np.random.default_rng(0), np.arange(50)
-    shared = rng.normal(0, 10, 50)
-    a, b = shared + 0.5 + rng.normal(0, 0.01, 50), shared
-
-    found = paired_difference(lambda keep: a[keep].mean(), lambda keep: b[keep].mean(), (index, index), 10)
-
-    assert found.value == pytest.approx(0.5, abs=0.01)
-    assert 0.45 < found.low < found.value < found.high < 0.55
-
-
-def test_sets_of_other_images_are_no_pair():
-    with pytest.raises(ValueError, match="2 in common"):
-        paired_difference(lambda keep: 0.0, lambda keep: 0.0, (np.arange(3), np.arange(1, 4)), 2)
 
 
 def test_spread_over_seeds_is_mean_and_sample_deviation_and_one_seed_has_none():

@@ -158,7 +158,7 @@ class JobCommand:
         before = look([*self.outputs, *self.passing], self.inputs, records.folder)
         command = Command(self.line, mark, {**patience, **os.environ})
         try:
-            reason = self._watch(command, signals, records, attempt, earlier)
+            reason = self._watch(command, signals, records, attempt)
         finally:
             command.close()
         code = command.code()
@@ -181,7 +181,7 @@ class JobCommand:
             sys.exit(exit_code(code))
         self._interrupted(reason, records, attempt, earlier)
 
-    def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt, earlier: list) -> str:
+    def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt) -> str:
         """Wait for the command's end, or for a signal and then for the state it saves. Returns the signal's reason."""
         while True:
             ended = command.wait(lambda: signals.noticed or signals.terminated, HEARTBEAT_SECONDS)
