@@ -138,6 +138,21 @@ def test_training_takes_only_the_generator_of_the_tokens():
             assert taken <= {"generator"}, f"{path.name} imports {taken}"
 
 
+# Folders and files of tests about something else than a module.
+OF_THE_REPOSITORY = {"benchmarks", "docs", "resources", "workflow", "test_architecture", "test_project"}
+
+
+def test_a_file_of_tests_is_named_after_a_module_of_its_room():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        room = path.parent.relative_to(ROOT / "tests")
+        if {path.stem, *room.parts} & OF_THE_REPOSITORY:
+            continue
+        modules = {module.stem.strip("_") for module in (ROOT / "mixar" / room).iterdir()}
+        words = path.stem.split("_")[1:]
+        beginnings = {"_".join(words[:count]) for count in range(1, len(words) + 1)}
+        assert beginnings & modules, f"{path}: expected test_<module>.py or test_<module>_<aspect>.py"
+
+
 def test_only_one_module_speaks_to_other_processes():
     users = {
         str(path.relative_to(ROOT)) for path in MODULES if any(n.startswith("torch.distributed") for n in imports(path))
