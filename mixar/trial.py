@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from mixar.data.sources import Original, read_source
 from mixar.listing import source_files
 from mixar.model.decode import sample_latents
-from mixar.model.layers import patchify
 from mixar.model.mar import MAR
+from mixar.model.patches import patchify
 from mixar.model.ti_mix import guidance_rate
 from mixar.scoring.catalogue import network_of
 from mixar.scoring.extractors import Extractor

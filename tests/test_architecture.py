@@ -46,7 +46,12 @@ CATALOGUE = "mixar/scoring/catalogue.py"
 HEAVY = {"torch", "timm", "torch_fidelity", "safetensors", "huggingface_hub"}
 TORCH = ("weights", "device", "fetch")  # the modules of the ground floor that import it, or what imports it
 # Inside model/: later files may import earlier ones.
-MODEL_ORDER = [["masking", "diffusion", "layers", "ti_mix"], ["head", "guidance"], ["mar"], ["decode", "cost"]]
+MODEL_ORDER = [
+    ["masking", "diffusion", "layers", "patches", "ti_mix"],
+    ["head", "guidance"],
+    ["mar"],
+    ["decode", "cost"],
+]
 
 
 def imports(path):

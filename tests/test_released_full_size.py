@@ -9,7 +9,7 @@ from released_files import released_content
 from verbs import mixar
 
 from mixar.model.decode import sample_latents
-from mixar.model.layers import unpatchify
+from mixar.model.patches import unpatchify
 from mixar.released import KINDS, load_released
 from mixar.study.presets import PRESETS
 from mixar.study.sections import GeneratorSampler, Sampler

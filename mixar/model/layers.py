@@ -1,4 +1,4 @@
-"""Layers of the masked autoregressive transformer: blocks, cross-attention, patches, rows in and out of a sequence.
+"""Layers of the masked autoregressive transformer: blocks, cross-attention, rows in and out of a sequence.
 
 Symbols: h hidden [B, n, D]; memory tokens [B, N, D]; rows positions [B, n] int64; stage "encoder" or "decoder", the
 half that a layer belongs to. B batch, n tokens, D width.
@@ -117,16 +117,6 @@ class Memory:
 def normalised(h: Tensor) -> Tensor:
     """LayerNorm without parameters over the last axis."""
     return F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
-
-
-def patchify(z: Tensor, patch: int = 1) -> Tensor:
-    """Latents [B, C, h * patch, w * patch] as tokens [B, h * w, C * patch²], row-major; channels (C, row, column)."""
-    return F.pixel_unshuffle(z, patch).flatten(2).transpose(1, 2)
-
-
-def unpatchify(x: Tensor, height: int, patch: int = 1) -> Tensor:
-    """The inverse of `patchify`; height: rows of tokens."""
-    return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (height, -1)), patch)
 
 
 def wide(t: Tensor) -> Tensor:

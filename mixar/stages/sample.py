@@ -17,8 +17,8 @@ from mixar.data.shards import read_generated
 from mixar.device import device_of
 from mixar.failures import finite, naming, needs_memory
 from mixar.model.decode import sample_latents
-from mixar.model.layers import unpatchify
 from mixar.model.mar import MAR
+from mixar.model.patches import unpatchify
 from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
 from mixar.study.digests import seed_of

@@ -17,7 +17,7 @@ from mixar.data.shards import write_shard
 from mixar.device import device_of
 from mixar.failures import finite, naming, needs_memory
 from mixar.files import file_sha256
-from mixar.model.layers import patchify
+from mixar.model.patches import patchify
 from mixar.progress import Progress
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout

@@ -5,8 +5,9 @@ import torch
 from toy_models import LENGTH, SMALL, STRATEGIES, assert_near, randomise, toy_batch, toy_mar
 
 from mixar.model.decode import sample_latents
-from mixar.model.layers import patchify, put, take, unpatchify
+from mixar.model.layers import put, take
 from mixar.model.mar import split_positions
+from mixar.model.patches import patchify, unpatchify
 from mixar.study.sections import Sampler
 
 STEPS = 200  # of overfitting
