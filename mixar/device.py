@@ -1,4 +1,4 @@
-"""Where a stage's tensors live: the one reading of `hardware.device`."""
+"""The torch device of a stage, from `hardware.device`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of hardware and arithmetic, each as one message: memory that ran out, and values that are not finite.
+"""Failures of hardware and arithmetic, each as one message: out of memory, and non-finite values.
 
 Libraries report a shortage of memory in many ways; it also happens while files are read, and a sound file must not be
 called damaged. An overflow ends as NaN, and what follows would hide it: pixels become black, bits and tokens become 0.
@@ -37,7 +37,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def asked_for(error: BaseException) -> str:
-    """How much an allocation asked for, as the error says it; nothing where it does not."""
+    """The size of the failed allocation, as the error states it; empty if it does not."""
     text = str(error)
     if found := _BYTES.search(text):
         mib = int(found[1]) / 2**20
@@ -47,7 +47,7 @@ def asked_for(error: BaseException) -> str:
 
 
 def needs_memory(describe: Callable[..., tuple[str, str]]) -> Callable[[Callable], Callable]:
-    """Decorate a stage: where memory runs out in it, one OSError says who asked for how much, and what would do.
+    """Decorate a stage: if it runs out of memory, raise one OSError with the stage, the size asked for and advice.
 
     describe: from the stage's arguments to its name and to the settings that need less memory.
     """
@@ -74,7 +74,7 @@ def finite(values: Tensor, what: str) -> Tensor:
 
     what: names the values, such as "latents".
     """
-    # A finite sum means that all values are finite; only another one asks for a look at each value.
+    # A finite sum means that all values are finite; scan only otherwise.
     if not values.sum().isfinite():
         is_good = values.isfinite().flatten(1).all(dim=1)
         if not is_good.all():
@@ -88,7 +88,7 @@ def finite(values: Tensor, what: str) -> Tensor:
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Put the place before the message of what is not finite: stage, run, shard, batch."""
+    """Prefix messages about non-finite values with the place: stage, run, shard, batch."""
     try:
         yield
     except FloatingPointError as error:

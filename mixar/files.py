@@ -1,5 +1,5 @@
-"""Files, paths and text streams. Every file that the project writes is either whole or absent; text is UTF-8 in any
-locale; Parquet files are read a few rows at a time; printing never fails.
+"""Files, paths and text streams. Files are written whole or not at all, text is UTF-8 in any locale, Parquet files are
+read in small batches, and printing never fails.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def file_sha256(path: str | Path) -> str:
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`, with its ending: renamed to `path` where all went well, removed where not.
+    """A temporary path next to `path`, with the same suffix: renamed to `path` on success, removed on failure.
 
-    Raises OSError naming the path and what would do where there is no room for the file.
+    Raises OSError naming the path, with advice, if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

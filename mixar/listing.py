@@ -176,12 +176,12 @@ def _identity(state: os.stat_result) -> tuple[int, int]:
 
 
 def _service_name(name: str) -> str:
-    """How a skipped entry is counted: `._a.png` and `.nfs0001` by their beginnings."""
+    """The name under which a skipped entry is counted: a prefix for `._a.png` and `.nfs0001`."""
     return next((f"{start}*" for start in ("._", ".nfs") if name.startswith(start)), name)
 
 
 def check_name(name: str, path: str) -> None:
-    """Raise ValueError for a name that no text file and no result can hold: its path is told byte by byte."""
+    """Raise ValueError for a name that is not UTF-8, with its path byte by byte."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -190,7 +190,7 @@ def check_name(name: str, path: str) -> None:
 
 
 def _check_reached_once(files: list[File]) -> None:
-    """Hard links are copies, and are let be; one file that two links lead to would count twice."""
+    """Hard links count as copies; a file reached through two links would count twice and is refused."""
     if len({file.identity for file in files}) == len(files):
         return
     counts = Counter(file.identity for file in files)

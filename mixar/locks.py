@@ -1,4 +1,4 @@
-"""Locks on files: one process at a time works in a folder, and the others say whom they wait for."""
+"""File locks: one process at a time works in a folder; the others name the holder they wait for."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def say(text: str) -> None:
 
 @contextmanager
 def lease(folder: Path, made: Path, announce: Callable[[str], None] = say) -> Iterator[bool]:
-    """Hold `folder` alone, to make the file `made`. Yields True where another process has made it in the meantime.
+    """Hold `folder` exclusively while making the file `made`. Yields True if another process made it in the meantime.
 
-    Waits while another process holds the folder: a killed driver may have left its training alive. announce: is told
-    at once for whom it waits, and every half minute again. Where the file system has no locks, it is told so, and the
-    folder counts as free.
+    Waits while another process holds the folder: a killed driver may have left its training alive. announce: called
+    with the holder at once and every half minute; called too if the file system has no locks, and then the folder
+    counts as free.
     """
     before = _written(made)
     with _locked(folder, announce) as handle:
@@ -73,7 +73,7 @@ def _locked(folder: Path, announce: Callable[[str], None]) -> Iterator[IO]:
 
 
 def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
-    """Return when the lease is locked, or cannot be."""
+    """Return once the lease is locked, or the file system has no locks."""
     began, announced = time.monotonic(), None
     while (is_held := try_lock(handle)) is False:
         now = time.monotonic()

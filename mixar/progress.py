@@ -1,4 +1,4 @@
-"""Progress of a long stage: one line every few seconds with an estimate of what is left."""
+"""Progress of a long stage: a line every few seconds, with the time left."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Call with (done, total, note); prints at most every few seconds, and once at the end.
 
-    The first call says what was done before this work began: 0 for fresh work.
+    The first call sets the starting point: 0 for fresh work, more for resumed work.
 
-    history: a file that keeps every line, for work that is resumed. What it holds already is printed first: a scheduler
-    that starts a job again empties its log. clock: seconds since any fixed moment.
+    history: a file that keeps every line. Its content is printed first, because a scheduler that restarts a job empties
+    the log. clock: seconds since any fixed moment.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words a person reads at a glance: 42 s, 3.5 min, 2.1 h, 4.0 days."""
+    """A duration in readable units: 42 s, 3.5 min, 2.1 h, 4.0 days."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -61,8 +61,8 @@ _LIGHTNING = (
     *("epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks"),
     *("optimizer_states", "lr_schedulers", "hparams_name", "hyper_parameters", "optimizer", "scaler", "args"),
 )
-# Beside the autoencoder lie its training losses (perceptual network and discriminator) and, in VA-VAE's file, the
-# frozen DINOv2 with the projection onto it.
+# The files also hold the training losses (perceptual network and discriminator) and, for VA-VAE, the frozen DINOv2 and
+# the projection onto it.
 _VAE_LEFT_OUT = ("loss.", "foundation_model.", "linear_proj.")
 
 

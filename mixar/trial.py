@@ -1,7 +1,7 @@
-"""Code that a study brings, run once on random tensors: what would fail after hours of training fails in `check`.
+"""A study's custom code, run once on random tensors, so that it fails in `check` and not after hours of training.
 
 A strategy is tried in a network of the study's widths with one block a half, a metric on features of the study's width.
-Code that changes its inputs is refused: others use them afterwards.
+Code that changes its inputs is refused, because they are used afterwards.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _number(result: Any) -> float:
 
 
 def _random_features(count: int, width: int, classes: int, labels: int) -> FeatureSet:
-    """Features are not negative, as those of the feature networks: averages of what ReLU lets through."""
+    """Features are non-negative, like those of the feature networks, which are averages after a ReLU."""
     index = np.arange(count)
     features = FeatureSet(index, index % labels, torch.randn(count, width).abs(), torch.randn(count, classes))
     _ = features.moments  # other metrics share these, too, once they are known
@@ -188,7 +188,7 @@ def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
     """One training step and two drawing steps of a run whose strategy is the study's own, in a network of one block.
 
     Raises ValueError where they fail, and for parameters without a gradient where several processes train: they would
-    wait for it for ever.
+    wait for it forever.
     """
     r = study.runs[run]
     sizes = study.models[r.model].model_copy(update={"encoder_depth": 1, "decoder_depth": 1, "head_depth": 1})

@@ -31,13 +31,13 @@ ALLOWED_CLASSES: list[Any] = [
 ]  # attributes alone, no behaviour: the command line behind a checkpoint of MAR
 Network = TypeVar("Network", bound=nn.Module)
 _WRAPPERS = re.compile(r"(module|model)\.")  # DistributedDataParallel and DataParallel; Lightning and many scripts
-SHOWN = 20  # names that are shown where their list does not matter
+SHOWN = 20  # names shown of a long list
 
 
 def read_file(path: Path, values: bool = True) -> dict[str, Any]:
     """The content of a weights file: tensors by name, or for PyTorch files whatever mapping was saved.
 
-    The kind of file is told by its first bytes. values: read the whole archive once to compare its checksums; without,
+    The first bytes decide the kind of file. values: read the whole archive once to compare its checksums; without,
     names and shapes of a large file are there at once. Raises ValueError for a missing, damaged or foreign file, and
     for one that would run code.
     """
@@ -53,7 +53,7 @@ def read_file(path: Path, values: bool = True) -> dict[str, Any]:
     try:
         with safe_open(str(path), framework="pt") as f:
             return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
-    except Exception as error:  # besides its own class, whatever a damaged header leads to
+    except Exception as error:  # a damaged header may raise anything
         if is_shortage(error):
             raise
         raise ValueError(f"{path}: damaged or no safetensors file ({error}); copy or make it again") from None
@@ -206,7 +206,7 @@ def _named_as(module: nn.Module, found: Mapping[str, Tensor]) -> dict[str, Tenso
 
 def misfit(module: nn.Module, problems: Sequence[str]) -> str:
     """All differences as one message; one line for those that blocks of a network share."""
-    alike: dict[tuple[str, str], dict[str, None]] = {}  # what stands before and after a block's number -> numbers
+    alike: dict[tuple[str, str], dict[str, None]] = {}  # (text before, text after) a block's number -> numbers
     for problem in problems:
         block = re.search(r"(?<=\.)\d+(?=\.)", problem)
         start, end = block.span() if block else (len(problem), len(problem))
@@ -223,7 +223,7 @@ def _numbers(found: Iterable[str]) -> str:
 
 
 def differences(found: Mapping[str, Tensor], module: nn.Module, values: bool = True) -> list[str]:
-    """What stands between tensors and a strict load, a line each, sorted; empty where they fit.
+    """Reasons why tensors cannot be loaded strictly, a line each, sorted; empty if they fit.
 
     values: look at the values too: a tensor with values that are not finite is a difference.
     """

@@ -1,4 +1,4 @@
-"""External files: where they are expected, and whether they are the ones in the table.
+"""External files: their expected paths, and whether they match the table.
 
 A study names a file of its own by path, or a row of the table as `asset:NAME`. Assets are expected under MIXAR_ASSETS
 (default: mixar/assets in the user's cache). Stages check sizes; `mixar assets get` and `mixar assets check` also check
@@ -126,11 +126,11 @@ def git_blob(path: Path) -> str:
 HASHES = {"sha256": file_sha256, "git_blob": git_blob}
 
 
-# In words
+# Messages
 
 
 def facts(asset: Asset) -> dict[str, str]:
-    """Everything known about an asset in words, for `mixar assets show` and for stages that miss it."""
+    """Everything known about an asset, as text for `mixar assets show` and for errors."""
     rows = {
         "expected at": f"{asset.path}{'/' if asset.is_folder else ''}",
         "size": "" if asset.num_bytes else asset.size,
@@ -150,7 +150,7 @@ def describe(asset: Asset) -> str:
 
 
 def recognised_by(asset: Asset) -> str:
-    """The known size and hash in words; empty if neither is known."""
+    """The known size and hash as text; empty if neither is known."""
     known = [f"{asset.num_folders:,} class folders"] if asset.num_folders else []
     known += [f"{asset.num_bytes:,} bytes"] if asset.num_bytes else []
     known += [_hash_in_words(*asset.known_hash)] if asset.known_hash else []

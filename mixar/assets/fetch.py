@@ -60,7 +60,7 @@ def get(asset: Asset, report: Report = lambda done, total: None) -> bool:
             )
             os.replace(received, asset.path)
             shutil.rmtree(staging)
-    except Exception as error:  # the libraries behind huggingface_hub raise classes of their own
+    except Exception as error:  # the libraries below huggingface_hub raise many classes
         raise ValueError(_instead(asset, asset.way, _reason(error))) from error
     return True
 
@@ -165,7 +165,7 @@ def _check_received(asset: Asset, received: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a user's words."""
+    """An error as a message for users."""
     if isinstance(error, Refused):
         return str(error)
     number, code = getattr(error, "errno", None), getattr(getattr(error, "response", None), "status_code", None)

@@ -94,7 +94,7 @@ class Asset:
 
     @property
     def size(self) -> str:
-        """Its size in words: exact, rounded after a ~, or ? where nobody says."""
+        """Its size as text: exact, rounded after a ~, or ? if unknown."""
         if self.num_bytes:
             return f"{self.num_bytes / 2**20:,.1f} MiB" if self.num_bytes > 2**20 else f"{self.num_bytes:,} bytes"
         if self.about_bytes:
@@ -103,7 +103,7 @@ class Asset:
 
     @property
     def command(self) -> str:
-        """What downloads it without mixar and continues after an interruption; steps by hand where nothing can."""
+        """A command that downloads it without mixar and can resume; otherwise the steps by hand."""
         way, quoted = self.way, shlex.quote
         if isinstance(way, ByHand):
             return way.steps.format(folder=folder())

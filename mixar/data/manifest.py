@@ -90,7 +90,7 @@ def ingest_manifest(
         _check_contents(data, entries[0], entries[1], say)
     else:
         held_out = _split(entries[0], data.held_out_rate)
-    _tell_labels(entries, say)
+    _report_labels(entries, say)
     table = _table([entry for part in entries for entry in part], held_out)
     _check_training_classes(data, table)
     table = _limited(table, data)
@@ -255,8 +255,8 @@ def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: 
     say(f"data.max_overlap: {found}")
 
 
-def _tell_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> None:
-    """Tell of images whose copies, byte for byte, have several labels."""
+def _report_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> None:
+    """Report images whose byte-identical copies have several labels."""
     first: dict[str, Original] = {}
     pairs: dict[str, tuple[Original, Original]] = {}
     for entry in chain.from_iterable(entries):

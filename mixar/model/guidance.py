@@ -1,10 +1,10 @@
-"""How discrete tokens guide the continuous model: one class a strategy, four hooks, and nothing else knows them.
+"""How discrete tokens guide the continuous model: one class per strategy, with four hooks.
 
 To write one: subclass `Guidance`, take (width, num_tokens, bits, **options) in the constructor, and override
-  fill   what stands at masked positions of the decoder's input (always needed);
-  block  which transformer block a half is made of;
+  fill   embeddings for masked positions of the decoder's input (required);
+  block  the transformer block of a half;
   enter  what joins the sequence before a half's blocks, and the memory handed to each of them;
-  leave  drops again what `enter` added.
+  leave  removes what `enter` added.
 A strategy initialises what it owns and owns only what it uses: a parameter without a gradient stops distributed
 training and falsifies the parameter count. `prefix_tokens` and `memory_tokens` declare what it adds to each half, for
 FLOPs and token counts. `width` is the decoder's; what joins the encoder's sequence needs halves of equal width. Then
@@ -26,7 +26,7 @@ from mixar.study import choices
 from mixar.study.sections import Model, Study
 
 STAGES = ("encoder", "decoder")
-DROPPED = -1  # stands for every token of an image whose tokens are dropped together with its class
+DROPPED = -1  # value of all tokens of an image whose tokens are dropped with its class
 
 
 class Guidance(nn.Module):
@@ -44,7 +44,7 @@ class Guidance(nn.Module):
         self.drop_tokens_in_null = drop_tokens_in_null
 
     def fill(self, q: Tensor) -> Tensor:
-        """What stands at masked positions, [B, L, D] or [1, 1, D]."""
+        """Embeddings for masked positions, [B, L, D] or [1, 1, D]."""
         raise NotImplementedError(f"{type(self).__name__} must define fill(q)")
 
     def block(self, model: Model, stage: str) -> nn.Module:
@@ -88,7 +88,7 @@ class DCMix(Guidance):
     """DC-Mix: a masked position holds its own discrete token instead of the mask token. Eq. (9).
 
     A token enters as its K bits through one linear map shared by all positions. Dropped tokens are zero bits: only
-    the bias stands there, which then plays the mask token's part.
+    the bias remains, which then acts as the mask token.
     """
 
     def __init__(self, width: int, num_tokens: int, bits: int, **common: bool):
@@ -137,7 +137,7 @@ class DCCrossAttention(Guidance):
     """DC-CA: after each block of both halves, h attends to all discrete tokens as a memory (Section 3.3).
 
     The memory has its own embedding table and borrows the half's position table: with Table 2's parameter count there
-    is no room for one of its own, and without positions a token could not be told from its neighbours.
+    is no room for a separate one, and without positions the tokens would be an unordered set.
     """
 
     def __init__(self, width: int, num_tokens: int, bits: int, **common: bool):

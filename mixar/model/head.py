@@ -121,7 +121,7 @@ class DiffusionHead(nn.Module):
     ) -> Tensor:
         """The loss (noise error + variational bound) of `repeats` draws of t and noise per row: [repeats * R].
 
-        The draw r of row i stands at r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
+        Draw r of row i is at index r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
         """
         x = wide(x).repeat(repeats, 1)
         if t is None:

@@ -69,7 +69,7 @@ class MAR(nn.Module):
         """The diffusion loss (Eq. 5) averaged over masked positions (Eq. 3) and noise draws: a scalar.
 
         Every row of m must miss equally many tokens. Each masked position meets head_batch_multiplier noise draws;
-        its rows lie image by image in position order, that whole list repeated. t and noise for those rows are drawn
+        its rows are ordered by image and position, and that list is repeated. t and noise for those rows are drawn
         from rng unless given. Only masked positions reach the head: MAR evaluates all of them and then discards.
         """
         z = self.condition(x, q, m, c, drop)

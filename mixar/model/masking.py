@@ -26,7 +26,7 @@ def sample_mask_rate(rate_min: float, rng: torch.Generator) -> float:
 
 
 def mask_rate_at(quantile: float, rate_min: float) -> float:
-    """The mask rate below which the share `quantile` of all draws lies. Both arguments in [0, 1]."""
+    """The quantile function of the mask rate. Both arguments in [0, 1]."""
     low, high = MASK_RATE.cdf(rate_min), MASK_RATE.cdf(1.0)
     rate = MASK_RATE.inv_cdf(low + quantile * (high - low))
     return min(max(rate, rate_min), 1.0)  # rounding may step outside by 1e-16, and a count is a ceiling of it

@@ -226,7 +226,7 @@ def _draw_seeds(axes: Axes, summary: Summary, points: pd.DataFrame) -> None:
 
 
 def _paired(summary: Summary) -> str:
-    """What the bars cannot show, in words: the difference with and without TI-Mix on the same images."""
+    """What the bars cannot show: the difference with and without TI-Mix on the same images."""
     roles = _roles(summary.study)
     ours, theirs = summary.of(roles.ti_mix, "fd"), summary.of(roles.plain, "fd")
     reach = combined(ours, theirs) if ours and theirs else None

@@ -67,7 +67,7 @@ ROW_FOLDERS = (
     "score/reconstruct",
     "score/own",
     "measure",
-)  # the feature folders beside these hold no rows
+)  # feature folders hold no rows
 
 
 def make_rows(

@@ -26,8 +26,8 @@ class FeatureSet:
     """Features of a set of images, in the order of their index. Equal only to itself, so that it can be a cache key.
 
     index: int64 [n], ascending. labels: int [n]. features: float32 [n, F]. logits: float32 [n, V].
-    walk: int64 [n], the order in which the Inception Score cuts its splits. moments_given: mean and covariance that
-    stand for more images than are here. root_folder: where the covariance's root is kept between calls.
+    walk: int64 [n], the order in which the Inception Score cuts its splits. moments_given: mean and covariance of
+    a larger set that replaces these images. root_folder: cache of the covariance's root.
     Raises ValueError for duplicate indices, other lengths, values not finite.
     """
 

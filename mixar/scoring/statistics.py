@@ -54,7 +54,7 @@ class Sums:
 # Files
 
 
-# What NumPy raises for a file that is none of its own, is damaged, or has a header of a size that no array has.
+# What NumPy raises for a foreign or damaged file, or one with an impossible size in its header.
 UNREADABLE = (BadZipFile, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError, ZlibError)
 
 

@@ -108,7 +108,7 @@ def sample_values(scoring: Scoring, sample: FeatureSet, train: FeatureSet, held_
 def further_values(scoring: Scoring, scored: Scored, reference: Scored | None) -> list[dict]:
     """What the networks of scoring.further give, such as fd_dinov2, against given statistics or the reference images.
 
-    reference: None where statistics stand for it in all of them.
+    reference: None if all of them use statistics.
     Raises ValueError where features are missing, or where the two sides come from different weights.
     """
     values = []
@@ -123,7 +123,7 @@ def further_values(scoring: Scoring, scored: Scored, reference: Scored | None) -
 
 
 def is_given(scoring: Scoring, name: str) -> bool:
-    """Whether statistics stand for the reference images of a further network, all of whose metrics allow that."""
+    """Whether given statistics replace the reference images of a further network, as all its metrics allow."""
     return name in scoring.further_statistics and not network_of(name).needs_images
 
 

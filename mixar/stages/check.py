@@ -40,10 +40,10 @@ from mixar.weights import differences, misfit, read_weights
 
 
 def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] = print) -> list[str]:
-    """What would stop the study later, each in words: a protocol, a network that cannot be built, an unfit file, code
-    of its own that fails, data that are too few or of other classes, a GPU that is not there.
+    """What would stop the study later: an unknown protocol, a network that cannot be built, an unfit file, custom code
+    that fails, too few data or other classes, a missing GPU.
 
-    elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: told what may be a problem.
+    elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: called with what may be a problem.
     Files that are not there are left to `external.missing`.
     """
     looks: list[Callable[[], object]] = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]

@@ -1,7 +1,7 @@
 """`score-images`: images that any program drew, scored under a study's protocol as one more row of its Table 1.
 
-Everything that can be refused is refused before the first feature: files, sizes, modes, names, references. Features lie
-in shards, so a call that was interrupted goes on where it stopped.
+Bad files, sizes, modes, names and references are refused before the first feature is computed. Features are written in
+shards, so an interrupted call resumes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from mixar.study.layout import Layout
 from mixar.study.sections import Scoring, Study
 from mixar.study.values import check_label
 
-SHARD = 2000  # images a file of features: what an interruption costs at most
+SHARD = 2000  # images per feature file: the most that an interruption loses
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What brought images are measured against. images is None where statistics alone stand for the reference."""
+    """What brought images are measured against. images: None if only statistics are known."""
 
     train: FeatureSet
     held_out: FeatureSet | None

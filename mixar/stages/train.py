@@ -95,7 +95,7 @@ def _check_store(study: Study, layout: Layout, store: TokenStore) -> None:
 
 
 def _initial_model(study: Study, run: str, seed: int, start: Path | None) -> nn.Module:
-    """The run's network at its first step: random weights of `seed`, or those of the file that it starts from."""
+    """The run's network at its first step: random weights from `seed`, or the weights of its start file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "init"))
         model = MAR.from_study(study, run)

@@ -30,10 +30,10 @@ def is_ours(where: str) -> bool:
 
 
 def source_hash(where: str) -> str:
-    """SHA-256 of the source behind "module:name", hex: of its module, of the packages around it, and of all that these
-    import from beside them. ABSENT or BUILT_IN where there is no source.
+    """SHA-256 of the source behind "module:name", hex: of its module, of the packages around it, and of what
+    these import from the same folder. ABSENT or BUILT_IN if there is no source.
 
-    "Beside" is the folder of the module or of its top-level package; for an installed package, only the package.
+    The folder is that of the module or of its top-level package; for an installed package, the package itself.
     """
     importlib.invalidate_caches()
     name = where.partition(":")[0]

@@ -1,6 +1,6 @@
-"""Where each file of a study is.
+"""The path of every file of a study.
 
-The Snakefile and the stages take every path from here; nothing else builds one, and none is ever parsed for meaning.
+The Snakefile and the stages take all paths from here. No path is parsed for meaning.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Layout:
         return self.root / "extractor" / "extractor.safetensors"
 
     def features(self, images: Path) -> Path:
-        """Features of one Parquet file of images, beside the scores and with the same folders below."""
+        """Features of one Parquet file of images, under the scores, in the same subfolders."""
         return self.root / "score" / "features" / images.relative_to(self.root)
 
     def reference_features(self, split: str) -> Path:
@@ -87,19 +87,19 @@ class Layout:
 
     @property
     def reconstruction_split(self) -> str:
-        """Which of them reconstructions are scored against."""
+        """The reference split of reconstructions."""
         return "held_out" if self.study.scoring.reconstructions is None else "reconstructed"
 
     def own_features(self, name: str, shard) -> Path:
-        """Features of images that somebody brought, by the name of their row."""
+        """Features of images from outside the study, by the name of their row."""
         return self.root / "score" / "features" / "own" / name / f"shard-{_number(shard)}.parquet"
 
     def own_images(self, name: str) -> Path:
-        """Which images stand behind that row: their number, hash and path."""
+        """The images of that row: their number, hash and path."""
         return self.root / "score" / "own" / name / "images.json"
 
     def own_without_scores(self) -> list[Path]:
-        """Where brought images were scored, and their result rows are no longer there."""
+        """Row files that are missing although their images were scored."""
         folders = (path.parent for path in (self.root / "score" / "own").glob("*/images.json"))
         return sorted(path for folder in folders if not (path := folder / "scores.parquet").exists())
 

@@ -35,7 +35,7 @@ class BitTransformer(nn.Module):
         super().__init__()
         group_bits = bits // settings.splits
         self.splits, self.mask_value, self.num_classes = settings.splits, 2**group_bits, num_classes
-        self.class_emb = nn.Embedding(num_classes + 1, settings.width)  # the last row stands for a dropped class
+        self.class_emb = nn.Embedding(num_classes + 1, settings.width)  # the last row is the dropped class
         self.pos_emb = nn.Parameter(torch.empty(1, num_tokens + 1, settings.width))
         self.input_proj = nn.Linear(bits, settings.width)
         self.first_layer = nn.Sequential(LayerNorm(settings.width), nn.Dropout(settings.dropout))

@@ -1,4 +1,4 @@
-# The study, its paths and digests, and the functions that rules use. No rule stands here.
+# The study, its paths and digests, and functions for the rules; no rules.
 import functools
 import json
 import os
