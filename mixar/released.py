@@ -45,7 +45,7 @@ class Kind:
     presets: dict[str, dict[str, Any]]  # what `build` takes, by name; the first is the default
     signature: str  # a key that this family alone has
     entries: tuple[str, ...] = ()  # where files hold the state dict, the first by default; a file may also be one
-    beside: tuple[str, ...] = ()  # other entries that such files have; not needed here
+    ignored: tuple[str, ...] = ()  # other top-level entries of such files
     left_out: tuple[str, ...] = ()  # beginnings of keys in the state dict that are not needed here
     renamed: tuple[tuple[str, str], ...] = ()  # beginnings of keys: released, ours
 
@@ -76,7 +76,7 @@ KINDS = {
         _sizes("Model", ("mar-b", "mar-l", "mar-h"), channels=16, **IMAGENET),
         signature="diffloss.net.input_proj.weight",
         entries=("model_ema", "model"),
-        beside=("optimizer", "epoch", "scaler", "args"),
+        ignored=("optimizer", "epoch", "scaler", "args"),
         renamed=(("mask_token", "guidance.mask_token"),),
     ),
     "maskbit-tokenizer": Kind(
@@ -93,7 +93,7 @@ KINDS = {
         _sizes("VaVae", ("vavae-f16d32",)),
         signature="quant_conv.weight",
         entries=("state_dict",),
-        beside=_LIGHTNING,
+        ignored=_LIGHTNING,
         left_out=_VAE_LEFT_OUT,
     ),
     "kl16": Kind(
@@ -101,7 +101,7 @@ KINDS = {
         _sizes("VaVae", ("kl16",)),
         signature="quant_conv.weight",
         entries=("model", "state_dict"),
-        beside=_LIGHTNING,
+        ignored=_LIGHTNING,
         left_out=_VAE_LEFT_OUT,
     ),
 }
@@ -202,10 +202,10 @@ def read_state(
     state = unwrapped(content if entry is None else content[entry], {k.signature})
     if k.signature not in state:
         raise ValueError(f"{where}: {_what_else(content, kind)}")
-    beside = [] if entry is None else [name for name in content if name != entry]
-    foreign = [name for name in beside if name not in k.entries + k.beside]
+    others = [] if entry is None else [name for name in content if name != entry]
+    foreign = [name for name in others if name not in k.entries + k.ignored]
     problems = [f"{name}: unexpected top-level key next to {entry!r} in a {kind} file" for name in foreign]
-    left_out = [name for name in beside if name not in foreign]
+    left_out = [name for name in others if name not in foreign]
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         name = _our_name(k, str(key))

@@ -76,7 +76,7 @@ def require(*values: str | None) -> None:
 # Size and hash
 
 
-def check(asset: Asset, path: Path | None = None) -> str | None:
+def damage(asset: Asset, path: Path | None = None) -> str | None:
     """What is wrong with an existing asset, by size and hash; None if nothing is.
 
     path: check this file instead, such as a finished download.
@@ -106,7 +106,7 @@ def bytes_problem(asset: Asset, found: int) -> str | None:
     return None
 
 
-def state(asset: Asset) -> tuple[str, str]:
+def state_of(asset: Asset) -> tuple[str, str]:
     """An asset's state and the reason: missing, damaged (wrong size), or there. Reads no file."""
     if not asset.is_there:
         return "missing", ""

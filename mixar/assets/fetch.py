@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mixar.assets.check import bytes_problem, check, recognised_by
+from mixar.assets.check import bytes_problem, damage, recognised_by
 from mixar.assets.table import Address, Asset, ByHand, Hub
 from mixar.files import NO_ROOM
 from mixar.locks import try_lock
@@ -42,7 +42,7 @@ def get(asset: Asset, report: Report = lambda done, total: None) -> bool:
     report: called for each block that pooch receives; huggingface_hub shows its own progress.
     Raises ValueError, with what to copy where, if the asset cannot be downloaded or what arrives is not the asset.
     """
-    if asset.is_there and check(asset) is None:
+    if asset.is_there and damage(asset) is None:
         return False
     if isinstance(asset.way, ByHand):
         raise ValueError(
@@ -159,7 +159,7 @@ def _check_offer(asset: Asset, num_bytes: int | None) -> None:
 
 
 def _check_received(asset: Asset, received: Path) -> None:
-    if problem := check(asset, received):
+    if problem := damage(asset, received):
         received.unlink()
         raise Refused(f"it sent another file: {problem}")
 

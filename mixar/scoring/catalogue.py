@@ -38,7 +38,7 @@ class Minimum:
 
     @property
     def advice(self) -> str:
-        """What helps beside more images."""
+        """What helps instead of more images."""
         return "leave the metric out" if self.key == "metrics" else f"lower {self.key}"
 
 
@@ -64,13 +64,13 @@ class Metric:
     minima: tuple[Minimum, ...] = ()
     source: Literal["sample", "reconstruct"] = "sample"
     network: str | None = None  # of scoring.further, which brings the metric; None: the study's own network
-    beside: str | None = None  # the metric that brings this one as a check
+    checks: str | None = None  # the metric that it comes with as a check
     column: Literal["always", "measured", "never"] = "measured"  # of Table 1
 
     @property
     def is_listed(self) -> bool:
         """Whether `scoring.metrics` may name it; the others come with a network, a metric or reconstructions."""
-        return self.source == "sample" and self.network is None and self.beside is None
+        return self.source == "sample" and self.network is None and self.checks is None
 
     @property
     def ground(self) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ _TABLE = (
     replace(_PRECISION, name="precision_vgg", title="Precision (VGG)", network="vgg16", column="measured"),
     replace(_RECALL, name="recall_vgg", title="Recall (VGG)", network="vgg16", column="measured"),
     # Rises where drawn images repeat training images.
-    replace(_FD, name="fd_held_out", title="{fd} to held-out", split="held_out", beside="fd", column="never"),
+    replace(_FD, name="fd_held_out", title="{fd} to held-out", split="held_out", checks="fd", column="never"),
     # Original and reconstruction leave the jackknife together.
     replace(
         _FD,

@@ -64,14 +64,14 @@ def load_extractor(
 
 
 def load_further(name: str, path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """A network beside the protocol's own. Raises ValueError for unfit files."""
+    """A network in addition to the protocol's. Raises ValueError for unfit files."""
     if ":" not in name and name not in FURTHER:
         raise ValueError(f"scoring.further: {name!r} is unknown; choose from {', '.join(FURTHER)}")
     return _load(network_of(name), path, "scoring.further", {}).to(device)
 
 
 def _load(network: Network, path: Path, role: str, options: dict[str, Any]) -> Extractor:
-    """options: what the loader of a built-in network takes beside the path."""
+    """options: what the loader of a built-in network takes after the path."""
     if not network.is_own:
         return choices.load_function(network.load, role)(Path(path), **options)
     built = choices.load_class(network.load, role, nn.Module)

@@ -91,13 +91,13 @@ def check_sizes(metrics: Iterable[Metric], sample: FeatureSet, reference: Featur
 
 
 def sample_values(scoring: Scoring, sample: FeatureSet, train: FeatureSet, held_out: FeatureSet | None) -> list[dict]:
-    """The study's metrics of drawn images, and the checks that come beside them, such as fd_held_out.
+    """The study's metrics of drawn images, and the checks that come with them, such as fd_held_out.
 
     train, held_out: the two references; held_out None leaves out what is measured against it.
     """
     metrics = metrics_of(scoring)
     names = {metric.name for metric in metrics}
-    metrics += [metric for metric in METRICS.values() if metric.beside in names]
+    metrics += [metric for metric in METRICS.values() if metric.checks in names]
     splits = {"train": train, "held_out": held_out}
     against = [(metric, found) for metric in metrics if (found := splits[metric.split]) is not None]
     for metric, reference in against:

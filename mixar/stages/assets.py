@@ -8,9 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mixar.assets import check as assets
-from mixar.assets import fetch as download
-from mixar.assets.table import PREFIX, Asset, folder
+from mixar.assets import fetch
+from mixar.assets.check import asset_named, damage, facts, locate, state_of, way_to_get
+from mixar.assets.table import ASSETS, PREFIX, Asset, folder
 from mixar.progress import Progress
 from mixar.study import external
 from mixar.study.sections import Study
@@ -24,20 +24,20 @@ def list_all(study: Study | None) -> None:
     study: mark what it needs, name ways to get only that, and list the files that it names by path.
     """
     needed = set(external.references(study).values()) if study else set()
-    states = {asset.name: assets.state(asset) for asset in assets.ASSETS.values()}
+    states = {asset.name: state_of(asset) for asset in ASSETS.values()}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), expand=True)
     for column in ("asset", "state", "size", "SHA-256"):
         table.add_column(column, no_wrap=True, justify="right" if column == "size" else "left")
     table.add_column("licence", width=14)
     table.add_column("file", overflow="fold", ratio=1)
-    for asset in assets.ASSETS.values():
+    for asset in ASSETS.values():
         name = f"{asset.name} *" if PREFIX + asset.name in needed else asset.name
         file = f"{asset.file_name}/" if asset.is_folder else asset.file_name
         table.add_row(name, states[asset.name][0], asset.size, _short_hash(asset), asset.licence, file)
     Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(table)
     print(f"\nLooked for in {folder()} (MIXAR_ASSETS).{' * The study needs it.' if study else ''}")
     for value in sorted(v for v in needed if not v.startswith(PREFIX)):
-        print(f"The study names {value}: {'there' if assets.locate(value).exists() else 'missing'}.")
+        print(f"The study names {value}: {'there' if locate(value).exists() else 'missing'}.")
     _print_what_to_do({name: found for name, found in states.items() if not study or PREFIX + name in needed})
 
 
@@ -52,9 +52,9 @@ def _short_hash(asset: Asset) -> str:
 def _print_what_to_do(states: dict[str, tuple[str, str]]) -> None:
     if notes := [f"  {name}: {why}" for name, (_, why) in states.items() if why]:
         print("\n".join(["\nDamaged:", *notes]))
-    lost = [assets.ASSETS[name] for name, (state, _) in states.items() if state in ("missing", "damaged")]
+    lost = [ASSETS[name] for name, (state, _) in states.items() if state in ("missing", "damaged")]
     if lost:
-        ways = [f"  {f'{a.name}: ' if a.is_folder else ''}{assets.way_to_get(a)}" for a in lost]
+        ways = [f"  {f'{a.name}: ' if a.is_folder else ''}{way_to_get(a)}" for a in lost]
         print("\n".join(["\nTo get what is missing or damaged:", *ways]))
     print(f"\n{_HINT}")
 
@@ -64,10 +64,10 @@ _HINT = "More: mixar assets show [NAME] (whole hashes, sources); mixar assets ch
 
 def show(names: list[str]) -> None:
     """Print every fact of these assets, or of all. Raises ValueError for an unknown name."""
-    for asset in [assets.asset_named(name) for name in names] or assets.ASSETS.values():
-        state, why = assets.state(asset)
+    for asset in [asset_named(name) for name in names] or ASSETS.values():
+        state, why = state_of(asset)
         print(f"{asset.name}: {asset.what}")
-        for label, text in {"state": f"{state}{f': {why}' if why else ''}", **assets.facts(asset)}.items():
+        for label, text in {"state": f"{state}{f': {why}' if why else ''}", **facts(asset)}.items():
             print(f"  {label:<14}{text}")
 
 
@@ -76,12 +76,12 @@ def check(names: list[str]) -> None:
 
     Raises ValueError naming those that are missing or damaged.
     """
-    chosen = [assets.asset_named(name) for name in names] or [a for a in assets.ASSETS.values() if a.is_there]
+    chosen = [asset_named(name) for name in names] or [a for a in ASSETS.values() if a.is_there]
     if not chosen:
         print(f"{folder()}: no assets yet")
     failed = []
     for asset in chosen:
-        problem = assets.check(asset) if asset.is_there else "missing"
+        problem = damage(asset) if asset.is_there else "missing"
         failed += [f"{asset.path}: {problem}; mixar assets get {asset.name}"] if problem else []
         is_known = asset.is_folder or asset.known_hash
         print(f"{asset.name}: {problem or ('intact' if is_known else 'there; its hash is not known')}", flush=True)
@@ -94,9 +94,9 @@ def get(names: list[str], study: Study | None) -> None:
 
     Raises ValueError at once for an unknown name, and at the end for everything that could not be downloaded.
     """
-    chosen = {asset.name: asset for asset in map(assets.asset_named, names)}
+    chosen = {asset.name: asset for asset in map(asset_named, names)}
     for value in external.references(study).values() if study else ():
-        if value.startswith(PREFIX) and assets.state(asset := assets.asset_named(value))[0] != "there":
+        if value.startswith(PREFIX) and state_of(asset := asset_named(value))[0] != "there":
             chosen[asset.name] = asset
     if not chosen and not study:
         raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study misses")
@@ -105,7 +105,7 @@ def get(names: list[str], study: Study | None) -> None:
     failed = []
     for asset in chosen.values():
         try:
-            is_new = download.get(asset, _report(asset))
+            is_new = fetch.get(asset, _report(asset))
             print(f"{asset.name}: {'downloaded to' if is_new else 'is there already:'} {asset.path}", flush=True)
         except ValueError as error:
             failed.append(str(error))
@@ -113,7 +113,7 @@ def get(names: list[str], study: Study | None) -> None:
         raise ValueError("\n".join(failed))
 
 
-def _report(asset: Asset) -> download.Report:
+def _report(asset: Asset) -> fetch.Report:
     progress, mib = Progress(asset.name, "MiB"), 2**20
 
     def report(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What the networks of the tokens share: the type that norms, sums and results are computed in; GroupNorm."""
+"""GroupNorm of the tokenizers, and the precision in which norms and sums are computed."""
 
 from __future__ import annotations
 

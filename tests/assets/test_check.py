@@ -11,9 +11,9 @@ import pytest
 from asset_server import serve
 from verbs import mixar, mixar_process
 
-from mixar.assets import check as assets
 from mixar.assets import table
-from mixar.assets.table import PREFIX, Address, Hub
+from mixar.assets.check import damage, describe, facts, locate, resolve, state_of
+from mixar.assets.table import ASSETS, PREFIX, Address, Hub
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.study.presets import PRESETS
 
@@ -25,13 +25,13 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def test_every_row_says_what_it_is_under_what_licence_and_where_it_comes_from():
-    for name, asset in assets.ASSETS.items():
+    for name, asset in ASSETS.items():
         assert asset.name == name
         assert all([asset.file_name, asset.what, asset.licence, asset.source])
 
 
 def test_every_hash_has_its_length_and_every_way_leads_to_the_files_own_name():
-    for asset in assets.ASSETS.values():
+    for asset in ASSETS.values():
         assert re.fullmatch("[0-9a-f]{8}|[0-9a-f]{64}", asset.sha256 or "0" * 64), asset.name
         assert re.fullmatch("[0-9a-f]{40}", asset.git_blob or "0" * 40), asset.name
         if isinstance(asset.way, Hub):
@@ -42,7 +42,7 @@ def test_every_hash_has_its_length_and_every_way_leads_to_the_files_own_name():
 
 
 def test_no_two_assets_share_a_file():
-    assert len({asset.file_name for asset in assets.ASSETS.values()}) == len(assets.ASSETS)
+    assert len({asset.file_name for asset in ASSETS.values()}) == len(ASSETS)
 
 
 def test_every_asset_that_a_preset_names_is_in_the_table():
@@ -51,14 +51,14 @@ def test_every_asset_that_a_preset_names_is_in_the_table():
     names = re.findall(r'"asset:([^"]+)"', text)
 
     assert len(names) >= 10
-    assert set(names) <= set(assets.ASSETS)
+    assert set(names) <= set(ASSETS)
 
 
 def test_the_command_without_mixar_writes_to_the_place_where_the_asset_is_looked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path / "with space"))
 
     for name, target in (("kl16", "with space"), ("mar-l", "with space/mar_large/checkpoint-last.pth")):
-        assert str(tmp_path / target) in shlex.split(assets.ASSETS[name].command)
+        assert str(tmp_path / target) in shlex.split(ASSETS[name].command)
 
 
 def test_assets_are_looked_for_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
@@ -96,62 +96,62 @@ def test_a_folder_of_assets_that_nobody_can_find_is_refused(monkeypatch, value, 
 
 def test_a_missing_asset_is_refused_with_its_path_source_licence_size_and_hash(tmp_path):
     with pytest.raises(ValueError) as caught:
-        assets.resolve("asset:inception")
+        resolve("asset:inception")
 
     message = str(caught.value)
-    asset = assets.ASSETS["inception"]
+    asset = ASSETS["inception"]
     for part in (str(tmp_path / asset.file_name), asset.source, asset.licence, "95,628,359 bytes", asset.sha256):
         assert part in message
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match="no such asset; choose from vavae-f16d32"):
-        assets.locate("asset:vavae")
+        locate("asset:vavae")
 
 
 def test_a_plain_path_is_itself_or_refused(tmp_path):
     file = tmp_path / "weights.safetensors"
     with pytest.raises(ValueError, match="no such file or folder"):
-        assets.resolve(str(file))
+        resolve(str(file))
 
     file.touch()
 
-    assert assets.resolve(str(file)) == file
+    assert resolve(str(file)) == file
 
 
 def test_the_beginning_of_a_hash_is_compared_where_no_more_is_known():
-    asset = replace(assets.ASSETS["vgg16"], sha256=hashlib.sha256(b"weights").hexdigest()[:8])
+    asset = replace(ASSETS["vgg16"], sha256=hashlib.sha256(b"weights").hexdigest()[:8])
     asset.path.write_bytes(b"weights")
-    assert assets.check(asset) is None
+    assert damage(asset) is None
 
     asset.path.write_bytes(b"weighty")
-    assert re.match("expected sha256 [0-9a-f]{8}…, found [0-9a-f]{64}$", assets.check(asset))
-    assert assets.ASSETS["vgg16"].sha256 and assets.ASSETS["vgg16"].sha256 in assets.ASSETS["vgg16"].file_name
+    assert re.match("expected sha256 [0-9a-f]{8}…, found [0-9a-f]{64}$", damage(asset))
+    assert ASSETS["vgg16"].sha256 and ASSETS["vgg16"].sha256 in ASSETS["vgg16"].file_name
 
 
 @pytest.mark.parametrize(("num_bytes", "fits"), [(990, True), (1010, True), (989, False), (1011, False)])
 def test_a_size_that_its_source_rounds_is_right_to_one_percent(num_bytes, fits):
-    asset = replace(assets.ASSETS["mar-h"], about_bytes=1000)
+    asset = replace(ASSETS["mar-h"], about_bytes=1000)
     asset.path.parent.mkdir()
     asset.path.write_bytes(bytes(num_bytes))
 
-    assert assets.check(asset) == (None if fits else f"expected about 1,000 bytes, found {num_bytes:,}")
-    assert assets.state(asset)[0] == ("there" if fits else "damaged")
+    assert damage(asset) == (None if fits else f"expected about 1,000 bytes, found {num_bytes:,}")
+    assert state_of(asset)[0] == ("there" if fits else "damaged")
 
 
 def test_a_git_blob_hash_is_what_git_computes():
-    asset = replace(assets.ASSETS["adm-statistics"], git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
+    asset = replace(ASSETS["adm-statistics"], git_blob="ce013625030ba8dba906f756967f9e9ca394464a")
     asset.path.write_bytes(b"hello\n")  # the blob of `echo hello | git hash-object --stdin`
 
-    assert assets.check(asset) is None
+    assert damage(asset) is None
     asset.path.write_bytes(b"hallo\n")
-    assert "expected git blob" in assets.check(asset)
+    assert "expected git blob" in damage(asset)
 
 
 def test_protocols_and_assets_agree_on_who_needs_what():
     needed = {(name, p.statistics.removeprefix(PREFIX)) for name, p in PROTOCOLS.items() if p.statistics}
 
-    assert {(protocol, name) for name, asset in assets.ASSETS.items() for protocol in asset.protocols} == needed
+    assert {(protocol, name) for name, asset in ASSETS.items() for protocol in asset.protocols} == needed
 
 
 # States
@@ -161,39 +161,39 @@ def test_protocols_and_assets_agree_on_who_needs_what():
 def thing(monkeypatch):
     """A row of the table whose content is b"content"."""
     known = {"num_bytes": 7, "sha256": hashlib.sha256(b"content").hexdigest()}
-    asset = replace(assets.ASSETS["inception"], name="thing", file_name="thing.pt", **known)
-    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    asset = replace(ASSETS["inception"], name="thing", file_name="thing.pt", **known)
+    monkeypatch.setitem(ASSETS, "thing", asset)
     return asset
 
 
 def test_a_stage_checks_the_size_and_the_command_also_the_hash(thing, empty_folder):
     thing.path.write_bytes(b"CONTENT")
 
-    assert assets.state(thing) == ("there", "")
-    assert assets.resolve("asset:thing") == thing.path
-    assert "expected sha256" in assets.check(thing)
+    assert state_of(thing) == ("there", "")
+    assert resolve("asset:thing") == thing.path
+    assert "expected sha256" in damage(thing)
     assert list(empty_folder.iterdir()) == [thing.path]
 
 
 def test_a_wrong_size_shows_at_once(thing):
     thing.path.write_bytes(b"cont")
 
-    assert assets.state(thing) == ("damaged", "expected 7 bytes, found 4")
+    assert state_of(thing) == ("damaged", "expected 7 bytes, found 4")
     with pytest.raises(ValueError, match="thing.pt: expected 7 bytes, found 4; get it again: mixar assets get thing"):
-        assets.resolve("asset:thing")
+        resolve("asset:thing")
 
 
 def test_a_folder_of_classes_is_damaged_until_all_are_there():
-    asset = replace(assets.ASSETS["imagenet-val"], num_folders=2)
+    asset = replace(ASSETS["imagenet-val"], num_folders=2)
     asset.path.mkdir(parents=True)
     (asset.path / "n01440764").mkdir()
     for service in (".hidden", "lost+found", "@eaDir", "__MACOSX"):
         (asset.path / service).mkdir()
 
-    assert assets.state(asset) == ("damaged", "expected 2 class folders, found 1")
+    assert state_of(asset) == ("damaged", "expected 2 class folders, found 1")
     (asset.path / "n01443537").mkdir()
-    assert assets.state(asset) == ("there", "")
-    assert assets.check(asset) is None
+    assert state_of(asset) == ("there", "")
+    assert damage(asset) is None
 
 
 # The command
@@ -202,14 +202,14 @@ def test_a_folder_of_classes_is_damaged_until_all_are_there():
 def test_show_prints_the_facts_that_a_stage_prints_that_misses_the_asset():
     shown = mixar("assets", "show", "adm-statistics").stdout
 
-    for label, text in assets.facts(assets.ASSETS["adm-statistics"]).items():
+    for label, text in facts(ASSETS["adm-statistics"]).items():
         assert f"  {label:<14}{text}\n" in shown
-        assert f"  {label:<14}{text}" in assets.describe(assets.ASSETS["adm-statistics"])
+        assert f"  {label:<14}{text}" in describe(ASSETS["adm-statistics"])
     assert "mixar assets get adm-statistics" in shown
 
 
 def test_check_names_the_damaged_file_and_ends_in_code_2():
-    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1788)
+    ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1788)
 
     result = mixar("assets", "check")
 
@@ -219,7 +219,7 @@ def test_check_names_the_damaged_file_and_ends_in_code_2():
 
 
 def test_the_list_says_that_a_file_has_the_wrong_size():
-    assets.ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1787)
+    ASSETS["vavae-f16d32-statistics"].path.write_bytes(b"x" * 1787)
 
     listed = mixar("assets").stdout
 
@@ -228,7 +228,7 @@ def test_the_list_says_that_a_file_has_the_wrong_size():
 
 
 def test_check_says_which_files_it_cannot_judge():
-    assets.ASSETS["dinov2-vitl14"].path.write_bytes(b"x")
+    ASSETS["dinov2-vitl14"].path.write_bytes(b"x")
 
     assert mixar("assets", "check").stdout == "dinov2-vitl14: there; its hash is not known\n"
 
@@ -244,7 +244,7 @@ def test_get_downloads_what_it_can_and_names_the_rest(empty_folder):
     assert "asset 'kl16' could not be downloaded from 127.0.0.1" in result.stderr
     assert "asset 'imagenet-train' cannot be downloaded automatically" in result.stderr
     assert "Traceback" not in result.stderr
-    path = assets.ASSETS["maskbit-generator-14bit"].path
+    path = ASSETS["maskbit-generator-14bit"].path
     assert f"maskbit-generator-14bit: downloaded to {path}" in result.stdout
     assert Path(path).read_bytes() == content
 

@@ -5,7 +5,8 @@ import pytest
 from released_files import released_state, write_released
 from toy_runs import toy_study
 
-from mixar.assets import check as assets
+from mixar.assets.check import asset_named, describe, require
+from mixar.assets.table import ASSETS
 from mixar.data.images import write_images
 from mixar.stages.extractor import extractor
 from mixar.stages.features import image_features, reference_features
@@ -82,7 +83,7 @@ def test_a_stage_that_misses_an_asset_says_so_before_any_work(stage, name, tmp_p
     with pytest.raises(ValueError) as caught:
         run(study, layout)
 
-    assert assets.describe(assets.asset_named(name)) in str(caught.value)
+    assert describe(asset_named(name)) in str(caught.value)
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -90,8 +91,8 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path))
 
     with pytest.raises(ValueError) as caught:
-        assets.require("asset:kl16", None, "asset:inception", str(tmp_path / "own.pt"))
+        require("asset:kl16", None, "asset:inception", str(tmp_path / "own.pt"))
 
     for name in ("kl16", "inception"):
-        assert assets.describe(assets.ASSETS[name]) in str(caught.value)
+        assert describe(ASSETS[name]) in str(caught.value)
     assert f"{tmp_path / 'own.pt'}: no such file or folder" in str(caught.value)

@@ -14,9 +14,8 @@ from dataclasses import replace
 import pytest
 from asset_server import serve
 
-from mixar.assets import check as assets
-from mixar.assets import fetch as download
-from mixar.assets import table
+from mixar.assets import fetch, table
+from mixar.assets.check import damage
 from mixar.assets.table import Address, Asset, ByHand, Hub
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several blocks
@@ -33,7 +32,7 @@ def site():
 def here(tmp_path, monkeypatch):
     monkeypatch.setenv("MIXAR_ASSETS", str(tmp_path / "assets"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "RETRIES", 1)  # pooch waits a second before it
+    monkeypatch.setattr(fetch, "RETRIES", 1)  # pooch waits a second before it
     return tmp_path / "assets"
 
 
@@ -53,7 +52,7 @@ def leftovers(asset):
 
 def failure(asset):
     with pytest.raises(ValueError) as caught:
-        download.get(asset)
+        fetch.get(asset)
     assert not asset.path.exists()
     return str(caught.value)
 
@@ -61,14 +60,14 @@ def failure(asset):
 def test_a_file_arrives_whole_is_checked_and_is_not_downloaded_again(asset, site):
     progress = []
 
-    assert download.get(asset, lambda *numbers: progress.append(numbers))
+    assert fetch.get(asset, lambda *numbers: progress.append(numbers))
     assert asset.path.read_bytes() == CONTENT
-    assert assets.check(asset) is None
+    assert damage(asset) is None
     assert leftovers(asset) == set()
     assert progress[-1] == (len(CONTENT), len(CONTENT))
     assert len(progress) > 3
 
-    assert not download.get(asset)
+    assert not fetch.get(asset)
     assert len(site.seen) == 1
 
 
@@ -76,7 +75,7 @@ def test_a_damaged_file_is_replaced(asset):
     asset.path.parent.mkdir(parents=True)
     asset.path.write_bytes(CONTENT[:-1] + b"?")
 
-    assert download.get(asset)
+    assert fetch.get(asset)
 
     assert asset.path.read_bytes() == CONTENT
 
@@ -84,7 +83,7 @@ def test_a_damaged_file_is_replaced(asset):
 def test_redirects_are_followed(asset, site):
     site.redirects = {"/thing.pt": "/elsewhere"}
 
-    download.get(asset)
+    fetch.get(asset)
 
     assert asset.path.read_bytes() == CONTENT
     assert [path for path, _ in site.seen] == ["/thing.pt", "/elsewhere"]
@@ -93,7 +92,7 @@ def test_redirects_are_followed(asset, site):
 def test_a_cut_connection_is_tried_again(asset, site):
     site.cuts = [1_000_000]
 
-    download.get(asset)
+    fetch.get(asset)
 
     assert asset.path.read_bytes() == CONTENT
     assert len(site.seen) == 2
@@ -115,7 +114,7 @@ def test_what_a_killed_process_left_is_removed(asset):
     staging.mkdir(parents=True)
     (staging / "tmpabcdef").write_bytes(b"a beginning")
 
-    download.get(asset)
+    fetch.get(asset)
 
     assert leftovers(asset) == set()
 
@@ -132,12 +131,12 @@ def test_the_command_without_mixar_continues_what_broke_off(asset, site):
 
 
 def test_a_large_download_that_cannot_continue_is_announced_with_a_command_that_can(asset, monkeypatch, capsys):
-    download.get(asset)
+    fetch.get(asset)
     assert capsys.readouterr().out == ""
     asset.path.unlink()
-    monkeypatch.setattr(download, "LARGE", len(CONTENT))
+    monkeypatch.setattr(fetch, "LARGE", len(CONTENT))
 
-    download.get(asset)
+    fetch.get(asset)
 
     assert capsys.readouterr().out == f"thing: starts again if interrupted; this continues: {asset.command}\n"
 
@@ -148,7 +147,7 @@ def test_wrong_content_is_refused_and_not_asked_for_again(asset, site):
     assert f"it sent another file: expected sha256 {SHA256}" in failure(asset)
     assert len(site.seen) == 1
     site.content = CONTENT
-    assert download.get(asset)
+    assert fetch.get(asset)
 
 
 @pytest.mark.parametrize("known", [{}, {"num_bytes": None, "about_bytes": 2 * len(CONTENT)}])
@@ -163,7 +162,7 @@ def test_another_size_is_refused_before_a_byte_is_stored(asset, site, known):
 
 
 def test_a_size_near_the_rounded_one_is_accepted(asset):
-    assert download.get(replace(asset, num_bytes=None, about_bytes=int(len(CONTENT) * 1.005)))
+    assert fetch.get(replace(asset, num_bytes=None, about_bytes=int(len(CONTENT) * 1.005)))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def test_a_folder_that_cannot_be_made_is_named(asset, site, here):
     here.write_text("a file stands where the folder should")
 
     with pytest.raises(ValueError, match=r"assets/some\S* cannot be written \(Not a directory\)"):
-        download.get(asset)
+        fetch.get(asset)
     assert site.seen == []
 
 
@@ -206,7 +205,7 @@ def test_a_folder_that_cannot_exist_is_no_missing_connection(asset, monkeypatch)
     monkeypatch.setenv("MIXAR_ASSETS", "/proc/none")
 
     with pytest.raises(ValueError, match=r"/proc/none\S* cannot be written \(No such file or directory\)"):
-        download.get(asset)
+        fetch.get(asset)
 
 
 def test_a_file_that_does_not_fit_is_refused_beforehand(asset, site, monkeypatch):
@@ -224,7 +223,7 @@ def test_a_second_download_of_the_same_asset_is_refused(asset, site):
         assert "another process is downloading it" in failure(asset)
 
     assert site.seen == []
-    assert download.get(asset)
+    assert fetch.get(asset)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -234,7 +233,7 @@ def test_a_file_system_without_locks_does_not_stop_a_download(asset, site, monke
 
     monkeypatch.setattr(fcntl, "flock", flock)
 
-    assert download.get(asset)
+    assert fetch.get(asset)
 
 
 def test_a_folder_is_left_to_a_person():
@@ -283,12 +282,12 @@ def downloaded(hub):
 
 
 def test_a_file_of_the_hub_arrives_and_is_checked_with_the_hash_that_the_hub_announces(hub, model):
-    assert download.get(model)
+    assert fetch.get(model)
 
     assert model.path.read_bytes() == CONTENT
     assert downloaded(hub) == ["/some/model/resolve/main/model.pt"]
     assert leftovers(model) == set()
-    assert not download.get(model)
+    assert not fetch.get(model)
 
 
 def test_what_the_hub_sends_must_be_what_it_announced(hub, model):

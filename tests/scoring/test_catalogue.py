@@ -42,7 +42,7 @@ def test_every_function_that_a_metric_names_exists(metric):
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda m: m.name)
 def test_a_metric_names_only_networks_and_metrics_of_the_catalogue(metric):
     assert metric.network in (None, *FURTHER)
-    assert metric.beside in (None, *LISTED)
+    assert metric.checks in (None, *LISTED)
     assert metric.bounds[0] < metric.bounds[1]
 
 
@@ -51,8 +51,8 @@ def test_a_further_network_brings_metrics_and_each_metric_has_one_way_into_a_stu
 
     assert all(NETWORKS[name].metrics for name in FURTHER)
     assert not set(brought) & set(LISTED)
-    beside = {name for name, metric in METRICS.items() if metric.beside or metric.source == "reconstruct"}
-    assert {*brought, *LISTED} | beside == set(METRICS)
+    others = {name for name, metric in METRICS.items() if metric.checks or metric.source == "reconstruct"}
+    assert {*brought, *LISTED} | others == set(METRICS)
 
 
 def test_given_statistics_are_the_ground_of_what_needs_no_images():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mixar.assets import check as assets
+from mixar.assets.table import ASSETS
 from mixar.study import external
 from mixar.study.load import load_study, parse_study
 
@@ -38,8 +38,8 @@ def test_a_protocol_of_the_reconstructions_needs_its_statistics_too(smoke):
 
 
 def test_what_is_there_is_not_missing(paper):
-    os.makedirs(assets.ASSETS["imagenet-train"].path)
-    assets.ASSETS["vavae-f16d32"].path.touch()
+    os.makedirs(ASSETS["imagenet-train"].path)
+    ASSETS["vavae-f16d32"].path.touch()
 
     missing = external.missing(paper)
 

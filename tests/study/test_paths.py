@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixar.assets import check as assets
+from mixar.assets.check import locate, resolve
 from mixar.study import external
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
@@ -125,11 +125,11 @@ def test_a_file_that_comes_with_mixar_is_found_from_any_folder(root, tmp_path, m
     study = load_study(root / "config" / "demo.yaml")
     monkeypatch.chdir(tmp_path)
     assert not external.missing(study)
-    assert assets.resolve(study.data.path) == root / study.data.path
+    assert resolve(study.data.path) == root / study.data.path
 
     (tmp_path / "resources").mkdir()
     (tmp_path / study.data.path).touch()  # what lies in the working directory comes first
-    assert assets.locate(study.data.path) == Path(study.data.path)
+    assert locate(study.data.path) == Path(study.data.path)
 
 
 def test_a_missing_file_is_named_with_the_folder_in_which_it_was_looked_for(smoke, tmp_path, monkeypatch):
