@@ -1,4 +1,4 @@
-"""What running on a cluster costs besides the jobs: seconds before a rule's first line, and the driver's CPU time.
+"""The overhead of running on a cluster: seconds before a rule's first line, and the driver's CPU time.
 
     python benchmarks/slurm_overhead.py [--jobs 1000] [--output benchmarks/slurm-overhead.json]
 

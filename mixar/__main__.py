@@ -260,7 +260,7 @@ def assets(
     context: typer.Context,
     study: Annotated[list[Path] | None, typer.Option("--study", help="Mark what this study needs.")] = None,
 ) -> None:
-    """List the external files and how each stands; show, check and fetch them."""
+    """List the external files and their state; show, check and fetch them."""
     if context.invoked_subcommand is None:
         from mixar.stages import assets as stage
 
@@ -325,7 +325,8 @@ def convert(
     entry: Annotated[str | None, typer.Option(help="mar: model_ema (default) or model.", show_default=False)] = None,
     preset: Annotated[str | None, typer.Option(help="Size; default: the one that fits.", show_default=False)] = None,
     dims: Annotated[
-        list[str] | None, typer.Option("--set", help="A size beside the preset: key=value.", show_default=False)
+        list[str] | None,
+        typer.Option("--set", help="A size that differs from the preset: key=value.", show_default=False),
     ] = None,
     to_released: Annotated[bool, typer.Option("--to-released", help="mar: write MAR's own layout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there already.")] = False,
@@ -391,7 +392,7 @@ def _run(study: Study, name: str) -> None:
 
 
 def main(arguments: list[str] | None = None, verbs: Callable[[list[str] | None], None] = app) -> None:
-    """Run a verb on `arguments`, by default those of the process.
+    """Run a verb on `arguments` (default: sys.argv).
 
     An error that a user can mend ends in one message and exit code 2; MIXAR_DEBUG=1 shows the traceback.
     """

@@ -1,4 +1,4 @@
-"""Do the scores move the right way? Emoji made worse in three ways, step by step, beside the noise floor.
+"""Do the scores move the right way? Emoji degraded in three ways, step by step, against the noise floor.
 
     python benchmarks/scoring/ladders.py [--out benchmarks/scoring]
 

@@ -1,4 +1,4 @@
-"""The README's picture: samples of a finished study beside its balance plot.
+"""The README's picture: samples of a finished study, next to its balance plot.
 
     python docs/scripts/front_picture.py results/demo docs/assets/front.png
 

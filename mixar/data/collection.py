@@ -87,7 +87,7 @@ def _check_index(index: np.ndarray, path: Path) -> None:
     values, counts = np.unique(index, return_counts=True)
     if (counts > 1).any():
         raise ValueError(
-            f"{path}: index {values[counts > 1][0]} occurs {counts.max()} times; give each image an index of its own"
+            f"{path}: index {values[counts > 1][0]} occurs {counts.max()} times; give each image a unique index"
         )
 
 

@@ -1,8 +1,8 @@
 """What a run costs before anything runs: parameters, FLOPs per image and token counts.
 
 FLOPs are counted analytically: 2 for each multiply-add of a matrix product, nothing for elementwise work, embeddings of
-discrete tokens (at most K multiply-adds a channel), tokenizers and the discrete generator. Strategies of one's own are
-counted by the prefix and memory tokens that they declare.
+discrete tokens (at most K multiply-adds a channel), tokenizers and the discrete generator. Custom strategies
+count by the prefix and memory tokens that they declare.
 
 Symbols: L positions, V visible tokens, n sequence length, D width, C channels, W width of the head, R head rows.
 """
@@ -34,7 +34,7 @@ def count_parameters(study: Study, run: str) -> int:
 
 
 def token_counts(study: Study, run: str) -> dict[str, int]:
-    """Tokens of one image as the transformer sees them, counted alike for every strategy.
+    """Tokens of one image as the transformer sees them, counted by one rule for every strategy.
 
     class_tokens; tokens_self_attention: class tokens, positions and prefix; tokens_memory: what is cross-attended to;
     tokens_total: the last two together.

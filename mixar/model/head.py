@@ -2,7 +2,7 @@
 
 Symbols: z condition [R, D], x latents [R, C], t timestep [R] int64, h hidden [R, W], s SiLU of the time and condition
 embedding [R, W]; R rows (any positions of any images), D width of the transformer, C channels, W width of the head.
-Parameter names are those of MAR's `diffloss`.
+Parameter names follow MAR's `diffloss`.
 """
 
 from __future__ import annotations

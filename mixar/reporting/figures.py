@@ -1,6 +1,6 @@
 """Figures drawn from numbers: the balance plot (Figure 7), the TI-Mix ablation (Figure 8) and the loss curves.
 
-Each figure has its data in a function of its own, so that what is plotted can be tested and reused. Sheets of images
+Each figure's data come from a separate function, so that they can be tested and reused. Sheets of images
 live in pictures.
 """
 

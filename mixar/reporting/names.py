@@ -1,4 +1,4 @@
-"""How runs and tokenizers are called in print: by the study's labels, its classes, its released weights, its sizes."""
+"""Printed names of runs and tokenizers: from the study's labels, classes, released weights and sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mixar.study.sections import Autoencoder, MaskBit, Study, VaVae
 # Rows that belong to no run of the study: images decoded from the discrete tokens that guide every run, and the two
 # tokenizers' reconstructions.
 OTHERS = ("maskbit", "continuous", "discrete")
-OWN = "own_"  # begins the run name of images from outside the study; their rows carry a label of their own
+OWN = "own_"  # prefix of the run name of images from outside the study; their rows carry a label
 FAMILIES = {"vavae": "VAE", "maskbit": "MaskBit"}  # built-in tokenizer -> what its architecture is called
 RELEASED = {"vavae-f16d32": "VA-VAE f16d32", "kl16": "KL-16"}  # continuous tokenizers by asset; others go by size
 

@@ -59,7 +59,7 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 def pick_rows(index: np.ndarray, label: np.ndarray, rows: int, columns: int) -> list[tuple[int, list[int]]]:
     """(class, indices) for a grid: classes spread evenly over those with enough images, the first images of each.
 
-    Classes with too few images fill a row only where no others are left; such a row is shorter.
+    Classes with too few images fill a row only where no others are left; that row is shorter.
     """
     classes, counts = np.unique(label, return_counts=True)
     full = classes[counts >= columns]

@@ -55,8 +55,9 @@ def load_extractor(
 ) -> Extractor:
     """The study's feature network from a file, ready for `extract`.
 
-    resize: how Inception resizes, as the protocol says; None: as TensorFlow did. owner: the study, after which a
-    network of its own is named. Raises ValueError for a missing, damaged or foreign file, naming what does not fit.
+    resize: how Inception resizes, as the protocol says; None: as TensorFlow did. owner: the study's name, in the
+    name of a network that does not come with mixar. Raises ValueError for a missing, damaged or foreign file, naming
+    what does not fit.
     """
     network = network_of(settings.network)
     options = {} if network.is_own else {"settings": settings, "resize": resize, "owner": owner}

@@ -33,7 +33,7 @@ NO_WEIGHTS = "give `weights` (a file) or `train` (settings to train it); both ar
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, and no tensor has its square
-Side = Annotated[int, Field(ge=1, le=100)]  # images beside each other on a sheet; more show nothing
+Side = Annotated[int, Field(ge=1, le=100)]  # images side by side on a sheet; more would be too small to see
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64

@@ -1,6 +1,6 @@
 """MaskBit tokenizer: images to bit tokens and back (Eq. 7, right).
 
-Layer structure and parameter names are those of MaskBit's ConvVQModel with the lookup-free quantiser, so released
+Layer structure and parameter names follow MaskBit's ConvVQModel with the lookup-free quantiser, so released
 weights load as they are.
 
 q discrete tokens [B, L]; z values before quantisation [B, K, h, w]; images [B, 3, H, W] in [0, 1]; K bits.

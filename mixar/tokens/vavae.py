@@ -1,6 +1,6 @@
 """VA-VAE: images to continuous latents and back (Eq. 7, left).
 
-Layer structure and parameter names are those of LightningDiT's AutoencoderKL f16d32, so released weights load as they
+Layer structure and parameter names follow LightningDiT's AutoencoderKL f16d32, so released weights load as they
 are; MAR's KL-16 is the same network with 16 latent channels and no attention in the decoder.
 
 x latents [B, C, h, w]; images [B, 3, H, W] in [-1, 1].

@@ -53,7 +53,7 @@ class Guide:
     def __call__(self, q: Tensor, m: Tensor, c: Tensor, rng: torch.Generator) -> Tensor:
         """Tokens [B, L] that guide the step; visible positions keep theirs.
 
-        While λ = 1 the generator is not asked and `rng` not used: such a step equals one without TI-Mix bit for bit.
+        While λ = 1 the generator does not run and `rng` is not used, so the step equals one without TI-Mix bit for bit.
         """
         if self.rate == 1:
             return q

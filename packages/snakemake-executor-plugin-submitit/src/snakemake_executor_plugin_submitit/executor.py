@@ -1,4 +1,4 @@
-"""The executor: submits Snakemake's jobs, follows them, and takes over those of a driver that died.
+"""The executor: submits Snakemake's jobs, polls them, and adopts the jobs of a dead driver.
 
 Two threads work here. Snakemake's scheduler calls `run_jobs`; a polling thread of the base class calls
 `check_active_jobs`. Snakemake empties its own list of jobs during a poll, so `live` is what counts.
@@ -95,7 +95,7 @@ class Executor(RemoteExecutor):
         remove_old(self.folder, workflow.executor_settings.retention_days)
 
     def _claim_late(self, jobs) -> dict[str, str]:
-        """Claim the jobs that checkpoints added to the DAG. Returns those of other drivers: key -> driver, in words.
+        """Claim the jobs that checkpoints added to the DAG. Returns other drivers' jobs: key -> driver, as text.
 
         Raises ValueError where no claim can be made now.
         """
@@ -107,7 +107,7 @@ class Executor(RemoteExecutor):
     # Submitting: the scheduler's thread
 
     def run_jobs(self, jobs) -> None:
-        """Take over or submit all jobs that are ready; those of one rule with equal parameters as one array."""
+        """Adopt or submit all jobs that are ready; jobs of one rule with equal parameters become one array."""
         described = sorted(((describe(job, self.workflow), job) for job in jobs), key=lambda pair: pair[0].name)
         earlier = self._take_stock(described)
         for entry, verdict in earlier.ended:

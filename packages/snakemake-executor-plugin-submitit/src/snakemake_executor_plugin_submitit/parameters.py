@@ -1,6 +1,6 @@
 """A rule's resources as submitit parameters. Pure: nothing here asks Slurm or reads files.
 
-Names are those of Snakemake and submitit, and those of the standard Slurm executor, with `slurm_` in front or without.
+Accepts the names of Snakemake, of submitit, and of the standard Slurm executor, with or without the prefix `slurm_`.
 """
 
 from __future__ import annotations

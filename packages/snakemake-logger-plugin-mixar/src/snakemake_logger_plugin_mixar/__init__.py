@@ -95,7 +95,7 @@ class Progress:
 
 
 def _with_advice(text: str) -> str:
-    """An error in words. Snakemake reads the files of --configfile itself, and names none that it cannot read."""
+    """An error with advice. Snakemake reads the files of --configfile itself and does not name an unreadable one."""
     advice = "To see which one and where: python -m mixar check --study FILE"
     if "UnicodeDecodeError" in text and "load_configfile" in text:
         return f"A file of --configfile is not UTF-8. {advice}"
@@ -195,7 +195,7 @@ class LogHandler(LogHandlerBase):
                 self._print(f"{name} took {clock(seconds)}. {progress.line(now)}")
 
     def _print(self, text: str) -> None:
-        """A line of its own, above the progress line."""
+        """Print a line above the progress line."""
         with self.drawing:
             if text and text != "None":
                 self.stream.write(("\r\033[K" if self.is_terminal else "") + text + "\n")

@@ -26,7 +26,7 @@ class Prepared:
 
 
 def batches(jobs: Iterable[Prepared], largest: int) -> Iterator[list[Prepared]]:
-    """Jobs that may share an array: those of one rule with equal parameters, in chunks that the cluster accepts."""
+    """Jobs that may share an array: of one rule, with equal parameters, in chunks that the cluster accepts."""
     groups: dict[str, list[Prepared]] = defaultdict(list)
     for p in jobs:
         groups[repr((p.description.rule, sorted(p.parameters.items(), key=str)))].append(p)

@@ -105,9 +105,9 @@ def record_of_start(job: str, status: Status | None, attempts: list[Attempt]) ->
 
 
 def reason_to_go_on(status: Status, last: Attempt | None, num_timeouts: int, budget: Budget) -> str:
-    """TIME_LIMIT or PREEMPTED where a job may start again: it is not at fault, or has checkpoints for that; else "".
+    """TIME_LIMIT or PREEMPTED if the job may restart, else "". Each reason has a separate budget.
 
-    Each of the two has a budget of its own.
+    A job may restart if it was not at fault, or if it saves checkpoints.
     """
     by_time = status.state == "TIMEOUT" or (last is not None and last.ended_by == ends.TIME_LIMIT)
     if status.state == "TIMEOUT" and last and last.seconds < 0.8 * budget.runtime_seconds - 90:

@@ -26,7 +26,7 @@ def try_lease(path: Path, job: str) -> IO | None:
 
 
 def holder(path: Path, job: str, asks_slurm: bool) -> str:
-    """Who holds a lease that this job waits for, in words, and whether Slurm still runs it."""
+    """A description of the lease's holder, and whether Slurm still runs it."""
     other, _, node = _signature(path).partition(" ")
     if not node:
         return "an unidentified process"

@@ -116,7 +116,7 @@ def query(jobs: Iterable[str], has_accounting: bool, is_thorough: bool = False) 
 
 
 def merged(accounted: Status | None, queued: Status) -> Status:
-    """The controller's state, with what accounting knows beside it where both agree."""
+    """The controller's state; exit code and reason from accounting if both report the same state."""
     if accounted is None or accounted.state != queued.state:
         return queued
     return replace(queued, exit_code=accounted.exit_code, reason=accounted.reason or queued.reason)

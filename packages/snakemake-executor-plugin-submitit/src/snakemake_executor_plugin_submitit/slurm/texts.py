@@ -81,18 +81,18 @@ def expand_ids(text: str) -> list[str]:
 
 
 def record_of(text: str, job: str) -> str:
-    """The line of one job in `scontrol --oneliner show job`. job: Slurm's plain id, which each element has of its own.
+    """The line of one job in `scontrol --oneliner show job`. job: Slurm's plain id, unique to each element.
 
-    Asked for the id of an array, Slurm shows every element; and one of them has that same id.
+    For an array's id Slurm shows every element, and one element has that id.
     """
     return next((line for line in text.splitlines() if line.startswith(f"JobId={job} ")), "")
 
 
 def read_notice(record: str, now: float, expected_left: float, notice_seconds: int) -> Notice:
-    """Tell a preemption from the time limit by `scontrol show job`; without it, by the time left.
+    """Distinguish preemption from the time limit by `scontrol show job`; without it, by the time left.
 
-    now: seconds since 1970. expected_left: seconds to the limit that was asked for, where the record does not say it.
-    Slurm gives a preempted job an end of its own, so an end well before the limit is a preemption as well.
+    now: seconds since 1970. expected_left: seconds to the requested limit, used if the record has none.
+    Slurm gives a preempted job an earlier end, so an end well before the limit also means preemption.
     """
     fields = dict(re.findall(r"(\w+)=(\S+)", record))
     end = read_time(fields.get("EndTime"))
