@@ -31,7 +31,7 @@ Unknown keys, and values that do not fit, are errors that name the key, what was
 
 - **Choices.** Where a key takes a name or a `module:name`, the latter is your own code, importable from where you run
   mixar. Its source is part of the study: if it changes, the results that use it are recomputed.
-- **Presets.** `preset: NAME` in a section stands for the keys of a released model; keys beside it win.
+- **Presets.** `preset: NAME` in a section expands to the keys of a released model; keys next to it win.
 - **Paths.** A path, or `asset:NAME` for a file of `mixar assets`. `~`, `$NAME` and `${NAME}` are expanded; `$$` is a
   dollar sign. Relative paths start where you run `snakemake` or `mixar`.
 - **null** means that the key may be left out.
