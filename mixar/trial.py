@@ -42,15 +42,19 @@ FEW_STEPS = Sampler(num_iterations=2, head_steps=2, cfg=2.0)
 
 
 @contextmanager
-def _tried(what: str) -> Iterator[None]:
-    """Errors of foreign code, whichever they are, as ValueError with what was tried; its random draws are undone."""
+def _tried(key: str, name: str, on: str = "") -> Iterator[None]:
+    """Errors of foreign code, whichever they are, as ValueError; its random draws are undone.
+
+    key, name: the study's key and the "module:name" it holds; begin the message, once. on: what it was tried on.
+    """
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
     except choices.CAUGHT as error:
         said = isinstance(error, ValueError) and str(error) or choices.in_words(error)
-        raise ValueError(f"{what}: {said}") from error
+        what = f"{key} {name!r}" + (f", tried on {on}" if on else "")
+        raise ValueError(f"{what}: {said.partition(f'{name!r}: ')[2] or said}") from error
 
 
 @contextmanager
@@ -75,9 +79,8 @@ def try_metric(study: Study, name: str, warn: Callable[[str], None]) -> None:
     width, classes = _feature_sizes(study)
     enough = _enough_images(scoring, width)
     count = min(enough, study.evaluation.num_images)
-    what = f"scoring.metrics {where!r}, tried on random features [{count}, {width}]"
     try:
-        with _tried(what):
+        with _tried("scoring.metrics", where, f"random features [{count}, {width}]"):
             sample, reference = (_random_features(n, width, classes, study.data.num_classes) for n in (count, enough))
             left = np.arange(count) % scoring.jackknife_groups != 0  # as the interval leaves images out
             with inputs_kept(where, sample, reference):
@@ -104,7 +107,7 @@ def try_extractor(key: str, extractor: Extractor, image_size: int, layers: int) 
 
     key: of the study. layers: 2 for features and logits, 1 for features. Raises ValueError where that fails.
     """
-    with _tried(f"{key} {extractor.name!r}, tried on random images of {image_size} pixels"):
+    with _tried(key, extractor.name, f"random images of {image_size} pixels"):
         images = torch.randint(256, (IMAGES, 3, image_size, image_size), dtype=torch.uint8)
         with torch.no_grad(), _left_alone(images=images):
             outputs = extractor.module.eval()(images)
@@ -120,7 +123,7 @@ def try_extractor(key: str, extractor: Extractor, image_size: int, layers: int) 
 
 def try_source(data: Data) -> None:
     """List the first images of a source of the study's own. Raises ValueError where that fails."""
-    with _tried(f"data.source {data.source!r}"):
+    with _tried("data.source", data.source):
         files = source_files(data.source, inventory.place(data.path), "data.path", "train")
         for item in itertools.islice(read_source(data.source, files, "data.path").items, IMAGES):
             original, content = item
@@ -132,7 +135,7 @@ def try_schedule(study: Study, run: str) -> None:
     """λ of a schedule of the study's own, along a run. Raises ValueError where it fails, rises or leaves [0, 1]."""
     ti_mix = study.runs[run].ti_mix
     assert ti_mix is not None, run
-    with _tried(f"runs.{run}.ti_mix.schedule {ti_mix.schedule!r}"):
+    with _tried(f"runs.{run}.ti_mix.schedule", ti_mix.schedule):
         rates = [guidance_rate(ti_mix, step / STEPS) for step in range(STEPS + 1)]
         rises = [step for step in range(STEPS) if rates[step + 1] > rates[step] + 1e-9]
         if rises:
@@ -145,7 +148,7 @@ def try_optimizer(where: str, settings: Training) -> None:
 
     Raises ValueError where they fail, change nothing, or the state cannot be saved and loaded as a checkpoint does.
     """
-    with _tried(f"{where}.optimizer {settings.optimizer!r}, tried on a small network"):
+    with _tried(f"{where}.optimizer", settings.optimizer, "a small network"):
         network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(32, 4))
         before = [p.detach().clone() for p in network.parameters()]
         optimizer = build_optimizer(network, settings)
@@ -193,7 +196,7 @@ def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
     r = study.runs[run]
     sizes = study.models[r.model].model_copy(update={"encoder_depth": 1, "decoder_depth": 1, "head_depth": 1})
     small = study.model_copy(update={"models": {**study.models, r.model: sizes}})
-    with _tried(f"runs.{run}.guidance.strategy {r.guidance.strategy!r}, tried on random tokens"):
+    with _tried(f"runs.{run}.guidance.strategy", r.guidance.strategy, "random tokens"):
         model = MAR.from_study(small, run)
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(IMAGES, study.num_tokens, study.continuous.latent_channels)
@@ -219,7 +222,7 @@ def try_tokenizer(study: Study, kind: str, network: Any) -> None:
     Raises ValueError where that fails, or gives other shapes, ranges or types than the study says.
     """
     settings, side = getattr(study, kind), study.data.image_size
-    with _tried(f"{kind}.network {settings.network!r}, tried on random images of {side} pixels"):
+    with _tried(f"{kind}.network", settings.network, f"random images of {side} pixels"):
         images = torch.rand(IMAGES, 3, side, side)
         with torch.no_grad(), _left_alone(images=images):
             decoded = TRIALS[kind](network.eval(), images, study)

@@ -36,7 +36,11 @@ def guidance_rate(ti_mix: TiMix, progress: float) -> float:
     """λ, the probability that a missing position keeps its ground-truth token, at `progress` in [0, 1] of the run."""
     if not 0 <= progress <= 1:
         raise ValueError(f"ti_mix: progress {progress} is outside [0, 1]; give the finished share of the run")
-    rate = float(choices.SCHEDULES.load_function(ti_mix.schedule)(progress, ti_mix))
+    found = choices.SCHEDULES.load_function(ti_mix.schedule)(progress, ti_mix)
+    try:
+        rate = float(found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ti_mix.schedule {ti_mix.schedule!r}: gave {found!r}, not a number") from error
     if not 0 <= rate <= 1:
         raise ValueError(f"ti_mix.schedule {ti_mix.schedule!r}: gave λ = {rate} at progress {progress}; it must be in "
                          "[0, 1]")  # fmt: skip

@@ -91,9 +91,9 @@ def load(where: str, role: str, form: str = CLASS) -> Any:
                          "holds module.py")  # fmt: skip
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{role} {where!r}: {error}; it must be importable from where mixar runs") from error
     except CAUGHT as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):  # not one it imports
+            raise ValueError(f"{role} {where!r}: {error}; it must be importable from where mixar runs") from error
         raise ValueError(f"{role} {where!r}: importing {module} fails: {in_words(error)}") from error
     if not hasattr(found, name):
         raise ValueError(f"{role} {where!r}: {module} has no {name}")

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from mixar.study.choices import unknown
 
+FORMER = {  # keys of earlier studies, and what says the same now
+    "strategies": "name the class where it is used, as runs.NAME.guidance: {strategy: module:Class}",
+    "own_metrics": "name the function in scoring.metrics, as module:function",
+}
+
 
 class SpecError(ValueError):
     """A study that cannot run, with the key, what was found and what would do."""
@@ -46,8 +51,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             continue
         key = ".".join(str(p) for p in e["loc"]) or "study"
         if e["type"] == "extra_forbidden":
-            valid = _fields_at(model, e["loc"][:-1])
-            lines.append(f"{key}: {unknown(str(e['loc'][-1]), valid)}")
+            name, valid = str(e["loc"][-1]), _fields_at(model, e["loc"][:-1])
+            lines.append(
+                f"{key}: no key any more; {FORMER[name]}" if name in FORMER else f"{key}: {unknown(name, valid)}"
+            )
         elif e["type"] == "conflicts":
             where = key if e["loc"] else ""
             lines += [f"{'.'.join(filter(None, (where, inner)))}: {said}" for inner, said in e["ctx"]["found"]]

@@ -149,6 +149,11 @@ def test_a_rate_outside_0_and_1_is_refused():
         guidance_rate(TiMix(schedule="toy_own:beyond"), 0.5)
 
 
+def test_a_rate_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="'toy_own:nothing': gave .*, not a number"):
+        guidance_rate(TiMix(schedule="toy_own:nothing"), 0.5)
+
+
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
 def test_progress_outside_the_run_is_refused(progress):
     with pytest.raises(ValueError, match="outside"):

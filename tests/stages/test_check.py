@@ -469,11 +469,15 @@ def name_network(content, name):
     ("choose", "name", "said"),
     [
         (name_schedule, "cubic", None),
-        (name_schedule, "beyond", r"dc_mix_timix.ti_mix.schedule 'toy_own:beyond': .* gave λ = 1.01"),
+        (name_schedule, "beyond", r"dc_mix_timix.ti_mix.schedule 'toy_own:beyond': gave λ = 1.01"),
         (name_schedule, "rising", r"λ rises from 0 to 0.01 at 0 % of the run; it must fall"),
         (name_schedule, "broken", "'toy_own:broken': KeyError: 'colour'"),
         (name_optimizer, "sgd", None),
-        (name_optimizer, "no_optimizer", "returned a list; expected a torch.optim.Optimizer"),
+        (
+            name_optimizer,
+            "no_optimizer",
+            "'toy_own:no_optimizer', tried on a small network: returned a list",
+        ),
         (name_optimizer, "unmoved", "discrete.train.optimizer 'toy_own:unmoved', .*: three steps change no parameter"),
         (name_source, "flat", None),
         (name_source, "nothing", "returned a list; expected an Originals"),

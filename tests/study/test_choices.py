@@ -21,6 +21,7 @@ def test_a_class_and_a_function_are_loaded_by_name():
         ("/tmp/mine.py:Mine", "expected 'module:Class', a module's name and not a path"),
         ("no_such_module:Mine", "No module named 'no_such_module'; it must be importable from where mixar runs"),
         ("damaged_module:Mine", "importing damaged_module fails: ZeroDivisionError: division by zero"),
+        ("needy_module:Mine", "importing needy_module fails: ModuleNotFoundError: No module named 'no_such_module'$"),
         ("wordless_module:Mine", "importing wordless_module fails: RuntimeError$"),
         ("ending_module:Mine", r"importing ending_module fails: it ends Python \(SystemExit: 0\)"),
         ("toy_choices:Yours", "toy_choices has no Yours"),
@@ -31,6 +32,7 @@ def test_a_class_and_a_function_are_loaded_by_name():
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(where, message, tmp_path, monkeypatch):
     (tmp_path / "damaged_module.py").write_text("1 / 0\n")
+    (tmp_path / "needy_module.py").write_text("import no_such_module\n")
     (tmp_path / "wordless_module.py").write_text("raise RuntimeError\n")
     (tmp_path / "ending_module.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -86,6 +86,16 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(smoke, path, key, 
     assert f"did you mean {near!r}?" in message
 
 
+def test_a_key_of_earlier_studies_is_refused_with_what_to_write_now(smoke):
+    smoke["strategies"] = {"mine": "my_guidance:Mine"}
+    smoke["scoring"]["own_metrics"] = {"shift": "my_metric:shift"}
+
+    message = refusal(smoke)
+
+    assert "strategies: no key any more; name the class where it is used" in message
+    assert "scoring.own_metrics: no key any more; name the function in scoring.metrics" in message
+
+
 def test_an_unknown_strategy_is_refused_with_the_nearest_valid_one(smoke):
     smoke["runs"]["dc_mix"]["guidance"]["strategy"] = "dc_mxi"
 
