@@ -11,6 +11,7 @@ import yaml
 from cluster import wait_for
 from driver import Driver
 from safetensors.numpy import load_file
+from smoke_runs import long_training
 
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
@@ -48,8 +49,8 @@ def snakemake(folder, environment, *options):
 
 
 @pytest.fixture(scope="module")
-def finished(running, clone, tmp_path_factory):
-    """Layouts of the smoke study on the cluster and on this machine alone."""
+def finished(running, clone, tmp_path_factory, request):
+    """The clone, and layouts of the smoke study on the cluster and on this machine alone."""
     decoy = tmp_path_factory.mktemp("config") / "snakemake" / "slurm"
     decoy.mkdir(parents=True)
     (decoy / "config.yaml").write_text("executor: no-such-executor\n")
@@ -59,18 +60,15 @@ def finished(running, clone, tmp_path_factory):
     same = ("--set-threads", *(f"{rule}={number}" for rule, number in threads.items()))
     pace = ("--jobs", "3", "--submitit-poll-min-seconds", "1", "--submitit-poll-max-seconds", "1")
     snakemake(clone, environment, "--profile", "slurm", "--configfile", "config/smoke.yaml", *pace, *same)
-    study = yaml.safe_load((clone / "config" / "smoke.yaml").read_text())
-    study["hardware"]["results"] = "local-results"
-    (clone / "local.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    options = ("--profile", "workflow/profiles/local", "--configfile", "local.yaml")
-    snakemake(clone, os.environ, *options)
     on_cluster = Layout(parse_study(yaml.safe_load((clone / "config" / "smoke.yaml").read_text())))
-    return clone, on_cluster, Layout(parse_study(study))
+    # Asked for last: another worker runs that study at the same time.
+    return clone, on_cluster, request.getfixturevalue("finished_smoke").copy
 
 
 @pytest.mark.parametrize("name, column", [("table1.csv", "fd"), ("table2.csv", "tokens_total")])
 def test_the_cluster_makes_the_tables_of_the_local_run(finished, name, column):
-    tables = [pd.read_csv(file).drop(columns=CLOCKED, errors="ignore") for file in both(finished, name)]
+    one, two = (pd.read_csv(file).drop(columns=CLOCKED, errors="ignore") for file in both(finished, name))
+    tables = one, two[two["label"] != "Toy"].reset_index(drop=True)  # a run of the local study alone
 
     assert tables[0][column].notna().all()
     pd.testing.assert_frame_equal(*tables, check_exact=True)
@@ -92,7 +90,7 @@ def both(finished, name):
 def test_the_cluster_measures_the_scores_of_the_local_run(finished):
     rows = [pd.read_parquet(file) for file in both(finished, "results.parquet")]
     keys = ["source", "run", "sampler", "seed", "metric"]
-    rows = [r[r.source != "measure"].sort_values(keys).reset_index(drop=True) for r in rows]
+    rows = [r[(r.source != "measure") & (r.run != "toy")].sort_values(keys).reset_index(drop=True) for r in rows]
 
     columns = [*keys, "value", "low", "high", "n", "protocol"]
     pd.testing.assert_frame_equal(rows[0][columns], rows[1][columns])
@@ -111,31 +109,18 @@ def same_weights(*files):
     return one.keys() == two.keys() and all((one[name] == two[name]).all() for name in one)
 
 
-def test_a_preempted_training_ends_with_the_weights_of_an_undisturbed_one(finished, running, tmp_path):
-    clone, whole, _ = finished
-    layouts = []
-    for name in ("undisturbed", "preempted"):
-        study = yaml.safe_load((clone / "config" / "smoke.yaml").read_text())
-        study["training"]["epochs"] = 400
-        study["runs"] = {run: study["runs"][run] for run in ("mar", "dc_mix")}
-        study["report"] = {}
-        study["hardware"] |= {"results": str(tmp_path / name), "checkpoint_minutes": 0.02}
-        layout = Layout(parse_study(study))
-        layout.root.mkdir(parents=True)
-        for part in ("ingest", "tokenizer", "tokenize"):  # the same tokens for both
-            subprocess.run(["cp", "-rp", clone / whole.root / part, layout.root / part], check=True)
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-        layouts.append(layout)
-    calm, hasty = layouts
+def test_a_preempted_training_ends_with_the_weights_of_an_undisturbed_one(
+    finished, running, undisturbed, tmp_path, smoke
+):
+    clone, _, whole = finished
+    file, hasty = long_training(smoke, whole, tmp_path)
 
     common = ("--allowed-rules", "train", "--set-threads", "train=1", "--submitit-poll-max-seconds", "2")
-    options = ("--profile", "slurm", *common, "--configfile", tmp_path / "preempted.yaml")
+    options = ("--profile", "slurm", *common, "--configfile", file)
     driver = Driver(clone, running.environment, hasty.weights("mar", 0), *options)
     try:
         wait_for(lambda: any((hasty.root / "checkpoints").rglob("state.pt")), "a checkpoint", 200)
-        running.occupy()
-        local = ("--profile", "workflow/profiles/local", "--configfile", tmp_path / "undisturbed.yaml")
-        snakemake(clone, os.environ, calm.weights("mar", 0), *local, "--allowed-rules", "train")
+        running.wait_state(running.occupy(), "RUNNING", "COMPLETED", seconds=120)
         code = driver.wait()
     finally:
         driver.kill()
@@ -144,6 +129,6 @@ def test_a_preempted_training_ends_with_the_weights_of_an_undisturbed_one(finish
     assert code == 0, driver.output
     last = json.loads((clone / ".snakemake/submitit/finished.jsonl").read_text().splitlines()[-1])
     assert (last["name"], last["interruptions"]) == ("train mar 0", 1)
-    assert same_weights(calm.weights("mar", 0), hasty.weights("mar", 0))
+    assert same_weights(undisturbed.weights("mar", 0), hasty.weights("mar", 0))
     # equal weights alone would also come from training again: it went on where the checkpoint was
     assert re.search(r"continues after [1-9]\d*/\d+ steps", hasty.log("train", "mar", "seed0").read_text())

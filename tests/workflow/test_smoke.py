@@ -8,73 +8,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import load_file
-
-from mixar.study.layout import Layout
-from mixar.study.load import parse_study
+from smoke_runs import command, long_training, run
 
 pytestmark = pytest.mark.workflow
-SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 
 
-def command(study_file, *targets):
-    """Snakemake on a study; targets are files of it, none for the whole study."""
-    options = ["--profile", "workflow/profiles/local", "--cores", "2", "--configfile", study_file]
-    return [str(part) for part in (SNAKEMAKE, *targets, *options)]
-
-
-TOY = """
-from mixar.model.guidance import DCMix
-
-class EveryOther(DCMix):
-    def fill(self, q):
-        shown = super().fill(q).clone()
-        shown[:, ::2] = 0
-        return shown
-"""
-
-
-def run(root, study_file, *targets):
-    environment = os.environ | {"PYTHONPATH": str(Path(study_file).parent)}  # where a study's own strategies lie
-    arguments = command(study_file, *targets)
-    result = subprocess.run(arguments, cwd=root, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def write_study(content, folder):
-    content["hardware"]["results"] = str(folder / "results")
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    return file, Layout(parse_study(content))
-
-
-@pytest.fixture(scope="module")
-def finished(root, tmp_path_factory):
-    """The smoke study after one command: its file, its layout and what Snakemake said."""
-    content = yaml.safe_load((root / "config" / "smoke.yaml").read_text())
-    content["runs"]["toy"] = {"label": "Toy", "model": "tiny", "guidance": {"strategy": "toy_guidance:EveryOther"}}
-    folder = tmp_path_factory.mktemp("smoke")
-    (folder / "toy_guidance.py").write_text(TOY)
-    study_file, layout = write_study(content, folder)
-    return study_file, layout, run(root, study_file)
-
-
-def test_one_command_makes_every_table_and_figure(finished):
-    _, layout, output = finished
+def test_one_command_makes_every_table_and_figure(finished_smoke):
+    _, layout, output, _ = finished_smoke
 
     assert all(path.stat().st_size > 0 for path in layout.report_files().values())
     assert "left" in output
 
 
-def test_an_own_strategy_takes_a_class_a_table_row_and_a_study_entry(finished):
-    _, layout, _ = finished
+def test_an_own_strategy_takes_a_class_a_table_row_and_a_study_entry(finished_smoke):
+    layout = finished_smoke.layout
     files = layout.report_files()
 
     rows = pd.read_parquet(files["results.parquet"])
@@ -84,8 +37,8 @@ def test_an_own_strategy_takes_a_class_a_table_row_and_a_study_entry(finished):
     assert {"fd", "tokens_total", "parameters"} <= set(rows[rows.run == "toy"].metric)  # what the balance plot shows
 
 
-def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
-    _, layout, _ = finished
+def test_every_run_has_every_metric_with_its_protocol_and_interval(finished_smoke):
+    layout = finished_smoke.layout
     study = layout.study
 
     rows = pd.read_parquet(layout.report_files()["results.parquet"])
@@ -106,8 +59,8 @@ def test_every_run_has_every_metric_with_its_protocol_and_interval(finished):
     assert set(rows[rows.source == "measure"].run) == set(study.runs)
 
 
-def test_a_second_command_does_nothing_and_says_so(finished, root):
-    study_file, layout, _ = finished
+def test_a_second_command_does_nothing_and_says_so(finished_smoke, root):
+    study_file, layout, *_ = finished_smoke
     before = {path: path.stat().st_mtime_ns for path in layout.root.rglob("*") if path.is_file()}
 
     output = run(root, study_file)
@@ -116,8 +69,8 @@ def test_a_second_command_does_nothing_and_says_so(finished, root):
     assert before == {path: path.stat().st_mtime_ns for path in layout.root.rglob("*") if path.is_file()}
 
 
-def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished, root, tmp_path):
-    study_file, _, _ = finished
+def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished_smoke, root, tmp_path):
+    study_file = finished_smoke.study_file
     content = yaml.safe_load(study_file.read_text())
     content["runs"]["mar"]["training"] = {"epochs": 3}
     changed = tmp_path / "study.yaml"
@@ -135,8 +88,8 @@ def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished, root,
     assert "settings changed" in result.stdout and "--config replace=true" in result.stdout
 
 
-def test_the_html_report_holds_the_tables_and_figures(finished, root, tmp_path):
-    study_file, _, _ = finished
+def test_the_html_report_holds_the_tables_and_figures(finished_smoke, root, tmp_path):
+    study_file = finished_smoke.study_file
     page = tmp_path / "report.html"
 
     run(root, study_file, "--report", page)
@@ -144,29 +97,15 @@ def test_the_html_report_holds_the_tables_and_figures(finished, root, tmp_path):
     assert "table1" in page.read_text()
 
 
-def test_a_training_that_was_killed_resumes_to_the_same_weights(finished, root, tmp_path, smoke):
-    _, whole, _ = finished
-    smoke["training"]["epochs"] = 400  # long enough to be caught in its middle
-    smoke["runs"] = {name: smoke["runs"][name] for name in ("mar", "dc_mix")}
-    smoke["report"] = {}
-    smoke["hardware"]["checkpoint_minutes"] = 0.02
-    folders = tmp_path / "undisturbed", tmp_path / "killed"
-    studies = []
-    for folder in folders:
-        folder.mkdir()
-        studies.append(write_study(smoke, folder))
-        for part in ("ingest", "tokenizer", "tokenize"):  # the same tokens for both, without making them again
-            (studies[-1][1].root).mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-rp", whole.root / part, studies[-1][1].root / part], check=True)
-    (calm_file, calm), (hasty_file, hasty) = studies
+def test_a_training_that_was_killed_resumes_to_the_same_weights(finished_smoke, undisturbed, root, tmp_path, smoke):
+    file, hasty = long_training(smoke, finished_smoke.copy, tmp_path)
     target = "mar", 0
 
-    run(root, calm_file, calm.weights(*target), "--allowed-rules", "train")
-    kill_in_the_middle(root, hasty_file, hasty, target)
+    kill_in_the_middle(root, file, hasty, target)
     assert not hasty.weights(*target).exists()
-    run(root, hasty_file, hasty.weights(*target), "--allowed-rules", "train")
+    run(root, file, hasty.weights(*target), "--allowed-rules", "train")
 
-    expected, found = (load_file(layout.weights(*target)) for layout in (calm, hasty))
+    expected, found = (load_file(layout.weights(*target)) for layout in (undisturbed, hasty))
     assert expected.keys() == found.keys()
     assert all((expected[name] == found[name]).all() for name in expected)
     # equal weights alone would also come from training again: it went on where the checkpoint was
@@ -186,8 +125,8 @@ def kill_in_the_middle(root, study_file, layout, target):
     driver.wait()
 
 
-def test_brought_images_join_the_report_with_the_next_command_which_makes_nothing_else(finished, root, tmp_path):
-    study_file, layout, _ = finished
+def test_brought_images_join_the_report_with_the_next_command_which_makes_nothing_else(finished_smoke, root, tmp_path):
+    study_file, layout, *_ = finished_smoke
     np.savez(tmp_path / "drawn.npz", np.random.default_rng(0).integers(0, 256, (36, 32, 32, 3), dtype=np.uint8))
     scored = [sys.executable, "-m", "mixar", "score", tmp_path / "drawn.npz", "--study", study_file, "--label", "Noise"]
     environment = os.environ | {"PYTHONPATH": str(study_file.parent)}
@@ -201,8 +140,8 @@ def test_brought_images_join_the_report_with_the_next_command_which_makes_nothin
     assert before == [path.stat().st_mtime_ns for path in made]
 
 
-def test_a_deleted_row_of_brought_images_leaves_the_report_with_the_next_command(finished, root):
-    study_file, layout, _ = finished
+def test_a_deleted_row_of_brought_images_leaves_the_report_with_the_next_command(finished_smoke, root):
+    study_file, layout, *_ = finished_smoke
     scores = layout.scores("own", "own_noise")
     assert scores.is_file()  # of the test before
 
