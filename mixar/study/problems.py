@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mixar.scoring import catalogue
 from mixar.study.choices import unknown
 from mixar.study.errors import explain
-from mixar.study.sections import NO_WEIGHTS, Run, Study
+from mixar.study.sections import NO_WEIGHTS, Guidance, Run, Study
 
 STORED_BITS = 16  # of a token in a shard
 # Run names of other result rows: the generator's own images, and the tokenizers' reconstructions.
@@ -115,10 +115,16 @@ def _chain_problems(s: Study, name: str) -> Iterator[str]:
 
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
     parent = s.runs[str(run.parent)]
-    if parent.model != run.model or parent.guidance != run.guidance:
-        yield f"runs.{name}.parent: {run.parent!r} has another model or guidance; a run continues only its own kind"
+    kinds = {"model": (parent.model, run.model), "guidance": (_in_words(parent.guidance), _in_words(run.guidance))}
+    for what, (theirs, ours) in kinds.items():
+        if theirs != ours:
+            yield f"runs.{name}.parent: {run.parent!r} has the {what} {theirs}, not {ours}; a run continues its own kind"
     if missing := set(run.seeds) - set(parent.seeds):
         yield f"runs.{name}.seeds: {run.parent!r} has no seed {sorted(missing)}; it has {list(parent.seeds)}"
+
+
+def _in_words(guidance: Guidance) -> str:
+    return f"{guidance.strategy} {guidance.options}" if guidance.options else guidance.strategy
 
 
 def _process_problems(s: Study) -> Iterator[str]:

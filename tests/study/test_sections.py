@@ -157,7 +157,7 @@ def put(*path_and_value):
         (put("runs", "mar", "training", {"epoch": 3}), "did you mean 'epochs'?"),
         (put("runs", "mar", "ti_mix", {"schedule": "linear"}), "TI-Mix mixes discrete tokens"),
         (put("runs", "dc_mix_long", "parent", "dc_mx"), "runs.dc_mix_long.parent: 'dc_mx' is unknown"),
-        (put("runs", "dc_mix_long", "parent", "mar"), "has another model or guidance"),
+        (put("runs", "dc_mix_long", "parent", "mar"), "'mar' has the guidance none, not dc_mix"),
         (put("runs", "dc_mix_long", "parent", "dc_mix_long"), "dc_mix_long -> dc_mix_long is a circle"),
         (put("runs", "dc_mix_long", "seeds", [0, 7]), "has no seed [7]"),
         (put("runs", "dc_mix_long", "start", "weights.safetensors"), "keep one"),
