@@ -118,7 +118,7 @@ def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
     kinds = {"model": (parent.model, run.model), "guidance": (_in_words(parent.guidance), _in_words(run.guidance))}
     for what, (theirs, ours) in kinds.items():
         if theirs != ours:
-            yield f"runs.{name}.parent: {run.parent!r} has the {what} {theirs}, not {ours}; name a run of the same {what}"
+            yield f"runs.{name}.parent: {run.parent!r} has the {what} {theirs}, not {ours}; name one of the same {what}"
     if missing := set(run.seeds) - set(parent.seeds):
         yield f"runs.{name}.seeds: {run.parent!r} has no seed {sorted(missing)}; it has {list(parent.seeds)}"
 

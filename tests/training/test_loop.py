@@ -359,11 +359,6 @@ def test_muon_orthogonalises_the_updates_of_kernels_and_leaves_vectors_to_adamw(
     assert ((lengths > 0.6) & (lengths < 1.4)).all() and lengths.numel() == 6
 
 
-def test_the_optimizer_is_named_in_a_settings_dump_only_where_it_is_not_adamw():
-    assert "optimizer" not in settings().model_dump()  # so earlier studies keep their digests
-    assert settings(optimizer="muon").model_dump(mode="json")["optimizer"] == "muon"
-
-
 def test_a_damaged_checkpoint_is_named_with_what_would_do(tmp_path):
     assert checkpoints.load_state(tmp_path, ALONE.device) is None
     run_fit(tmp_path)
