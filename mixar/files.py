@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from mixar.failures import is_shortage
+
+if TYPE_CHECKING:  # loaded where it is used: every job of the workflow imports this module
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 BATCH_ROWS = 32
 BATCH_BYTES = 2**26
@@ -109,6 +110,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_table(path: str | Path, table: pa.Table, group_rows: int | None = None) -> None:
     """Write a Parquet file, in row groups of at most `group_rows`."""
+    import pyarrow.parquet as pq
+
     with replaced(path) as temporary:
         pq.write_table(table, temporary, group_rows, compression="zstd")
 
@@ -121,12 +124,14 @@ def iter_batches(
     Arrow cannot hold 2 GiB in one array of structs, such as `image` with its bytes, so readers of images never take a
     whole row group at once. Raises ValueError naming the path where the file is damaged.
     """
+    from pyarrow import ArrowException
+
     chosen = range(parquet.num_row_groups) if row_groups is None else row_groups
     sizes = [(group.total_byte_size, group.num_rows) for group in map(parquet.metadata.row_group, chosen)]
     largest = max((size / rows for size, rows in sizes if rows), default=1)
     try:
         yield from parquet.iter_batches(min(BATCH_ROWS, max(1, int(BATCH_BYTES / max(1, largest)))), chosen, columns)
-    except (pa.ArrowException, OSError) as error:
+    except (ArrowException, OSError) as error:
         if is_shortage(error):
             raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); copy or make it again") from None
