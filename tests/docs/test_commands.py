@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from dry_runs import snakemake
 
 from mixar.__main__ import app
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 PAGES = ["README.md", "config/README.md", "results/README.md", "resources/README.md", "benchmarks/README.md",
          *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))]  # fmt: skip
 PROGRAMS = ("snakemake", "python", "mixar", "make", "pytest")
@@ -70,7 +70,9 @@ def execute(*words):
 
 def plan(words):
     """A dry run of snakemake."""
-    said = execute(BIN / "snakemake", *words, *([] if "--help" in words else ["-n"]))
+    planned = snakemake(ROOT, *words, *([] if "--help" in words else ["-n"]))
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    said = planned.stdout
     assert "total" in said or "nothing to do" in said or "--help" in words
 
 
