@@ -128,7 +128,8 @@ def kill_in_the_middle(root, study_file, layout, target):
 def test_brought_images_join_the_report_with_the_next_command_which_makes_nothing_else(finished_smoke, root, tmp_path):
     study_file, layout, *_ = finished_smoke
     np.savez(tmp_path / "drawn.npz", np.random.default_rng(0).integers(0, 256, (36, 32, 32, 3), dtype=np.uint8))
-    scored = [sys.executable, "-m", "mixar", "score", tmp_path / "drawn.npz", "--study", study_file, "--label", "Noise"]
+    given = [tmp_path / "drawn.npz", "--study", study_file, "--label", "Noise"]
+    scored = [sys.executable, "-m", "mixar", "score-images", *given]
     environment = os.environ | {"PYTHONPATH": str(study_file.parent)}
     subprocess.run(scored, cwd=root, check=True, env=environment)
     made = [layout.weights("mar", 0), layout.scores("sample", "mar", 0, "default")]
