@@ -13,11 +13,14 @@ import numpy as np
 
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import decimals, fixed, interval, number, signed
+from mixar.reporting.results import total_epochs
 from mixar.reporting.summary import Result, Summary, check_same_ground
 from mixar.scoring.intervals import half_width
+from mixar.study.sections import Study
 
 CLOSE = 1.05  # "close": a distance at most 5 % above the other
 LEAST_SEEDS = 3  # of an arm that the study trains
+UNEQUAL = "unequal"  # the verdict where arms differ in more than what the claim is about
 RULE = (
     "Rule. A difference counts if it has the same sign for every seed and exceeds its 95 % interval. Then the claim "
     "held or did not hold, by its sign; otherwise it is undecided. A claim is decided only from at least "
@@ -25,7 +28,8 @@ RULE = (
     "own images) counts as one fixed network. The interval is a paired jackknife: both runs drop the same evaluation "
     "images, so shared labels and tokens cancel. It measures sampling error; seeds show training variance. Runs with "
     "equal seeds are compared seed by seed, others in all pairs. 'Close' means at most "
-    f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens."
+    f"{(CLOSE - 1) * 100:.0f} % above, by the same rule, with fewer tokens. Arms of unequal model sizes or training "
+    f"budgets are not judged: the verdict is '{UNEQUAL}', whatever the numbers."
 )
 
 
@@ -34,7 +38,7 @@ class Claim:
     """A statement of the paper, its verdict here, and the evidence in sentences."""
 
     title: str
-    verdict: str  # held, did not hold, or undecided
+    verdict: str  # held, did not hold, undecided or unequal
     summary: str
     details: tuple[str, ...]
     short: str  # the summary's core
@@ -46,6 +50,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class _Side:
+    run: str
     label: str
     fd: Result
     kid: Result
@@ -56,19 +61,44 @@ def claims_of(summary: Summary) -> list[Claim]:
 
     Raises ValueError where two sides have different protocols.
     """
-    name, claims, figure8 = summary.distance(), summary.study.report.claims, summary.study.report.figure8
+    claims, figure8 = summary.study.report.claims, summary.study.report.figure8
     found = []
     if claims:
         guided, baseline, own = (_side(summary, run) for run in (claims.guided, claims.baseline, "maskbit"))
         final = _side(summary, claims.final or claims.guided)
-        found.append(_better(f"{guided.label} is better than {baseline.label}", name, guided, baseline))
-        found.append(_better(f"{final.label} is better than {own.label}", name, final, own))
+        found.append(_better(summary, f"{guided.label} is better than {baseline.label}", guided, baseline))
+        found.append(_better(summary, f"{final.label} is better than {own.label}", final, own))
         if claims.self_attention:
             found.append(_close(summary, claims.guided, claims.self_attention))
     if figure8:
         sides = _side(summary, figure8.ti_mix), _side(summary, figure8.plain)
-        found.append(_better("TI-Mix is better than training on", name, *sides))
+        found.append(_better(summary, "TI-Mix is better than training on", *sides))
     return found
+
+
+def compared_runs(study: Study) -> list[tuple[str, str]]:
+    """The pairs of trained runs that the study's claims compare."""
+    claims, figure8 = study.report.claims, study.report.figure8
+    pairs = [(claims.guided, claims.baseline)] if claims else []
+    pairs += [(claims.guided, claims.self_attention)] if claims and claims.self_attention else []
+    return pairs + ([(figure8.ti_mix, figure8.plain)] if figure8 else [])
+
+
+def inequality(study: Study, ours: str, theirs: str) -> str | None:
+    """How two runs differ in model size or training budget, in words; None where they do not.
+
+    Guidance may add parameters of its own: that is what a claim compares. MaskBit's own images are no trained arm.
+    """
+    if not {ours, theirs} <= study.runs.keys():
+        return None
+    models = [study.runs[run].model for run in (ours, theirs)]
+    epochs = [total_epochs(study, run) for run in (ours, theirs)]
+    found = []
+    if study.models[models[0]] != study.models[models[1]]:
+        found.append(f"models {models[0]} and {models[1]}")
+    if epochs[0] != epochs[1]:
+        found.append(f"{epochs[0]} and {epochs[1]} epochs")
+    return ", ".join(found) or None
 
 
 def verdict(ours: Result, theirs: Result, allowance: float = 1.0) -> str:
@@ -116,19 +146,19 @@ def combined(ours: Result, theirs: Result, allowance: float = 1.0) -> float | No
 
 
 def _side(summary: Summary, run: str) -> _Side:
-    return _Side(label_of(summary.study, run), summary.of(run, "fd"), summary.of(run, "kid"))
+    return _Side(run, label_of(summary.study, run), summary.of(run, "fd"), summary.of(run, "kid"))
 
 
-def _better(title: str, name: str, ours: _Side, theirs: _Side) -> Claim:
+def _better(summary: Summary, title: str, ours: _Side, theirs: _Side) -> Claim:
     if not ours.fd or not theirs.fd:
         return _without_rows(title, ours, theirs)
     check_same_ground((ours.fd, theirs.fd), f"claim {title!r}")
-    return _claim(title, verdict(ours.fd, theirs.fd), name, ours, theirs)
+    return _claim(summary, title, verdict(ours.fd, theirs.fd), ours, theirs)
 
 
 def _close(summary: Summary, guided: str, self_attention: str) -> Claim:
     ours, theirs = _side(summary, guided), _side(summary, self_attention)
-    title, name = f"{ours.label} is close to {theirs.label} at fewer tokens", summary.distance()
+    title = f"{ours.label} is close to {theirs.label} at fewer tokens"
     fewer, more = (summary.of(run, "tokens_total", "measure").mean for run in (guided, self_attention))
     if not ours.fd or not theirs.fd or fewer is None or more is None:
         return _without_rows(title, ours, theirs)
@@ -136,10 +166,15 @@ def _close(summary: Summary, guided: str, self_attention: str) -> Claim:
     decision = verdict(ours.fd, theirs.fd, CLOSE) if fewer < more else "did not hold"
     share = f"{fixed(abs(100 * (1 - fewer / more)), 0)} % {'fewer' if fewer <= more else 'more'}"
     tokens = f"; tokens {fixed(fewer, 0)} against {fixed(more, 0)} ({share})"
-    return _claim(title, decision, name, ours, theirs, tokens, f"; {share}")
+    return _claim(summary, title, decision, ours, theirs, tokens, f"; {share}")
 
 
-def _claim(title: str, decision: str, name: str, ours: _Side, theirs: _Side, more: str = "", short: str = "") -> Claim:
+def _claim(
+    summary: Summary, title: str, decision: str, ours: _Side, theirs: _Side, more: str = "", short: str = ""
+) -> Claim:
+    name = summary.distance()
+    if unequal := inequality(summary.study, ours.run, theirs.run):
+        decision, more, short = UNEQUAL, f"{more}; unequal arms: {unequal}", f"{short}; unequal arms: {unequal}"
     lacks_seeds = decision == "undecided" and too_few_seeds(ours.fd, theirs.fd)
     more += f"; fewer than {LEAST_SEEDS} training seeds an arm" if lacks_seeds else ""
     found = _difference(name, ours.fd, theirs.fd) + more

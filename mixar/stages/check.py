@@ -18,6 +18,7 @@ from mixar import released
 from mixar.assets.check import locate, resolve
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
+from mixar.reporting.claims import compared_runs, inequality
 from mixar.scoring.extractors import load_extractor, load_further
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
@@ -54,6 +55,9 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     looks += [partial(try_schedule, study, name) for name, run in study.runs.items()
               if run.ti_mix and is_own(run.ti_mix.schedule)]  # fmt: skip
     looks += [partial(try_optimizer, *training) for training in _trainings(study) if is_own(training[1].optimizer)]
+    for ours, theirs in compared_runs(study):
+        if unequal := inequality(study, ours, theirs):
+            warn(f"report: runs {ours!r} and {theirs!r} are compared, and differ: {unequal}; the claim is not judged")
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
     found += _data_problems(study)

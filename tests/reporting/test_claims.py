@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 from toy_rows import FD, all_rows, reported_study, score_rows, summary_of
 
-from mixar.reporting.claims import RULE, claims_markdown, claims_of, combined, differences, verdict
+from mixar.reporting.claims import (
+    RULE,
+    claims_markdown,
+    claims_of,
+    combined,
+    compared_runs,
+    differences,
+    inequality,
+    verdict,
+)
 from mixar.reporting.summary import Result
 
 # As many seeds as a verdict needs.
@@ -137,12 +146,42 @@ def test_what_comes_out_is_printed_even_against_the_paper():
 
 
 def test_close_needs_fewer_tokens():
-    same = {"report": {"claims": {"baseline": "mar", "guided": "dc_mix", "self_attention": "long"}}}
+    same = {"report": {"claims": {"baseline": "mar", "guided": "dc_mix", "self_attention": "mar"}}}
 
     for fd, seeds in ((FD3, (0, 1, 2)), (FD, (0, 1))):  # the count of tokens has no seeds
         claim = claims({**fd, "dc_mix": dict.fromkeys(seeds, 1.0)}, seeds, **same)
-        claim = claim["DC-Mix is close to DC-Mix, continued at fewer tokens"]
+        claim = claim["DC-Mix is close to MAR at fewer tokens"]
         assert claim.verdict == "did not hold" and not claim.lacks_seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"runs": {"mar": {"label": "MAR", "model": "s", "training": {"epochs": 80}}}}, "40 and 80 epochs"),
+        (
+            {
+                "runs": {"mar": {"label": "MAR", "model": "wide"}},
+                "models": {"wide": {"width": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2, "head_depth": 1,
+                                    "head_width": 16}},
+            },
+            "models s and wide",
+        ),
+    ],
+)  # fmt: skip
+def test_unequal_arms_are_not_judged_whatever_the_numbers(changes, words):
+    found = claims(**{"runs": {}, **changes})
+    claim = found["DC-Mix is better than MAR"]
+
+    assert claim.verdict == "unequal" and f"unequal arms: {words}" in claim.summary
+    assert claim.line().startswith("UNEQUAL") and not claim.lacks_seeds
+    assert found["TI-Mix is better than training on"].verdict == "held"
+
+
+def test_own_parameters_of_a_strategy_and_images_without_a_training_are_no_inequality():
+    study = reported_study()
+
+    assert [inequality(study, *pair) for pair in compared_runs(study)] == [None, None, None]
+    assert inequality(study, "timix", "maskbit") is None
 
 
 def test_a_claim_tells_every_seed_the_difference_the_interval_n_and_kid():
