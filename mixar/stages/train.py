@@ -27,8 +27,9 @@ from mixar.study.names import check_run
 from mixar.study.sections import Study
 from mixar.tokens import generator
 from mixar.training import distributed
+from mixar.training.accumulate import Step
 from mixar.training.job import micro_batch, run_to_end
-from mixar.training.loop import Fit, Step, total_steps
+from mixar.training.loop import Fit, total_steps
 from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights
 

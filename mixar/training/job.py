@@ -24,8 +24,9 @@ from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, Training
 from mixar.training import checkpoints
+from mixar.training.accumulate import Step
 from mixar.training.distributed import Context
-from mixar.training.loop import Fit, Step, fit
+from mixar.training.loop import Fit, fit
 from mixar.weights import save_weights
 
 WAITING, FREE, MADE = range(3)  # what process 0 tells the others of the lease
