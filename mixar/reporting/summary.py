@@ -11,7 +11,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,8 @@ from mixar.scoring.catalogue import METRICS, Metric, metric_of
 from mixar.study.sections import Study
 
 DISTANCES = {"sample": ("g", "fd"), "reconstruct": ("r", "rfd")}  # source -> letter of the name, metric
+JOINED = "/"  # between the study and the run, in the name of a guest of a joined study; no run of a study has it
+TOKENIZERS = ("continuous", "discrete")
 ORIGIN = ("source", "commit", "dirty", "platform", "device", "versions")  # columns that say where rows came from
 
 
@@ -72,12 +74,14 @@ NOTHING = Result()
 class Summary:
     """Every result of a study, by (run, metric, source).
 
-    brought: run name -> label of the images that `score-images` scored. origins: where the rows came from.
+    guests: run name -> label of what this study did not draw: images that `score-images` scored, and runs of joined
+    studies, whose names are `study/run`. joined: those studies by name. origins: where the rows came from.
     """
 
     study: Study
     results: Mapping[tuple[str, str, str], Result]
-    brought: Mapping[str, str]
+    guests: Mapping[str, str]
+    joined: Mapping[str, Study] = field(default_factory=dict)
     origins: tuple[dict[str, Any], ...] = ()
 
     def of(self, run: str, metric: str, source: str = "sample") -> Result:
@@ -85,7 +89,7 @@ class Summary:
         return self.results.get((run, metric, source), NOTHING)
 
     def column(self, metric: str, source: str = "sample") -> list[Result]:
-        """The results of every run, those of brought images included."""
+        """The results of every run, those of guests included."""
         return [result for (_, *key), result in self.results.items() if key == [metric, source]]
 
     @functools.cached_property
@@ -104,7 +108,7 @@ class Summary:
     def distance(self, source: str = "sample", metric: str | None = None) -> str:
         """gFID or rFID where the protocol earns the name; else gFD- or rFD- and the feature network's or study's name.
 
-        Brought images decide it only where there is nothing else.
+        Guests decide it only where there is nothing else.
         """
         letter, usual = DISTANCES[source]
         used = self._of_study(self.column(metric or usual, source)) or self._of_study(self.column(usual, source))
@@ -122,30 +126,53 @@ class Summary:
         names = {r.network for r in results if r.network}
         return names.pop() if len(names) == 1 else self.study.scoring.extractor.network
 
+    def is_guest(self, run: str) -> bool:
+        """Whether the study did not make this run, or this tokenizer's reconstructions."""
+        return run in self.guests or JOINED in run
+
     def _of_study(self, results: list[Result]) -> list[Result]:
-        """Without those of brought images, unless there are no others."""
-        return [r for r in results if r.run not in self.brought] or results
+        """Without those of guests, unless there are no others."""
+        return [r for r in results if not self.is_guest(r.run)] or results
 
 
 def _are_fid(results: list[Result]) -> bool:
     return bool(results) and all(protocols.is_fid(r.protocol or "") for r in results)
 
 
-def summarise(study: Study, rows: pd.DataFrame) -> Summary:
+def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd.DataFrame]] = ()) -> Summary:
     """The one pass over a study's rows. Of several samplers, a run's headline one counts.
 
+    joined: other studies and their rows; their runs become guests.
     Raises ValueError if a seed of a run has two values, or if its seeds differ in protocol, n, features or reference.
     """
     rows = rows_of(study, rows)
+    results = _results(study, rows)
+    guests = {row["run"]: row["label"] for row in rows.to_dict("records") if _is_brought(study, row["run"])}
+    guests, others, frames = dict(sorted(guests.items())), {}, [rows]
+    for other, theirs in joined:
+        theirs = rows_of(other, theirs)
+        names = {name: f"{other.study}{JOINED}{name}" for name in (*other.runs, *TOKENIZERS)}
+        for (run, metric, source), result in _results(other, theirs).items():
+            if run in names:
+                results[names[run], metric, source] = replace(result, run=names[run])
+        taken = {run.label for run in study.runs.values()} | set(guests.values())
+        for name, run in other.runs.items():
+            guests[names[name]] = f"{run.label} ({other.study})" if run.label in taken else run.label
+        others[other.study] = other
+        frames.append(theirs)
+    return Summary(study, results, guests, others, tuple(_origins(pd.concat(frames))))
+
+
+def _results(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str, str], Result]:
     groups: dict[tuple[str, str, str], list[dict]] = {}
-    brought = {}
     for row in rows.to_dict("records"):
-        if row["run"].startswith(OWN) and row["run"] not in study.runs:
-            brought[row["run"]] = row["label"]
         if _text(row["sampler"]) in (None, headline_sampler(study, row["run"])) or row["run"] not in study.runs:
             groups.setdefault((row["run"], row["metric"], row["source"]), []).append(row)
-    results = {key: _result(study, found) for key, found in groups.items()}
-    return Summary(study, results, dict(sorted(brought.items())), tuple(_origins(rows)))
+    return {key: _result(study, found) for key, found in groups.items()}
+
+
+def _is_brought(study: Study, run: str) -> bool:
+    return run.startswith(OWN) and run not in study.runs
 
 
 def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, interval, number, si, with_spread
 from mixar.reporting.results import STEADY, spread
-from mixar.reporting.summary import NOTHING, Result, Summary, check_same_ground, headline_sampler, strangers
+from mixar.reporting.summary import JOINED, NOTHING, Result, Summary, check_same_ground, headline_sampler, strangers
 from mixar.scoring.catalogue import Metric
 from mixar.study.sections import Study
 
@@ -38,8 +38,9 @@ class Table:
 def quality_table(summary: Summary) -> Table:
     """Table 1: quality of the discrete tokens' own images and of every run, means over seeds ± standard deviation.
 
-    Every further metric that the rows hold has a column after Recall (not in the terminal). Below the runs come images
-    brought from outside, with a dagger where they differ in protocol, number of images, features or reference.
+    Every further metric that the rows hold has a column after Recall (not in the terminal). Below the runs come guests:
+    brought images and runs of joined studies, with a dagger where they differ in protocol, number of images, features
+    or reference.
     Raises ValueError if the study's own rows of a column differ in one of these.
     """
     study, metrics = summary.study, summary.metrics
@@ -49,16 +50,19 @@ def quality_table(summary: Summary) -> Table:
     rfd = f"{summary.distance('reconstruct')} ↓"
     columns = ("Method", rfd, "# Params", *usual, *further, "seeds", "n", "protocol")
     cells, intervals, records = [], [], []
-    for run in ("maskbit", *study.runs, *summary.brought):
+    for run in ("maskbit", *study.runs, *summary.guests):
         found = {metric.name: summary.of(run, metric.name) for metric in metrics}
         own, parameters, fd = _tokenizer_rfd(summary, run), summary.of(run, "parameters", "measure"), found["fd"]
         scores = [with_spread(found[m.name], m.decimals) for m in metrics]
         around = [str(len(fd.values) or MISSING), count(fd.n), fd.protocol or MISSING]
-        label = summary.brought.get(run) or label_of(study, run)
-        cells.append([label + marks.get(run, ""), number(own.mean), si(parameters.mean), *scores, *around])
+        label = summary.guests.get(run) or label_of(study, run)
+        rfd_mark = marks.get(own.run, "") if own else ""
+        cells.append([label + marks.get(run, ""), number(own.mean) + rfd_mark, si(parameters.mean), *scores, *around])
         spans = [interval(found[m.name], m.decimals, "") for m in metrics]
         intervals.append(["95 % interval", interval(own, none=""), "", *spans, "", "", ""])
-        records.append(_record(study, run, label, {"rfd": own, "parameters": parameters, **found}))
+        home = summary.joined.get(run.partition(JOINED)[0], study)
+        record = _record(home, run.rpartition(JOINED)[2], label, {"rfd": own, "parameters": parameters, **found})
+        records.append({**record, "run": run})
     notes = _quality_notes(summary, marks, titles.values())
     title, hidden = f"Table 1. Quality: {study.title}", ("# Params", "seeds", *further)
     return Table(title, columns, cells, notes, pd.DataFrame(records), hidden, tuple(intervals))
@@ -66,17 +70,18 @@ def quality_table(summary: Summary) -> Table:
 
 def _tokenizer_rfd(summary: Summary, run: str) -> Result:
     """rfd of the tokenizer behind a run's images; of brought images it is not known."""
-    if run in summary.brought:
-        return NOTHING
+    if summary.is_guest(run):
+        home, _, _ = run.partition(JOINED)
+        return summary.of(f"{home}{JOINED}continuous", "rfd", "reconstruct") if home in summary.joined else NOTHING
     return summary.of("discrete" if run == "maskbit" else "continuous", "rfd", "reconstruct")
 
 
 def _quality_marks(summary: Summary) -> dict[str, str]:
-    """Check every column for one ground; return the marks of the brought runs that differ."""
+    """Check every column for one ground; return the marks of the guests, and of their tokenizers, that differ."""
     marks: dict[str, str] = {}
     for metric, source in (*((m.name, "sample") for m in summary.metrics), ("rfd", "reconstruct")):
         used = summary.column(metric, source)
-        theirs, ours = ([r for r in used if (r.run in summary.brought) is brought] for brought in (True, False))
+        theirs, ours = ([r for r in used if summary.is_guest(r.run) is guest] for guest in (True, False))
         check_same_ground(ours, f"Table 1, column {metric}")
         marks |= strangers(theirs, ours or [r for r in theirs if r.n == summary.study.evaluation.num_images])
     return marks
@@ -95,13 +100,25 @@ def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[s
     if not gfd.endswith("FID"):
         other = "other " if any(_is_measured(summary, metric) for metric in summary.metrics if metric.network) else ""
         notes.append(f"All {other}scores use features of {summary.network}; {gfd} is a Fréchet distance, not FID.")
-    if summary.brought:
-        notes.append(f"Images from outside the study, scored here: {', '.join(summary.brought.values())}.")
+    if brought := [label for run, label in summary.guests.items() if JOINED not in run]:
+        notes.append(f"Images from outside the study, scored here: {', '.join(brought)}.")
+    notes += [_joined_note(summary, other) for other in summary.joined.values()]
     if marks:
         no_fid = "; not FID" if any("FID" in heading for heading in headings) else ""
         notes.append("† Another protocol, number of images, feature network or reference than the study's rows; "
                      f"not comparable{no_fid}.")  # fmt: skip
     return tuple(notes)
+
+
+def _joined_note(summary: Summary, other: Study) -> str:
+    """Which rows come from a joined study, with which tokenizer, samplers and reconstruction protocol."""
+    labels = ", ".join(run.label for run in other.runs.values())
+    samplers = ", ".join(dict.fromkeys(str(headline_sampler(other, run)) for run in other.runs))
+    rfd = summary.of(f"{other.study}{JOINED}continuous", "rfd", "reconstruct")
+    measured = f", reconstructions under {rfd.protocol}, n = {count(rfd.n)}" if rfd else ""
+    return f"From study {other.study} ({other.title}): {labels}; {label_of(other, 'continuous')}{measured}; " + (
+        f"{'samplers' if ',' in samplers else 'sampler'} {samplers} of that study."
+    )
 
 
 def _is_measured(summary: Summary, metric: Metric) -> bool:

@@ -30,7 +30,8 @@ from mixar.reporting.results import read_losses, read_rows
 from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, quality_table
 from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
-from mixar.study.layout import Layout
+from mixar.study.layout import JOINED_ROWS, Layout
+from mixar.study.load import load_study
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import read_yaml
 
@@ -55,7 +56,8 @@ def report(study: Study, layout: Layout) -> None:
     Raises ValueError where rows, curves or images are missing, damaged, or cannot share a table.
     """
     files, rows, lost = layout.report_files(), read_rows(layout.root), missing_in_words(layout)
-    summary = summarise(study, rows)
+    others, not_joined = joined_studies(study)
+    summary, lost = summarise(study, rows, others), (*lost, *not_joined)
     claims, tables = claims_of(summary), {"table1": quality_table(summary), "table2": efficiency_table(summary)}
     tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
@@ -77,6 +79,25 @@ def report(study: Study, layout: Layout) -> None:
     text = summary_text(list(tables.values()), claims, files, lost)
     write_text(files["summary.txt"], text)
     print(text)
+
+
+def joined_studies(study: Study) -> tuple[list[tuple[Study, pd.DataFrame]], tuple[str, ...]]:
+    """The studies of `report.joined` with their rows, and what to say of those that have no results yet.
+
+    Raises ValueError for a folder of something else, and for a name that two studies have.
+    """
+    found: dict[str, tuple[Study, pd.DataFrame]] = {}
+    said = []
+    for folder in map(Path, study.report.joined):
+        path = folder / "study.json"
+        if not path.is_file() or not any((folder / part).is_dir() for part in JOINED_ROWS):
+            said.append(f"Not joined: {folder} holds no results yet; run its study, then this report again.")
+            continue
+        other = load_study(path)
+        if other.study in (study.study, *found):
+            raise ValueError(f"report.joined: {folder} is another study named {other.study!r}; rename one of them")
+        found[other.study] = other, read_rows(folder)
+    return list(found.values()), tuple(said)
 
 
 def missing_in_words(layout: Layout) -> tuple[str, ...]:

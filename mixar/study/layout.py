@@ -10,6 +10,8 @@ from pathlib import Path
 from mixar.listing import is_service
 from mixar.study.sections import Study
 
+JOINED_ROWS = ("score/sample", "score/reconstruct", "measure")  # what a report reads of a joined study
+
 
 class Layout:
     """Paths below results/<study>/. Methods take names and return Path; `"{shard}"` may stand for a number."""
@@ -112,6 +114,11 @@ class Layout:
         """source: sample (of a run, with seed and sampler), reconstruct (of a tokenizer) or own (brought images)."""
         file = "scores" if seed is None else f"seed{seed}-{sampler}"
         return self.root / "score" / source / name / f"{file}.parquet"
+
+    def joined_row_files(self) -> list[Path]:
+        """The result rows of joined studies that exist now."""
+        folders = [Path(folder) / part for folder in self.study.report.joined for part in JOINED_ROWS]
+        return sorted(path for folder in folders for path in folder.rglob("*.parquet") if not is_service(path.name))
 
     def measures(self, run: str) -> Path:
         return self.root / "measure" / f"{run}.parquet"

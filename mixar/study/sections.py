@@ -558,6 +558,10 @@ class Report(Section):
     )
     figure8: TiMixFigure | None = Field(default=None, description="runs of Figure 8; null: no Figure 8")
     claims: Claims | None = Field(default=None, description="runs behind the paper's claims; null: no claims")
+    joined: tuple[FilePath, ...] = Field(
+        default=(),
+        description="results folders of other studies, such as `results/mar_released`; their runs join Table 1",
+    )
     grid: tuple[Side, Side] = Field(default=(4, 8), description="rows and columns of the image sheets")
     sampler: Name = Field(default="default", description="sampler behind the headline tables")
 

@@ -6,6 +6,7 @@ rule report:
         manifest=LAYOUT.manifest,
         rows=LAYOUT.row_files(),
         own=LAYOUT.own_scores(),
+        joined=LAYOUT.joined_row_files(),
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
         literature=str(LITERATURE),
