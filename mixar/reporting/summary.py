@@ -156,8 +156,9 @@ def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd
             if run in names:
                 results[names[run], metric, source] = replace(result, run=names[run])
         taken = {run.label for run in study.runs.values()} | set(guests.values())
-        for name, run in other.runs.items():
-            guests[names[name]] = f"{run.label} ({other.study})" if run.label in taken else run.label
+        for name, section in other.runs.items():
+            label = section.label
+            guests[names[name]] = f"{label} ({other.study})" if label in taken else label
         others[other.study] = other
         frames.append(theirs)
     return Summary(study, results, guests, others, tuple(_origins(pd.concat(frames))))
