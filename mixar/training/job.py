@@ -6,7 +6,7 @@ The steps are in loop.py, the processes of one attempt in distributed.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from mixar.study.sections import Study, Training
 from mixar.training import checkpoints
 from mixar.training.accumulate import Step
 from mixar.training.distributed import Context
-from mixar.training.loop import Fit, fit
+from mixar.training.loop import UNWATCHED, Fit, Watcher, fit
+from mixar.training.state import State
 from mixar.weights import save_weights
 
 WAITING, FREE, MADE = range(3)  # what process 0 tells the others of the lease
@@ -46,13 +47,23 @@ def run_to_end(
     checkpoint_minutes: float,
     publish: Callable[[Fit, dict[str, Any]], None],
     steps_before: float = 0,
+    begin: State | None = None,
+    restart_steps: int = 0,
+    milestones: Sequence[int] = (),
+    reached: Callable[[int, Fit, dict[str, Any], State], None] | None = None,
+    watcher: Watcher = UNWATCHED,
 ) -> None:
     """Train `model` as `fit` does, publish the result and remove the checkpoints; resumed if interrupted.
 
     output: the file that `publish` writes last. Does nothing if another attempt wrote it while this one waited.
     publish(result, record): called in the main process. record: steps, times, device, command and provenance, for the
-    metadata of the weights.
+    metadata of the weights. reached(epoch, result, record, state): the same at each milestone, see `fit`.
     """
+
+    def pass_on(epoch: int, result: Fit, state: State) -> None:
+        if reached is not None:
+            reached(epoch, result, _record(result, context), state)
+
     with held(output, folder, context) as is_finished:
         if is_finished:
             return
@@ -68,6 +79,11 @@ def run_to_end(
             checkpoint_minutes=checkpoint_minutes,
             announce=Progress(name, history=folder / "progress.log") if context.is_main else lambda *_: None,
             steps_before=steps_before,
+            begin=begin,
+            restart_steps=restart_steps,
+            milestones=milestones,
+            reached=pass_on,
+            watcher=watcher,
         )
         if context.is_main:
             publish(result, _record(result, context))

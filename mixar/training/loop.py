@@ -12,10 +12,10 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,18 +31,53 @@ from mixar.training.state import State
 from mixar.training.stopping import signals_as_wishes
 
 
+class Watcher(Protocol):
+    """Who is told what happens while a network trains; only the main process calls it."""
+
+    def rows(self, rows: list[dict[str, float]]) -> None:
+        """Closed rows of the loss curve, in order."""
+
+    def checkpoint(self, done: int, epoch: float, average: nn.Module) -> None:
+        """The averaged network after `done` steps: at every checkpoint and milestone."""
+
+    def event(self, kind: str, step: int, text: str) -> None:
+        """What is no step: resumed, stopped."""
+
+
+class Unwatched:
+    """A watcher that does nothing."""
+
+    def rows(self, rows: list[dict[str, float]]) -> None: ...
+
+    def checkpoint(self, done: int, epoch: float, average: nn.Module) -> None: ...
+
+    def event(self, kind: str, step: int, text: str) -> None: ...
+
+
+UNWATCHED = Unwatched()
+
+
 @dataclass
 class Curve:
-    """Loss-curve rows, each the mean over the steps since the last row; at most about a thousand a run."""
+    """Loss-curve rows, each the mean over the steps since the last row."""
 
-    every: int
     rows: list[dict[str, float]] = field(default_factory=list)
-    pending: list[dict[str, Any]] = field(default_factory=list)
+    pending: list[dict[str, Any]] = field(default_factory=list)  # steps of the open row
 
-    def add(self, row: dict[str, Any], run: str) -> None:
+    @staticmethod
+    def every(step: int) -> int:
+        """Steps of a row that ends at `step`. It depends on nothing else: a longer training has the same rows first."""
+        return 1 if step <= 1000 else 10 if step <= 10_000 else 50
+
+    def add(self, row: dict[str, Any], run: str) -> list[dict[str, float]]:
+        """Take a step's numbers. Returns the row that ends with it, if one does."""
         self.pending.append(row)
-        if len(self.pending) >= self.every:
-            self.flush(run)
+        if row["step"] % self.every(row["step"]):
+            return []
+        self.check(run)
+        self.rows.append(_mean(self.pending))
+        self.pending = []
+        return self.rows[-1:]
 
     def check(self, run: str) -> None:
         """Fetch the open row's numbers. Raises FloatingPointError naming run and step if one is not finite."""
@@ -54,19 +89,20 @@ class Curve:
                     "the run stops at its last checkpoint. Lower learning_rate, or use precision: float32"
                 )
 
-    def flush(self, run: str) -> None:
-        """Close the open row."""
+    def ended(self, run: str) -> list[dict[str, float]]:
+        """The rows of a training that ends here: the open one is closed. The curve itself can go on."""
         self.check(run)
-        if self.pending:
-            first, last = self.pending[0], self.pending[-1]
-            means = {k: sum(r[k] for r in self.pending) / len(self.pending) for k in first}
-            self.rows.append({**means, "step": last["step"], "epoch": last["epoch"]})
-            self.pending.clear()
+        return self.rows + ([_mean(self.pending)] if self.pending else [])
+
+
+def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
+    means = {k: sum(step[k] for step in steps) / len(steps) for k in steps[0]}
+    return {**means, "step": steps[-1]["step"], "epoch": steps[-1]["epoch"]}
 
 
 @dataclass
 class Fit:
-    """What a finished training leaves: averaged weights, the loss curve, seconds of all attempts."""
+    """What a training leaves at its end or a milestone: averaged weights, the loss curve, seconds of all attempts."""
 
     weights: dict[str, Tensor]
     curve: list[dict[str, float]]
@@ -94,12 +130,22 @@ def fit(
     checkpoint_minutes: float,
     announce: Callable[[int, int, str], None],
     steps_before: float = 0,
+    begin: State | None = None,
+    restart_steps: int = 0,
+    milestones: Sequence[int] = (),
+    reached: Callable[[int, Fit, State], None] | None = None,
+    watcher: Watcher = UNWATCHED,
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress:
     first what was done before, then each step.
     steps_before: training steps behind the model's weights, infinite if unknown. The average's warm-up counts them.
+    begin: where the folder holds no checkpoint, model, average and the optimizer's moments come from this state.
+    restart_steps: over so many first steps the learning rate rises from 0, for weights that come without moments.
+    reached(epoch, fit, state): called in the main process after each epoch in `milestones`, with what a training of so
+    many epochs leaves. Its tensors change with the next step. An interrupted training may call it again, never later
+    than the first checkpoint that includes the epoch.
     Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM and
     Ctrl-C the state is saved and the process ends.
     """
@@ -108,8 +154,10 @@ def fit(
     optimizer = build_optimizer(model, s)
     average = copy.deepcopy(model).eval()
     wrapped = context.wrap(model.train())
-    curve = Curve(every=min(50, max(1, steps // 1000)))
-    done, seconds = _resume(folder, context, model, average, optimizer, curve)
+    curve = Curve()
+    done, seconds = _resume(folder, context, model, average, optimizer, curve, begin)
+    if context.is_main and done:
+        watcher.event("resumed", done, f"continues after {done}/{steps} steps")
     if context.is_main and done == 0 and (slow := slow_average(s, steps, steps_before)):
         print(f"{name}: {slow}", flush=True)
     announce(done, steps, "")
@@ -122,29 +170,40 @@ def fit(
             if epoch != order_epoch:
                 order, order_epoch = _order(seed, epoch, num_items), epoch
             rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
-            lr = learning_rate(s, index / per_epoch)
+            lr = learning_rate(s, index / per_epoch, index / restart_steps if restart_steps else 1.0)
             start = time.monotonic()
             key = (seed, index, context.rank)
             with naming(f"{name} step {index + 1}"):
                 scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, key, index / steps)
             update_average(average, model, average_decay(s, steps_before + index))
             row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
-            curve.add({**row, "seconds": time.monotonic() - start}, name)
+            closed = curve.add({**row, "seconds": time.monotonic() - start}, name)
+            if closed and context.is_main:
+                watcher.rows(closed)
             last = curve.rows[-1]["loss"] if curve.rows else float("nan")
             announce(index + 1, steps, f"loss {last:.4f}")
+            now = seconds + time.monotonic() - began
+            if batch + 1 == per_epoch and epoch + 1 in milestones and context.is_main:
+                if reached is not None:
+                    state = _state(model, average, optimizer, curve, index + 1, now)
+                    reached(epoch + 1, Fit(state.average, curve.ended(name), index + 1, now), state)
+                watcher.checkpoint(index + 1, epoch + 1, average)
             is_time = context.is_main and time.monotonic() - saved > 60 * checkpoint_minutes
             if index + 1 < steps and _of_any(context, is_time or wish() > 0):
                 curve.check(name)
                 saved = time.monotonic()
-                _save(folder, context, model, average, optimizer, curve, index + 1, seconds + saved - began)
+                _save(folder, context, _state(model, average, optimizer, curve, index + 1, now))
+                if context.is_main:
+                    watcher.checkpoint(index + 1, (index + 1) / per_epoch, average)
                 if _of_any(context, wish() > 0):
                     if context.is_main:
+                        watcher.event("stopped", index + 1, f"told to end after {index + 1}/{steps} steps")
                         print(_how_to_resume(name, index + 1, steps, folder), flush=True)
                     raise SystemExit(128 + (wish() or signal.SIGTERM))
-    curve.flush(name)
+    ended = curve.ended(name)
     seconds += time.monotonic() - began
-    _save(folder, context, model, average, optimizer, curve, steps, seconds)
-    return Fit(average.state_dict(), curve.rows, steps, seconds)
+    _save(folder, context, _state(model, average, optimizer, curve, steps, seconds))
+    return Fit(average.state_dict(), ended, steps, seconds)
 
 
 def slow_average(s: sections.Training, steps: int, steps_before: float) -> str | None:
@@ -179,16 +238,22 @@ def _of_any(context: Context, mine: bool) -> bool:
     return bool(context.mean(torch.tensor(float(mine), device=context.device)) > 0)
 
 
-def _save(folder, context, model, average, optimizer, curve, done, seconds) -> None:
+def _state(model, average, optimizer, curve, done, seconds) -> State:
+    networks = model.state_dict(), average.state_dict(), optimizer.state_dict()
+    return State(*networks, curve.rows, curve.pending, done, seconds)
+
+
+def _save(folder: Path, context: Context, state: State) -> None:
     if context.is_main:
-        networks = model.state_dict(), average.state_dict(), optimizer.state_dict()
-        checkpoints.save_state(folder, State(*networks, curve.rows, curve.pending, done, seconds))
+        checkpoints.save_state(folder, state)
     context.barrier()
 
 
-def _resume(folder, context, model, average, optimizer, curve) -> tuple[int, float]:
+def _resume(folder, context, model, average, optimizer, curve, begin) -> tuple[int, float]:
     state = checkpoints.load_state(folder, context.device)
     if state is None:
+        if begin is not None:
+            begin.restore(model, average, optimizer, "the state that this training begins from")
         return 0, 0.0
     state.restore(model, average, optimizer, str(folder))
     curve.rows, curve.pending = state.curve, state.pending

@@ -16,9 +16,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from mixar.study import choices, sections
 
 
-def learning_rate(s: sections.Training, epoch: float) -> float:
-    """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (as in MAR)."""
-    peak = s.learning_rate * s.batch_size / 256
+def learning_rate(s: sections.Training, epoch: float, restarted: float = 1.0) -> float:
+    """Learning rate at a fractional epoch: linear warm-up from 0, then constant or half a cosine (as in MAR).
+
+    restarted: below 1 in the first steps of a training that continues weights without their moments; a factor.
+    """
+    peak = s.learning_rate * s.batch_size / 256 * min(restarted, 1.0)
     if epoch < s.warmup_epochs:
         return peak * epoch / s.warmup_epochs
     if s.schedule == "constant":

@@ -46,11 +46,16 @@ class State:
         return cls(**values)
 
     def restore(self, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, where: str) -> None:
-        """Load weights and optimizer. Raises ValueError, beginning with `where`, if another network's."""
+        """Load weights and the optimizer's moments; its settings stay.
+
+        Raises ValueError, beginning with `where`, if they are another network's.
+        """
         try:
             model.load_state_dict(self.model)
             average.load_state_dict(self.average)
-            optimizer.load_state_dict(self.optimizer)
+            groups = zip(optimizer.state_dict()["param_groups"], self.optimizer["param_groups"], strict=True)
+            kept = [{**saved, **{k: v for k, v in own.items() if k != "params"}} for own, saved in groups]
+            optimizer.load_state_dict({**self.optimizer, "param_groups": kept})
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(f"{where}: a checkpoint of another network ({reason}); {START_AGAIN}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import multiprocessing
 import re
@@ -39,7 +40,11 @@ def noisy_step(model, rows, rng, progress):
     return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
 
 
-def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, steps_before=0, **changes) -> Fit:
+OPTIONS = {"steps_before", "begin", "restart_steps", "milestones", "reached", "watcher"}
+
+
+def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, **changes) -> Fit:
+    options = {name: changes.pop(name) for name in OPTIONS & changes.keys()}
     return fit(
         model or network(),
         step,
@@ -51,7 +56,7 @@ def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=No
         context=ALONE,
         checkpoint_minutes=minutes,
         announce=announce or (lambda *_: None),
-        steps_before=steps_before,
+        **options,
     )
 
 
@@ -314,13 +319,56 @@ def test_a_loss_that_is_not_finite_stops_the_run_naming_it_and_the_step(tmp_path
     assert state.done == 3 and all(t.isfinite().all() for t in state.model.values())
 
 
-def test_rows_of_the_loss_curve_are_means_over_steps():
-    curve = Curve(every=2)
-    for step, loss in ((1, 1.0), (2, 3.0), (3, 5.0)):
-        curve.add({"step": step, "epoch": step / 2, "loss": torch.tensor(loss), "grad_norm": 1.0}, "toy")
-    curve.flush("toy")
+@pytest.mark.parametrize(("first", "ends"), [(1, [1, 2, 3]), (1001, [1010]), (9991, [10_000]), (10_001, [10_050])])
+def test_rows_of_the_loss_curve_are_means_over_steps_and_longer_later(first, ends):
+    curve = Curve()
+    for step in range(first, ends[-1] + 1):
+        curve.add({"step": step, "epoch": step / 2, "loss": torch.tensor(float(step)), "grad_norm": 1.0}, "toy")
 
-    assert [(row["step"], row["loss"]) for row in curve.rows] == [(2, 2.0), (3, 5.0)]
+    assert [row["step"] for row in curve.rows] == ends and not curve.pending
+    assert curve.rows[0]["loss"] == (first + ends[0]) / 2 and curve.rows[-1]["epoch"] == ends[-1] / 2
+
+
+def test_a_curve_that_ends_within_a_row_closes_it_and_can_go_on():
+    curve = Curve()
+    for step in range(1001, 1016):
+        curve.add({"step": step, "epoch": 0.0, "loss": float(step), "grad_norm": 1.0}, "toy")
+
+    assert [row["loss"] for row in curve.ended("toy")] == [1005.5, 1013.0]
+    assert len(curve.rows) == 1 and len(curve.pending) == 5
+
+
+def test_a_milestone_leaves_what_the_shorter_training_leaves_and_a_state_to_extend(tmp_path):
+    found = {}
+
+    def reached(epoch, fitted, state):
+        found[epoch] = copy.deepcopy((fitted, state))
+
+    longer = run_fit(tmp_path / "long", epochs=4, milestones=[2, 4], reached=reached)
+    for epochs, (fitted, _) in found.items():
+        shorter = run_fit(tmp_path / str(epochs), epochs=epochs)
+        assert same(fitted.weights, shorter.weights) and fitted.steps == shorter.steps == 2 * epochs
+        assert without_seconds(fitted.curve) == without_seconds(shorter.curve)
+    extended = run_fit(tmp_path / "2", epochs=4)
+
+    assert list(found) == [2, 4] and found[2][1].done == 4
+    assert same(extended.weights, longer.weights)
+    assert without_seconds(extended.curve) == without_seconds(longer.curve)
+
+
+def test_a_training_that_begins_from_a_state_takes_its_moments_and_counts_its_own_steps(tmp_path):
+    states, decay = [], {"ema_decay": 0.0}
+    run_fit(tmp_path / "parent", milestones=[3], reached=lambda *found: states.append(copy.deepcopy(found[2])), **decay)
+
+    def first_update(**options):
+        model, before, history = network(), states[0].model["0.weight"], []
+        model.load_state_dict(states[0].model)
+        run_fit(tmp_path / str(options.keys()), model=model, epochs=1, weight_decay=0.0, steps_before=6, **options,
+                announce=lambda done, *_: history.append(model[0].weight.detach().clone()), **decay)  # fmt: skip
+        return (history[1] - before).norm()
+
+    assert 0 < first_update(begin=states[0]) < first_update()
+    assert first_update(restart_steps=2) == 0
 
 
 def test_a_batch_larger_than_the_training_set_is_refused():
