@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from mixar.assets.check import locate
 from mixar.data.decoding import load_picture, lossy_format, read_picture
 from mixar.data.sources import open_parquet
 from mixar.failures import finite, is_shortage
@@ -82,7 +83,7 @@ class RowReader:
         return io.BytesIO(embedded(self.images[row - self.first], f"{file} row {row}"))
 
     def _open(self, file: str) -> None:
-        parquet = open_parquet(Path(file), ["image"])
+        parquet = open_parquet(locate(file), ["image"])  # a manifest names shipped files relative to the repository
         counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         self.file, self.parquet, self.starts = file, parquet, np.concatenate([[0], np.cumsum(counts)])
         self.first, self.images = 0, ()

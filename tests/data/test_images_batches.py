@@ -57,6 +57,19 @@ def foreign(tmp_path):
     return tmp_path / "a.parquet"
 
 
+def test_a_manifest_made_in_the_repository_is_read_from_any_folder(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    drawings = "resources/noto-emoji-32.parquet"
+    data = Data(source="emoji", path=drawings, image_size=32, num_classes=9, limit=20)
+    rows = ingest_manifest(data)
+    here = list(iter_images(rows, 32))
+    assert set(rows["file"].to_pylist()) == {drawings}
+
+    monkeypatch.chdir(tmp_path)
+
+    assert np.array_equal(list(iter_images(rows, 32)), here)
+
+
 def test_one_large_row_group_is_ingested_and_read(no_chunks, foreign):
     data = Data(source="parquet", path=str(foreign), image_size=16, num_classes=2, held_out_rate=0.1)
 

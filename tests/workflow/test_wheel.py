@@ -65,8 +65,9 @@ def test_a_committed_study_is_checked_by_its_name(mixar):
     assert "smoke: valid." in mixar("check", "--study", "smoke")
 
 
-def test_a_report_is_written(mixar, root, tmp_path):
-    drawings = {"limit": 60, "path": str(root / "resources" / "noto-emoji-32.parquet")}
+def test_a_report_is_written_of_a_study_that_ran_in_the_repository(mixar, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    drawings = {"limit": 60, "path": "resources/noto-emoji-32.parquet"}
     made = reported_study(tmp_path, data=drawings, report={"grid": [2, 4]})
     layout = on_disk(made, all_rows(made))
     study = tmp_path / "study.json"
