@@ -208,7 +208,7 @@ def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
             _check_loss(loss)
             loss.backward()
         unused = [name for name, p in model.guidance.named_parameters() if p.requires_grad and p.grad is None]
-        if unused and study.hardware.processes > 1:
+        if unused and study.hardware_of(run).processes > 1:
             raise ValueError(f"no gradient for {', '.join(unused)}; distributed training needs one for each parameter")
         with _left_alone(q=q, c=c):
             drawn = sample_latents(model.eval(), q, c, FEW_STEPS, rng)

@@ -6,7 +6,6 @@ separately, because a dry run works without them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -161,10 +160,17 @@ def _gpu_problems(study: Study) -> list[str]:
     advice = "give --elsewhere where the jobs run on other machines"
     if h.device == "cuda" and not there:
         return [f"hardware.device: 'cuda', but no GPU is visible here; use 'auto' or 'cpu', or {advice}"]
-    needed = math.ceil(h.gpus / h.nodes)
-    if needed > there:
-        return [f"hardware.gpus: {needed} GPUs a node, but {there} are visible here; lower gpus, or {advice}"]
-    return []
+    trained = [name for name, run in study.runs.items() if run.weights is None]
+    needed = {name: study.hardware_of(name).gpus_per_node for name in trained}
+    return [
+        f"{key}: {gpus} GPUs a node, but {there} are visible here; lower gpus, or {advice}"
+        for key, gpus in {_key_of_gpus(study, name): gpus for name, gpus in needed.items()}.items()
+        if gpus > there
+    ]
+
+
+def _key_of_gpus(study: Study, run: str) -> str:
+    return f"hardware.runs.{run}.gpus" if {"gpus", "nodes"} & set(study.hardware.runs.get(run, {})) else "hardware.gpus"
 
 
 def _data_problems(study: Study) -> list[str]:

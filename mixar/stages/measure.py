@@ -126,6 +126,7 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
 def training_value(study: Study, run: str, num_images: int, device: torch.device) -> dict:
     """Minutes per epoch of `num_images` images, from whole training steps; under TI-Mix with the generator."""
     model, settings = MAR.from_study(study, run).to(device).train(), study.training_of(run)
+    settings = settings.model_copy(update={"micro_batch": study.hardware_of(run).micro_batch})
     optimizer, average = build_optimizer(model, settings), copy.deepcopy(model).eval()
     batch, guide = _batch(study, device), _guide(study, run, device)
     rows = torch.arange(study.measure.batch_size)

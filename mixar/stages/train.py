@@ -24,7 +24,7 @@ from mixar.reporting.results import LOSS_COLUMNS
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_run
-from mixar.study.sections import Study
+from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.accumulate import Step
@@ -34,7 +34,12 @@ from mixar.training.steps import Guide, training_step
 from mixar.weights import read_metadata, save_weights
 
 
-@needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("training", study.training_of(run))))
+def _settings(study: Study, run: str) -> MarTraining:
+    """The run's training, in parts that fit its hardware."""
+    return study.training_of(run).model_copy(update={"micro_batch": study.hardware_of(run).micro_batch})
+
+
+@needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("hardware", _settings(study, run))))
 def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     """Write layout.weights(run, seed) and layout.losses(run, seed); an interrupted training is resumed.
 
@@ -43,7 +48,7 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     check_run(study, run, seed)
     if study.runs[run].weights:
         return _import(study, layout, run, seed)
-    start, settings = _start_file(study, layout, run, seed), study.training_of(run)
+    start, settings = _start_file(study, layout, run, seed), _settings(study, run)
     store = TokenStore(layout.token_shards())
     _check_store(study, layout, store)
     rows = store.rows("train")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mixar.scoring import catalogue
 from mixar.study.choices import unknown
 from mixar.study.errors import explain
-from mixar.study.sections import NO_WEIGHTS, Guidance, Run, Study
+from mixar.study.sections import NO_WEIGHTS, Guidance, Run, Study, TrainingHardware
 
 STORED_BITS = 16  # of a token in a shard
 # Run names of other result rows: the generator's own images, and the tokenizers' reconstructions.
@@ -24,7 +24,7 @@ def problems(s: Study) -> Iterator[str]:
     yield from _generator_problems(s)
     yield from _scoring_problems(s)
     yield from _run_problems(s)
-    yield from _process_problems(s)
+    yield from _hardware_problems(s)
     yield from _report_problems(s)
 
 
@@ -127,16 +127,26 @@ def _in_words(guidance: Guidance) -> str:
     return f"{guidance.strategy} {guidance.options}" if guidance.options else guidance.strategy
 
 
-def _process_problems(s: Study) -> Iterator[str]:
-    processes = s.hardware.processes
+def _hardware_problems(s: Study) -> Iterator[str]:
+    for name in s.hardware.runs:
+        if name not in s.runs:
+            yield f"hardware.runs: {unknown(name, s.runs)}"
     for name, run in s.runs.items():
+        where = f"hardware.runs.{name}"
+        try:
+            hardware = s.hardware_of(name)
+        except ValidationError as error:
+            yield "\n".join(f"{where}.{line}" for line in explain(error, TrainingHardware).splitlines())
+            continue
+        if hardware.gpus and s.hardware.device == "cpu" and not s.hardware.gpus:
+            yield f"{where}.gpus: {hardware.gpus} GPUs, but hardware.device is 'cpu'; set gpus 0, or device cuda"
         try:
             found = s.training_of(name).batch_size
         except ValidationError:  # which _run_problems reports
             continue
-        if run.weights is None and found % processes:
-            where = f"runs.{name}.training" if "batch_size" in run.training else "training"
-            yield f"{where}.batch_size: {found} images do not divide over {processes} processes; give a multiple"
+        if run.weights is None and found % hardware.processes:
+            key = f"runs.{name}.training" if "batch_size" in run.training else "training"
+            yield f"{key}.batch_size: {found} images do not divide over {hardware.processes} processes; give a multiple"
 
 
 def _report_problems(s: Study) -> Iterator[str]:

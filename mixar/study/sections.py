@@ -25,6 +25,7 @@ from pydantic import (
 from mixar.scoring.catalogue import FURTHER, network_of
 from mixar.study import choices, presets
 from mixar.study import paths as study_paths
+from mixar.study.cards import CARDS, check_card
 from mixar.study.choices import is_own
 from mixar.study.values import check_label, check_number, conflict_error
 
@@ -53,6 +54,7 @@ Metric = Annotated[str, AfterValidator(choices.check_metric), choices.METRICS]
 _PATH = WithJsonSchema({"type": "string", "format": "path"})
 FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump), _PATH]
 FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump), _PATH]
+Card = Annotated[str, AfterValidator(check_card), WithJsonSchema({"type": "string", "enum": list(CARDS)})]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -320,6 +322,10 @@ class MarTraining(Training):
     )
     head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.micro_batch is not None:
+            yield "micro_batch", "that of a run is hardware; give hardware.micro_batch, or hardware.runs.NAME"
+
 
 class Guidance(Section):
     """Which strategy injects the discrete tokens."""
@@ -566,32 +572,64 @@ class Report(Section):
     sampler: Name = Field(default="default", description="sampler behind the headline tables")
 
 
-class Hardware(Section):
-    """How the study runs here. No key enters a digest: none changes what is computed.
+class TrainingHardware(Section):
+    """What a training runs on: the keys of `hardware` that may differ from run to run."""
 
-    (The number of processes of a training changes which random numbers each image meets, not their distribution.)
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one")
-    checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = Field(
-        default=10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"
-    )
     gpus: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=0, description="GPUs of one training, over all its nodes, equally many on each; 0: CPU"
     )
     nodes: Count = Field(default=1, description="nodes of one training")
-    results: FilePath = Field(default="results", description="folder for all results")
+    micro_batch: Count | None = Field(
+        default=None,
+        description="images per forward pass and process of a run's training; gradients add up to the whole batch; "
+        "null: all at once",
+    )
+    minutes: Count = Field(
+        default=2880, description="time limit of a training's job; a training that needs more resumes in a new job"
+    )
+    checkpoint_blocks: bool = Field(
+        default=False, description="recompute the blocks' activations in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(default=False, description="compile the blocks and the head with `torch.compile`")
 
     @property
     def processes(self) -> int:
         """Of one training: one for each GPU, or for each node without GPUs."""
         return max(self.gpus, self.nodes)
 
+    @property
+    def gpus_per_node(self) -> int:
+        return self.gpus // self.nodes
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        if self.gpus and self.device == "cpu":
-            yield "gpus", f"{self.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
         if self.gpus % self.nodes:
             yield "gpus", f"{self.gpus} GPUs cannot be shared equally by {self.nodes} nodes; give a multiple"
+
+
+class Hardware(TrainingHardware):
+    """How the study runs here. No key enters a digest: none changes what is computed beyond rounding.
+
+    (The number of processes of a training changes which random numbers each image meets, not their distribution.)
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one")
+    card: Card | None = Field(
+        default=None, description="the GPUs' model: their memory and speed, to plan with; null: unknown"
+    )
+    checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = Field(
+        default=10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"
+    )
+    runs: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="by run: its own `gpus`, `nodes`, `micro_batch`, `minutes`, `checkpoint_blocks` and `compile`; "
+        "keys left out are as above",
+    )
+    results: FilePath = Field(default="results", description="folder for all results")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        if self.gpus and self.device == "cpu":
+            yield "gpus", f"{self.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
 
 
 class Study(Section):
@@ -629,3 +667,8 @@ class Study(Section):
     def training_of(self, run: str) -> MarTraining:
         """The study's training with this run's differences applied."""
         return MarTraining.model_validate({**self.training.model_dump(), **self.runs[run].training})
+
+    def hardware_of(self, run: str) -> TrainingHardware:
+        """What this run's training runs on: `hardware` with the run's own keys applied."""
+        common = self.hardware.model_dump(include=set(TrainingHardware.model_fields))
+        return TrainingHardware.model_validate({**common, **self.hardware.runs.get(run, {})})

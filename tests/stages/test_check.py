@@ -143,6 +143,10 @@ def test_a_gpu_that_is_not_there_is_missed_unless_the_jobs_run_elsewhere(small, 
     small["hardware"] |= {"device": "auto", "gpus": 2}
     assert only(small).startswith("hardware.gpus: 2 GPUs a node, but 0 are visible here")
 
+    run = next(iter(small["runs"]))
+    small["hardware"] |= {"gpus": 0, "runs": {run: {"gpus": 4, "nodes": 2}}}
+    assert only(small).startswith(f"hardware.runs.{run}.gpus: 2 GPUs a node, but 0 are visible here")
+
 
 def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

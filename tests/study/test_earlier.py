@@ -34,13 +34,13 @@ def test_a_study_that_retrains_is_told_with_what_differs_and_what_would_do(folde
 
 def test_a_run_that_only_one_study_has_is_one_difference_and_values_read_as_in_a_study_file(folder, smoke):
     smoke["training"]["epochs"] = 7
-    smoke["training"]["micro_batch"] = 8
+    smoke["discrete"]["train"]["max_shift"] = 8
     smoke["runs"]["new"] = {"label": "New", "model": "tiny"}
 
     said = replaced(parse_study(smoke))
 
     assert "runs.new: absent in the folder, given here" in said and "runs.new." not in said
-    assert "training.micro_batch: null in the folder, 8 here" in said
+    assert "discrete.train.max_shift: null in the folder, 8 here" in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from mixar.study.cards import CARDS
 from mixar.study.digests import LATER, Digests, digest, plain, seed_of
 from mixar.study.errors import SpecError, section_in
 from mixar.study.layout import Layout
@@ -225,6 +226,22 @@ def put(*path_and_value):
         (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
         (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
         (put("hardware", {"device": "cuda", "gpus": 3}), "training.batch_size: 16 images do not divide over 3"),
+        (
+            put("hardware", "runs", {"dc_max": {"gpus": 8}}),
+            "hardware.runs: 'dc_max' is unknown; did you mean",
+        ),
+        (put("hardware", "runs", {"mar": {"gpu": 8}}), "hardware.runs.mar.gpu: 'gpu' is unknown; did you mean 'gpus'?"),
+        (put("hardware", "runs", {"mar": {"gpus": 1}}), "hardware.runs.mar.gpus: 1 GPUs, but hardware.device is 'cpu'"),
+        (put("hardware", "runs", {"mar": {"nodes": 3}}), "training.batch_size: 16 images do not divide over 3"),
+        (
+            put("hardware", {"device": "cuda", "runs": {"mar": {"gpus": 8, "nodes": 3}}}),
+            "hardware.runs.mar.gpus: 8 GPUs cannot be shared equally by 3 nodes",
+        ),
+        (put("hardware", "card", "a100-80"), "hardware.card: 'a100-80' is unknown; did you mean 'a100-80gb'?"),
+        (
+            put("training", "micro_batch", 8),
+            "training.micro_batch: that of a run is hardware",
+        ),
         (put("scoring", "extractor", "network", "inception-v3"), "'inception-v3' is not trained here; give"),
         (put("continuous", "preset", ["kl16"]), "preset: ['kl16'] is unknown; choose from vavae-f16d32, kl16"),
         (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
@@ -399,7 +416,7 @@ IMAGES = {"sample mar", "reconstruct", "measure mar"}
 @pytest.mark.parametrize(
     ("change", "concerned"),
     [
-        (put("hardware", {"device": "cuda", "gpus": 4}), set()),
+        (put("hardware", {"device": "cuda", "gpus": 4, "card": "h200", "micro_batch": 2, "compile": True}), set()),
         (put("runs", "mar", "label", "Plain"), set()),
         (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
         (put("training", "epochs", 3), TRAININGS | {"sample mar", "measure mar"}),
@@ -514,3 +531,22 @@ def test_a_tokenizer_of_ones_own_is_part_of_what_identifies_the_study(smoke):
 
     assert parse_study(study.model_dump(mode="json")) == study
     assert Digests(parse_study(smoke)).tokenize() != Digests(study).tokenize()
+
+
+def test_a_run_has_the_hardware_of_the_study_except_for_its_own_keys(smoke):
+    smoke["hardware"] = {"device": "cuda", "gpus": 8, "micro_batch": 4, "compile": True}
+    smoke["hardware"]["runs"] = {"mar": {"gpus": 4, "nodes": 2, "micro_batch": None}}
+
+    study = parse_study(smoke)
+
+    ours, others = study.hardware_of("mar"), study.hardware_of("dc_mix")
+    assert (ours.gpus, ours.nodes, ours.gpus_per_node, ours.micro_batch, ours.compile) == (4, 2, 2, None, True)
+    assert (others.gpus, others.nodes, others.processes, others.micro_batch) == (8, 1, 8, 4)
+
+
+def test_every_card_of_the_table_is_a_choice_and_computes_faster_in_bfloat16(smoke):
+    for name, card in CARDS.items():
+        smoke["hardware"]["card"] = name
+
+        assert parse_study(smoke).hardware.card == name
+        assert card.bf16_tflops > card.float32_tflops

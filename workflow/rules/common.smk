@@ -22,6 +22,7 @@ from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
 from mixar.study.names import KINDS
 from mixar.study.load import parse_study, read_layer
+from mixar.study.sections import TrainingHardware
 from mixar.study.strict_yaml import check_config
 
 print_anything()
@@ -69,15 +70,7 @@ READERS = {
 }
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
 SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
-GPUS_PER_NODE = -(-STUDY.hardware.gpus // STUDY.hardware.nodes)  # of a training
-ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every other stage that runs a network
-
-# One process per GPU, or per node without GPUs. On several nodes Slurm starts one torchrun on each.
-PROCESSES_PER_NODE = max(GPUS_PER_NODE, 1)
-TORCHRUN = f"python -m torch.distributed.run --standalone --nproc-per-node={PROCESSES_PER_NODE} -m mixar"
-ON_EVERY_NODE = f"python -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node={PROCESSES_PER_NODE} mixar"
-ON_ONE_NODE = TORCHRUN if PROCESSES_PER_NODE > 1 else "python -m mixar"
-TRAINING_COMMAND = ON_EVERY_NODE if STUDY.hardware.nodes > 1 else ON_ONE_NODE
+ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -96,6 +89,24 @@ def external(value):
 def stamp_of_data():
     """Changes with the names, sizes and times of the study's images: seconds for a million files on a local disk."""
     return inventory.stamp(STUDY.data, LAYOUT.inventory)
+
+
+def hardware_of(wildcards):
+    """What a run's training runs on; released weights are only converted."""
+    imports = STUDY.runs[wildcards.run].weights is not None
+    return TrainingHardware(minutes=60) if imports else STUDY.hardware_of(wildcards.run)
+
+
+def launch(wildcards, resources):
+    """The command that starts a training: a process for each GPU, or for each node without GPUs.
+
+    On several nodes Slurm starts one torchrun on each. Other hardware retrains nothing: to Snakemake, what follows
+    from `resources` is no parameter.
+    """
+    processes = max(resources.gpus_per_node, 1)
+    if resources.nodes > 1:
+        return f"snakemake_executor_plugin_submitit.node.launch --nproc-per-node={processes} mixar"
+    return f"torch.distributed.run --standalone --nproc-per-node={processes} -m mixar" if processes > 1 else "mixar"
 
 
 def parent_weights(wildcards):

@@ -17,19 +17,20 @@ rule train:
         run="|".join(STUDY.runs),
     conda:
         ENVIRONMENT
-    threads: 8 * max(GPUS_PER_NODE, 1)
+    threads: lambda w: 8 * max(hardware_of(w).gpus_per_node, 1)
     resources:
-        runtime=2880,
-        mem_mb=32000 * max(GPUS_PER_NODE, 1),
-        nodes=STUDY.hardware.nodes,
-        gpus_per_node=GPUS_PER_NODE,
+        runtime=lambda w: hardware_of(w).minutes,
+        mem_mb=lambda w: 32000 * max(hardware_of(w).gpus_per_node, 1),
+        nodes=lambda w: hardware_of(w).nodes,
+        gpus_per_node=lambda w: hardware_of(w).gpus_per_node,
         max_timeouts=20,  # it resumes where its time ended
     params:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.train(w.run, int(w.seed)),
+        launch=launch,
     shell:
-        f"{TRAINING_COMMAND} train "
-        "--study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} > {log:q} 2>&1"
+        "python -m {params.launch} train --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
+        "> {log:q} 2>&1"
 
 
 rule measure:
