@@ -150,7 +150,7 @@ def test_a_limit_of_the_host_is_told(tmp_path):
 def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
     save_weights(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
     torch.save({"w": torch.ones(2)}, tmp_path / "a.pth")
-    checkpoints.save_state(tmp_path, State({}, {}, {}, [], [], 1, 0.0))
+    checkpoints.save_state(tmp_path, State({}, {}, {}, [], [], 1, 0.0, 0))
 
     def fail(*_, **__):
         raise RuntimeError(ON_CPU)
@@ -161,7 +161,7 @@ def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
     for read in (
         lambda: weights.read_file(tmp_path / "a.safetensors"),
         lambda: weights.read_file(tmp_path / "a.pth"),
-        lambda: checkpoints.load_state(tmp_path, torch.device("cpu")),
+        lambda: checkpoints.read_state(checkpoints.states(tmp_path)[1], torch.device("cpu")),
     ):
         with pytest.raises(RuntimeError, match="can't allocate memory"):
             read()

@@ -21,7 +21,7 @@ WRITERS = {
     "t.parquet": lambda path: write_table(path, pa.table({"numbers": NUMBERS})),
     "w.safetensors": lambda path: save_weights(path, {"numbers": torch.from_numpy(NUMBERS)}, {}),
     "s.safetensors": lambda path: write_shard(path, {"numbers": NUMBERS}, {}),
-    "state.pt": lambda path: save_state(path.parent, State(LARGE, {}, {}, [], [], done=1, seconds=0.0)),
+    "state-00000001.pt": lambda path: save_state(path.parent, State(LARGE, {}, {}, [], [], 1, 0.0, 0)),
 }
 
 

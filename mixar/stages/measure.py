@@ -137,8 +137,8 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
 
     def step(number: int) -> None:
         lr = settings.learning_rate * settings.batch_size / 256
-        optimizer_step(model, loss, rows, optimizer, settings, lr, (0, number, 0), 1.0)
-        update_average(average, model, settings.ema_decay)
+        found = optimizer_step(model, loss, rows, optimizer, settings, lr, (0, number, 0), 1.0)
+        update_average(average, model, settings.ema_decay, found["finite"])
 
     step(0)  # warm up
 

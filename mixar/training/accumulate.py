@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mixar.study import sections
 from mixar.study.digests import seed_of
+from mixar.training.optim import step_if_finite
 
 # (model, indices [n], rng, progress in [0, 1]) -> {"loss": scalar, ...}; further scalars join the loss curve
 Step = Callable[[nn.Module, Tensor, torch.Generator, float], dict[str, Any]]
@@ -27,6 +28,8 @@ def optimizer_step(
 ) -> dict[str, Tensor]:
     """One optimizer step over `rows`, in parts of s.micro_batch items; returns detached scalars.
 
+    "finite" among them: whether the gradient was, and the weights have moved.
+
     key: seed, step and rank, from which each part's randomness follows.
     """
     device = next(wrapped.parameters()).device
@@ -42,8 +45,4 @@ def optimizer_step(
         for k, v in scalars.items():
             totals[k] = totals.get(k, 0.0) + torch.as_tensor(v).detach() * weight
     totals["grad_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), s.clip_norm).detach()
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return totals
+    return totals | {"finite": step_if_finite(optimizer, totals["grad_norm"], lr)}

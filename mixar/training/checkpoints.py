@@ -1,13 +1,18 @@
-"""The file of a training in flight, replaced atomically. What it holds is in state.py; who holds its folder, in
-mixar/locks.py.
+"""The files of a training in flight: written in the background, the newest two kept. What they hold is in state.py; who
+holds their folder, in mixar/locks.py.
 
 The folder is never a declared Snakemake output: a rerun deletes declared outputs, and this is what it resumes from.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,22 +21,75 @@ from mixar.failures import is_shortage
 from mixar.files import replaced
 from mixar.training.state import START_AGAIN, State
 
-STATE = "state.pt"
+KEPT = "kept"  # the subfolder of states that outlive the training
+VERSION_1 = "state.pt"
+_NAME = re.compile(r"state-(\d+)\.pt")
 
 
-def save_state(folder: Path, state: State) -> None:
-    """Replace the folder's state."""
-    with replaced(folder / STATE) as temporary, open(temporary, "wb") as f:
-        torch.save(state.as_mapping(), f)
-        f.flush()
-        os.fsync(f.fileno())
+def path_of(folder: Path, done: int) -> Path:
+    """The file of the state after `done` steps."""
+    return folder / f"state-{done:08d}.pt"
 
 
-def load_state(folder: Path, device: torch.device) -> State | None:
-    """The folder's state, or None where nothing was saved. Raises ValueError for a damaged or foreign file."""
-    path = folder / STATE
-    if not path.exists():
-        return None
+def states(folder: Path) -> dict[int, Path]:
+    """Files of states by the steps done, the newest first. A kept one comes in place of one in flight."""
+    files = [*folder.glob("state-*.pt"), *(folder / KEPT).glob("state-*.pt")]
+    found = {int(match[1]): path for path in files if (match := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items(), reverse=True))
+
+
+def save_state(folder: Path, state: State, is_kept: bool = False) -> None:
+    """Write a state and read it back; then remove all but the newest two that are not kept.
+
+    Raises OSError, and leaves the older ones, if the disk is full or returns something else than was written.
+    """
+    path = path_of(folder / KEPT if is_kept else folder, state.done)
+    with replaced(path) as temporary:
+        with open(temporary, "wb") as f:
+            torch.save(state.as_mapping(), f)
+            f.flush()
+            os.fsync(f.fileno())
+            if hasattr(os, "posix_fadvise"):  # read from the disk, not from memory
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if reason := _damage(temporary):
+            raise OSError(f"{path}: the disk returned other bytes than were written ({reason})")
+    in_flight = [older for done, older in states(folder).items() if done <= state.done and older.parent == folder]
+    for older in in_flight[2:]:
+        older.unlink(missing_ok=True)
+
+
+def newest(folder: Path, at_most: int) -> int | None:
+    """Steps of the newest state that is whole, of at most so many; None where nothing was saved.
+
+    Only for the process that holds the folder: damaged states after that one are named and removed, and so is what a
+    killed writer left. Raises ValueError if all are damaged, or the folder is that of an earlier version.
+    """
+    if (folder / VERSION_1).exists():
+        raise ValueError(
+            f"{folder / VERSION_1}: a checkpoint of format 1, which this version of mixar cannot continue; finish the "
+            f"training with the version that wrote it, or {START_AGAIN}"
+        )
+    for path in [*folder.glob(".*.state-*.pt"), *(folder / KEPT).glob(".*.state-*.pt")]:
+        path.unlink(missing_ok=True)
+    damaged: dict[Path, str] = {}
+    for done, path in states(folder).items():
+        if done > at_most:
+            continue
+        if reason := _damage(path):
+            damaged[path] = reason
+            continue
+        for wrong, why in damaged.items():
+            print(f"{wrong}: damaged checkpoint ({why}); continuing from the older {path.name}", flush=True)
+            wrong.unlink()
+        return done
+    if damaged:
+        path, reason = next(iter(damaged.items()))
+        raise ValueError(f"{path}: damaged checkpoint ({reason}), and no older one is whole; {START_AGAIN}")
+    return None
+
+
+def read_state(path: Path, device: torch.device) -> State:
+    """The state in a file. Raises ValueError for a damaged or foreign file."""
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged archives
@@ -41,6 +99,69 @@ def load_state(folder: Path, device: torch.device) -> State | None:
     return State.from_mapping(found, str(path))
 
 
+def _damage(path: Path) -> str | None:
+    """What is wrong with a state's archive, by the checksums in it; None if nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError) as error:
+        return str(error)
+    return f"checksum mismatch in {broken}" if broken else None
+
+
 def discard(folder: Path) -> None:
-    """Remove the state of a finished training."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the states of a finished training, except the kept ones."""
+    if not (folder / KEPT).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes states in a background thread, one at a time, each from a snapshot.
+
+    failed(done, reason): called, in the training's thread, for a state that could not be written; older ones remain.
+    """
+
+    def __init__(self, folder: Path, failed: Callable[[int, str], None]):
+        self.folder, self.failed = folder, failed
+        self._thread: threading.Thread | None = None
+        self._failure: tuple[int, Exception] | None = None
+
+    def write(self, state: State, is_kept: bool = False) -> None:
+        """Begin to write a copy of the state, once the one before is written."""
+        self.wait()
+        snapshot = state.copied()
+        self._thread = threading.Thread(target=self._run, args=(snapshot, is_kept), name="checkpoint")
+        self._thread.start()
+
+    def _run(self, state: State, is_kept: bool) -> None:
+        try:
+            save_state(self.folder, state, is_kept)
+        except Exception as error:
+            self._failure = state.done, error
+
+    def wait(self) -> bool:
+        """Wait until the last state is on disk, or could not be written. True if all went well since the last call."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure:
+            done, error = failure
+            if not isinstance(error, OSError) and not is_shortage(error):
+                raise error
+            self.failed(done, str(error))
+        return failure is None
+
+
+@contextlib.contextmanager
+def writing(folder: Path, failed: Callable[[int, str], None]) -> Iterator[Writer]:
+    """A writer that is waited for at the end, also after an exception."""
+    writer = Writer(folder, failed)
+    try:
+        yield writer
+    finally:
+        writer.wait()

@@ -71,22 +71,28 @@ class Context:
         """Process 0's value, in each of them."""
         if self.world_size == 1:
             return value
-        tensor = torch.tensor(value, device=self.device)
+        tensor = torch.tensor(value)
         dist.broadcast(tensor, 0)
         return int(tensor)
+
+    def asked(self, is_time: bool, is_told: bool, pace: float) -> tuple[bool, bool, float]:
+        """Process 0's is_time and pace, and whether any process is told; the hosts' answer, no device waits."""
+        answers = torch.tensor([is_time and self.is_main, is_told, pace if self.is_main else 0.0], dtype=torch.float64)
+        dist.all_reduce(answers)
+        return bool(answers[0]), bool(answers[1]), float(answers[2])
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.all_reduce(torch.zeros(1))
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Context]:
     """Join the processes that torchrun's variables describe, and leave them at the end; without them, be the only one.
 
-    device: cpu, or cuda, where each process takes the GPU of its LOCAL_RANK. The processes talk through nccl on cuda
-    and gloo on cpu. Raises ValueError for variables that contradict each other or the machine.
+    device: cpu, or cuda, where each process takes the GPU of its LOCAL_RANK. Tensors on cuda go through nccl,
+    those on the host through gloo. Raises ValueError for variables that contradict each other or the machine.
     """
     context = _join(device)
     try:
@@ -122,7 +128,8 @@ def _join(device: torch.device) -> Context:
 
 def _meet(rank: int, world_size: int, device: torch.device) -> None:
     """Wait for the other processes. Raises OSError naming the meeting point where they cannot meet."""
-    backend, device_id = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    # gloo also on GPUs, for what hosts tell each other: it waits for no device, nor for nccl's time limit
+    backend, device_id = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
     where = ":".join(os.environ[name] for name in MEETING_POINT)
     others = "process 1" if world_size == 2 else f"processes 1 to {world_size - 1}"
     whom = f"{'process 0' if rank else others} at {where}"

@@ -52,6 +52,7 @@ def run_to_end(
     milestones: Sequence[int] = (),
     reached: Callable[[int, Fit, dict[str, Any], State], None] | None = None,
     watcher: Watcher = UNWATCHED,
+    are_states_kept: bool = False,
 ) -> None:
     """Train `model` as `fit` does, publish the result and remove the checkpoints; resumed if interrupted.
 
@@ -84,6 +85,7 @@ def run_to_end(
             milestones=milestones,
             reached=pass_on,
             watcher=watcher,
+            are_states_kept=are_states_kept,
         )
         if context.is_main:
             publish(result, _record(result, context))
@@ -163,6 +165,7 @@ def held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
 def _record(result: Fit, context: Context) -> dict[str, Any]:
     return {
         "steps": result.steps,
+        "skipped_steps": int(sum(row["skipped"] for row in result.curve)),
         "wall_seconds": round(result.seconds, 1),
         "device": str(context.device),
         "processes": context.world_size,

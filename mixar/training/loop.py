@@ -25,6 +25,7 @@ from mixar.study import sections
 from mixar.study.digests import seed_of
 from mixar.training import checkpoints
 from mixar.training.accumulate import Step, optimizer_step
+from mixar.training.checkpoints import writing
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
 from mixar.training.state import State
@@ -41,7 +42,7 @@ class Watcher(Protocol):
         """The averaged network after `done` steps: at every checkpoint and milestone."""
 
     def event(self, kind: str, step: int, text: str) -> None:
-        """What is no step: resumed, stopped."""
+        """What is no step: resumed, skipped, rolled back, not saved, stopped."""
 
 
 class Unwatched:
@@ -55,49 +56,70 @@ class Unwatched:
 
 
 UNWATCHED = Unwatched()
+MOST_SKIPPED = 10  # steps in a row without a finite gradient; one more, and the training goes back
+SECONDS_BETWEEN_QUESTIONS, MOST_STEPS_BETWEEN_QUESTIONS = 2.0, 50
 
 
 @dataclass
 class Curve:
-    """Loss-curve rows, each the mean over the steps since the last row."""
+    """Loss-curve rows, each the mean over the finite steps since the last row, and over all processes.
+
+    A step that is not finite counts as skipped. A row ends no earlier than with a finite step.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     pending: list[dict[str, Any]] = field(default_factory=list)  # steps of the open row
+    skipped_in_a_row: int = 0  # up to the last step that was read
+    culprits: list[int] = field(default_factory=list)  # ranks whose loss was not finite at the last skipped step
 
     @staticmethod
     def every(step: int) -> int:
         """Steps of a row that ends at `step`. It depends on nothing else: a longer training has the same rows first."""
         return 1 if step <= 1000 else 10 if step <= 10_000 else 50
 
-    def add(self, row: dict[str, Any], run: str) -> list[dict[str, float]]:
-        """Take a step's numbers. Returns the row that ends with it, if one does."""
+    def add(self, row: dict[str, Any], context: Context) -> list[dict[str, float]]:
+        """Take a step's numbers, of which tensors stay on their device. Returns the row that ends with it, if any."""
         self.pending.append(row)
         if row["step"] % self.every(row["step"]):
             return []
-        self.check(run)
+        self.read(context)
+        if not any(step["finite"] for step in self.pending):
+            return []
         self.rows.append(_mean(self.pending))
         self.pending = []
         return self.rows[-1:]
 
-    def check(self, run: str) -> None:
-        """Fetch the open row's numbers. Raises FloatingPointError naming run and step if one is not finite."""
-        self.pending = [{k: float(v) for k, v in row.items()} for row in self.pending]
-        for row in self.pending:
-            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                raise FloatingPointError(
-                    f"{run}: loss {row['loss']} and gradient norm {row['grad_norm']} at step {int(row['step'])}; "
-                    "the run stops at its last checkpoint. Lower learning_rate, or use precision: float32"
-                )
+    def read(self, context: Context) -> None:
+        """Fetch the open row's numbers: the host waits for the device once. All processes call it after a step."""
+        unread = [row for row in self.pending if isinstance(row["finite"], Tensor)]
+        if not unread:
+            return
+        names = [name for name, value in unread[0].items() if isinstance(value, Tensor)]
+        # float64: no number changes
+        own = torch.stack([torch.stack([row[n].to(context.device, torch.float64) for n in names]) for row in unread])
+        for row, values in zip(unread, context.mean(own).tolist(), strict=True):
+            row.update(zip(names, values, strict=True))
+            self.skipped_in_a_row = 0 if row["finite"] else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row:
+            is_bad = torch.zeros(context.world_size, device=context.device, dtype=torch.float64)
+            is_bad[context.rank] = ~own[-1, names.index("loss")].isfinite()
+            self.culprits = context.mean(is_bad).nonzero()[:, 0].tolist()
 
-    def ended(self, run: str) -> list[dict[str, float]]:
+    @property
+    def skipped(self) -> int:
+        """Steps of the training that were not finite."""
+        return int(sum(row["skipped"] for row in self.rows) + sum(not step["finite"] for step in self.pending))
+
+    def ended(self) -> list[dict[str, float]]:
         """The rows of a training that ends here: the open one is closed. The curve itself can go on."""
-        self.check(run)
-        return self.rows + ([_mean(self.pending)] if self.pending else [])
+        is_open = any(step["finite"] for step in self.pending)
+        return self.rows + ([_mean(self.pending)] if is_open else [])
 
 
 def _mean(steps: list[dict[str, float]]) -> dict[str, float]:
-    means = {k: sum(step[k] for step in steps) / len(steps) for k in steps[0]}
-    return {**means, "step": steps[-1]["step"], "epoch": steps[-1]["epoch"]}
+    finite = [step for step in steps if step["finite"]]
+    means = {k: sum(step[k] for step in finite) / len(finite) for k in finite[0] if k != "finite"}
+    return {**means, "step": steps[-1]["step"], "epoch": steps[-1]["epoch"], "skipped": len(steps) - len(finite)}
 
 
 @dataclass
@@ -135,6 +157,7 @@ def fit(
     milestones: Sequence[int] = (),
     reached: Callable[[int, Fit, State], None] | None = None,
     watcher: Watcher = UNWATCHED,
+    are_states_kept: bool = False,
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
@@ -146,64 +169,198 @@ def fit(
     reached(epoch, fit, state): called in the main process after each epoch in `milestones`, with what a training of so
     many epochs leaves. Its tensors change with the next step. An interrupted training may call it again, never later
     than the first checkpoint that includes the epoch.
-    Raises ValueError for settings that do not fit, FloatingPointError when the loss stops being finite. On SIGTERM and
-    Ctrl-C the state is saved and the process ends.
+    are_states_kept: the full states of the milestones and of the end outlive the training, in the folder's `kept`.
+
+    A step whose gradient is not finite changes nothing and is counted. After more than MOST_SKIPPED in a row the
+    training goes back to its last checkpoint and draws other noise; where that does not help, it raises
+    FloatingPointError. Raises ValueError for settings that do not fit. On SIGTERM and Ctrl-C the state is saved and the
+    process ends.
     """
-    steps = total_steps(s, num_items)
+    steps, per_epoch = total_steps(s, num_items), num_items // s.batch_size
     share = context.split(s.batch_size)
-    optimizer = build_optimizer(model, s)
-    average = copy.deepcopy(model).eval()
+    now = Now(model, copy.deepcopy(model).eval(), build_optimizer(model, s))
     wrapped = context.wrap(model.train())
-    curve = Curve()
-    done, seconds = _resume(folder, context, model, average, optimizer, curve, begin)
-    if context.is_main and done:
-        watcher.event("resumed", done, f"continues after {done}/{steps} steps")
-    if context.is_main and done == 0 and (slow := slow_average(s, steps, steps_before)):
+    if not now.resume(folder, context, steps) and begin is not None:
+        begin.restore(model, now.average, now.optimizer, "the state that this training begins from")
+    if not context.is_main:
+        watcher = UNWATCHED
+    if now.done:
+        watcher.event("resumed", now.done, f"continues after {now.done}/{steps} steps")
+    elif context.is_main and (slow := slow_average(s, steps, steps_before)):
         print(f"{name}: {slow}", flush=True)
-    announce(done, steps, "")
-    per_epoch = num_items // s.batch_size
-    saved = began = time.monotonic()
+    announce(now.done, steps, "")
+    went_back_to = None
+
+    def not_written(done: int, reason: str) -> None:
+        text = f"the checkpoint after {done} steps could not be written ({reason}); training continues"
+        watcher.event("not saved", done, text)
+        print(f"{name}: {text}", flush=True)
+
     order, order_epoch = torch.empty(0, dtype=torch.long), -1
-    with signals_as_wishes() as wish:
-        for index in range(done, steps):
+    wishes, start = Wishes(context, checkpoint_minutes), time.monotonic()
+    with signals_as_wishes() as signalled, writing(folder, not_written) as writer:
+        while now.done < steps:
+            index = now.done
             epoch, batch = divmod(index, per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = _order(seed, epoch, num_items), epoch
             rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
             lr = learning_rate(s, index / per_epoch, index / restart_steps if restart_steps else 1.0)
-            start = time.monotonic()
-            key = (seed, index, context.rank)
             with naming(f"{name} step {index + 1}"):
-                scalars = optimizer_step(wrapped, step, rows, optimizer, s, lr, key, index / steps)
-            update_average(average, model, average_decay(s, steps_before + index))
-            row = {"step": index + 1, "epoch": (index + 1) / per_epoch, "learning_rate": lr, **scalars}
-            closed = curve.add({**row, "seconds": time.monotonic() - start}, name)
-            if closed and context.is_main:
+                scalars = optimizer_step(
+                    wrapped, step, rows, now.optimizer, s, lr, (now.noise(seed), index, context.rank), index / steps
+                )
+            update_average(now.average, model, average_decay(s, steps_before + index), scalars["finite"])
+            now.done += 1
+            row = {"step": now.done, "epoch": now.done / per_epoch, "learning_rate": lr, **scalars}
+            closed = now.curve.add({**row, "seconds": time.monotonic() - start}, context)
+            start = time.monotonic()
+            if closed:
                 watcher.rows(closed)
-            last = curve.rows[-1]["loss"] if curve.rows else float("nan")
-            announce(index + 1, steps, f"loss {last:.4f}")
-            now = seconds + time.monotonic() - began
-            if batch + 1 == per_epoch and epoch + 1 in milestones and context.is_main:
-                if reached is not None:
-                    state = _state(model, average, optimizer, curve, index + 1, now)
-                    reached(epoch + 1, Fit(state.average, curve.ended(name), index + 1, now), state)
-                watcher.checkpoint(index + 1, epoch + 1, average)
-            is_time = context.is_main and time.monotonic() - saved > 60 * checkpoint_minutes
-            if index + 1 < steps and _of_any(context, is_time or wish() > 0):
-                curve.check(name)
-                saved = time.monotonic()
-                _save(folder, context, _state(model, average, optimizer, curve, index + 1, now))
+                _tell_of_skipped(closed[0], name, watcher)
+            announce(now.done, steps, f"loss {now.curve.rows[-1]['loss'] if now.curve.rows else float('nan'):.4f}")
+            if now.curve.skipped_in_a_row > MOST_SKIPPED:
+                writer.wait()
+                went_back_to = now.go_back(folder, context, name, went_back_to, watcher)
+                continue
+            if batch + 1 == per_epoch and epoch + 1 in milestones:
+                now.curve.read(context)
                 if context.is_main:
-                    watcher.checkpoint(index + 1, (index + 1) / per_epoch, average)
-                if _of_any(context, wish() > 0):
-                    if context.is_main:
-                        watcher.event("stopped", index + 1, f"told to end after {index + 1}/{steps} steps")
-                        print(_how_to_resume(name, index + 1, steps, folder), flush=True)
-                    raise SystemExit(128 + (wish() or signal.SIGTERM))
-    ended = curve.ended(name)
-    seconds += time.monotonic() - began
-    _save(folder, context, _state(model, average, optimizer, curve, steps, seconds))
-    return Fit(average.state_dict(), ended, steps, seconds)
+                    if reached is not None:
+                        reached(epoch + 1, now.fit(), now.state())
+                    watcher.checkpoint(now.done, epoch + 1, now.average)
+                    if are_states_kept:
+                        writer.write(now.state(), is_kept=True)
+            is_time, is_end = wishes.ask(now.done, signalled() > 0) if now.done < steps else (False, False)
+            if not (is_time or is_end):
+                continue
+            now.curve.read(context)
+            if now.curve.skipped_in_a_row and not is_end:
+                continue  # weights that give no finite loss are none to go back to
+            wishes.saved()
+            if context.is_main:
+                writer.write(now.state())
+                watcher.checkpoint(now.done, now.done / per_epoch, now.average)
+            if is_end:
+                if context.is_main:
+                    is_written = writer.wait()
+                    watcher.event("stopped", now.done, f"told to end after {now.done}/{steps} steps")
+                    print(_how_to_resume(name, now.done, steps, folder, is_written), flush=True)
+                raise SystemExit(128 + (signalled() or signal.SIGTERM))
+        now.curve.read(context)
+        if context.is_main:
+            writer.write(now.state(), is_kept=are_states_kept)
+    return now.fit()
+
+
+@dataclass
+class Now:
+    """A training as it is after `done` steps."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    curve: Curve = field(default_factory=Curve)
+    done: int = 0
+    rollbacks: int = 0
+    earlier_seconds: float = 0.0  # of earlier attempts
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.began
+
+    def noise(self, seed: int) -> int:
+        """The seed of this training's draws."""
+        return seed_of(seed, "rollback", self.rollbacks) if self.rollbacks else seed
+
+    def state(self) -> State:
+        """What a checkpoint holds; its tensors change with the next step."""
+        networks = self.model.state_dict(), self.average.state_dict(), self.optimizer.state_dict()
+        return State(*networks, self.curve.rows, self.curve.pending, self.done, self.seconds, self.rollbacks)
+
+    def fit(self) -> Fit:
+        return Fit(self.average.state_dict(), self.curve.ended(), self.done, self.seconds)
+
+    def resume(self, folder: Path, context: Context, at_most: int) -> bool:
+        """Take up the newest checkpoint that is whole, the same in all processes; False if there is none."""
+        found = checkpoints.newest(folder, at_most) if context.is_main else None
+        done = context.told(-1 if found is None else found)
+        if done < 0:
+            return False
+        path = checkpoints.states(folder)[done]
+        state = checkpoints.read_state(path, context.device)
+        state.restore(self.model, self.average, self.optimizer, str(path))
+        self.curve = Curve(state.curve, state.pending)
+        self.done, self.rollbacks = state.done, state.rollbacks
+        self.earlier_seconds = max(state.seconds, self.earlier_seconds)
+        return True
+
+    def go_back(self, folder: Path, context: Context, name: str, went_back_to: int | None, watcher: Watcher) -> int:
+        """Resume from the last checkpoint with other draws; returns its steps.
+
+        Raises FloatingPointError if there is none, or the training has gone back to it before.
+        """
+        skipped, last, seconds = self.curve.skipped_in_a_row, self.done, self.seconds
+        whose = " and ".join(str(rank) for rank in self.curve.culprits) or "none"
+        found = (
+            f"{skipped} steps in a row, up to step {last}, had no finite gradient (processes with a loss that is not "
+            f"finite: {whose}, of 0 to {context.world_size - 1})"
+        )
+        remedy = "Lower learning_rate, or use precision: float32"
+        if not self.resume(folder, context, last):
+            watcher.event("stopped", last, found)
+            raise FloatingPointError(f"{name}: {found}, before the first checkpoint. {remedy}")
+        if self.done == went_back_to:
+            watcher.event("stopped", last, found)
+            raise FloatingPointError(
+                f"{name}: {found}, also with other draws since step {self.done}. The checkpoint after step {self.done} "
+                f"is kept in {folder}. {remedy}"
+            )
+        self.earlier_seconds, self.began = seconds, time.monotonic()
+        self.rollbacks += 1
+        text = f"{found}; back to the checkpoint after step {self.done}, with other draws"
+        watcher.event("rolled back", last, text)
+        if context.is_main:
+            print(f"{name}: {text}", flush=True)
+        return self.done
+
+
+class Wishes:
+    """When all processes save, and end: after the same step, and soon after one of them was told to.
+
+    One process knows by itself. Several ask each other about every SECONDS_BETWEEN_QUESTIONS, through the hosts: no
+    device waits.
+    """
+
+    def __init__(self, context: Context, checkpoint_minutes: float):
+        self.context, self.period = context, 60 * checkpoint_minutes
+        self.last_save = self.last_question = time.monotonic()
+        self.asked_at, self.next = 0, 0
+
+    def ask(self, step: int, is_told: bool) -> tuple[bool, bool]:
+        """Whether to save, and to end, after `step`; is_told: this process was told to end."""
+        now = time.monotonic()
+        is_time = now - self.last_save > self.period
+        if self.context.world_size == 1:
+            return is_time, is_told
+        if self.asked_at <= step < self.next:
+            return False, False
+        pace = (now - self.last_question) / max(step - self.asked_at, 1)
+        is_time, is_told, pace = self.context.asked(is_time, is_told, pace)
+        self.asked_at, self.last_question = step, now
+        self.next = step + min(max(int(SECONDS_BETWEEN_QUESTIONS / max(pace, 1e-9)), 1), MOST_STEPS_BETWEEN_QUESTIONS)
+        return is_time, is_told
+
+    def saved(self) -> None:
+        """Begin the next period."""
+        self.last_save = time.monotonic()
+
+
+def _tell_of_skipped(row: dict[str, float], name: str, watcher: Watcher) -> None:
+    if count := int(row["skipped"]):
+        text = f"{count} steps without a finite gradient were skipped, the last before step {int(row['step'])}"
+        watcher.event("skipped", int(row["step"]), text)
 
 
 def slow_average(s: sections.Training, steps: int, steps_before: float) -> str | None:
@@ -222,39 +379,8 @@ def _order(seed: int, epoch: int, num_items: int) -> Tensor:
     return torch.randperm(num_items, generator=rng)
 
 
-def _how_to_resume(name: str, done: int, steps: int, folder: Path) -> str:
+def _how_to_resume(name: str, done: int, steps: int, folder: Path, is_written: bool) -> str:
     command = shlex.join(["mixar", *sys.argv[1:]])
-    found = f"{name}: stopped after {done}/{steps} steps, saved in {folder}"
+    saved = f"saved in {folder}" if is_written else f"not saved; {folder} holds the checkpoint before"
+    found = f"{name}: stopped after {done}/{steps} steps, {saved}"
     return f"{found}. To continue, run this again, or the snakemake that ran it: {command}"
-
-
-def _of_any(context: Context, mine: bool) -> bool:
-    """Whether any process of this training says so: all of them save, and end, after the same step.
-
-    Asked after every step: a node that is taken away gives little notice, and steps of large models take seconds.
-    """
-    if context.world_size == 1:
-        return mine  # on a GPU, reading a tensor would wait for the step
-    return bool(context.mean(torch.tensor(float(mine), device=context.device)) > 0)
-
-
-def _state(model, average, optimizer, curve, done, seconds) -> State:
-    networks = model.state_dict(), average.state_dict(), optimizer.state_dict()
-    return State(*networks, curve.rows, curve.pending, done, seconds)
-
-
-def _save(folder: Path, context: Context, state: State) -> None:
-    if context.is_main:
-        checkpoints.save_state(folder, state)
-    context.barrier()
-
-
-def _resume(folder, context, model, average, optimizer, curve, begin) -> tuple[int, float]:
-    state = checkpoints.load_state(folder, context.device)
-    if state is None:
-        if begin is not None:
-            begin.restore(model, average, optimizer, "the state that this training begins from")
-        return 0, 0.0
-    state.restore(model, average, optimizer, str(folder))
-    curve.rows, curve.pending = state.curve, state.pending
-    return state.done, state.seconds

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 from mixar.study import choices, sections
 
@@ -72,13 +71,35 @@ def average_decay(s: sections.Training, steps: float) -> float:
     return min(s.ema_decay, 1 - 9 / (10 + steps))
 
 
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the average towards the model, each parameter and buffer once; whole numbers are copied."""
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor, lr: float) -> Tensor:
+    """Step at this learning rate if the gradient's norm is finite; else leave weights and moments as they are.
+
+    Returns whether it is, a tensor on the norm's device. The device decides by itself where the optimizer takes
+    `found_inf`, as torch's fused ones do for its GradScaler; for others the host waits for the norm.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    is_finite = norm.isfinite()
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale, optimizer.found_inf = None, (~is_finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif is_finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return is_finite
+
+
+def update_average(average: nn.Module, model: nn.Module, decay: float, is_finite: Tensor) -> None:
+    """Move the average towards the model, each parameter and buffer once, unless is_finite, a scalar on their device,
+    is False; whole numbers are copied."""
     # not by state_dict: it lists a shared tensor under each of its names, which would then move more than once
-    pairs: list[tuple[torch.Tensor, torch.Tensor]] = [*zip(average.parameters(), model.parameters(), strict=True)]
+    pairs: list[tuple[Tensor, Tensor]] = [*zip(average.parameters(), model.parameters(), strict=True)]
     pairs += zip(average.buffers(), model.buffers(), strict=True)
-    floating = [pair for pair in pairs if pair[0].is_floating_point()]
-    get_ema_multi_avg_fn(decay)(*map(list, zip(*floating, strict=True)), None)
-    for mean, value in pairs:
-        if not mean.is_floating_point():
-            mean.copy_(value)
+    with torch.no_grad():
+        for mean, value in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        share = {dtype: is_finite.to(dtype) * (1 - decay) for dtype in {mean.dtype for mean, _ in floating}}
+        means, values = map(list, zip(*floating, strict=True))
+        torch._foreach_lerp_(means, values, [share[mean.dtype] for mean in means])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FORMAT = "mixar checkpoint, version 1"
+FORMAT = "mixar checkpoint, version 2"
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,15 @@ class State:
     pending: list[dict[str, float]]  # steps since its last row
     done: int
     seconds: float  # of all attempts
+    rollbacks: int  # so often the training went back to a checkpoint; each time its draws change
 
     def as_mapping(self) -> dict[str, Any]:
         """Tensors, numbers, text, lists and dicts alone, as `torch.load(weights_only=True)` reads them."""
         return {"format": FORMAT, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+    def copied(self) -> State:
+        """A copy on the CPU, which further training does not change."""
+        return State(**{field.name: _copied(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod
     def from_mapping(cls, found: object, where: str) -> State:
@@ -59,6 +64,16 @@ class State:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise ValueError(f"{where}: a checkpoint of another network ({reason}); {START_AGAIN}") from error
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
 
 
 START_AGAIN = "delete it to start this training again"

@@ -120,7 +120,7 @@ def test_training_resumed_after_an_exception_equals_training_without_one(uninter
     Fused.fuse, Fused.end = 3, stop
     with pytest.raises(RuntimeError, match="power cut"):
         train(study, layout, "fused", 0)
-    assert list(layout.root.glob("checkpoints/*/state.pt")) and not layout.weights("fused", 0).exists()
+    assert list(layout.root.glob("checkpoints/*/state-*.pt")) and not layout.weights("fused", 0).exists()
     train(study, layout, "fused", 0)
 
     assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
@@ -137,7 +137,8 @@ def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupte
     train(study, layout, "fused", 0)
 
     assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
-    assert "continues after 2/4 steps" in capsys.readouterr().out
+    # 1: the kill came while the second checkpoint was written
+    assert re.search("continues after [12]/4 steps", capsys.readouterr().out)
 
 
 def test_two_processes_train_one_run_together(tmp_path):

@@ -17,8 +17,8 @@ from torch import nn
 from mixar.study.sections import Training
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
-from mixar.training.loop import Curve, Fit, _of_any, fit, total_steps
-from mixar.training.optim import average_decay, build_optimizer, parameter_groups, update_average
+from mixar.training.loop import MOST_SKIPPED, Curve, Fit, fit, total_steps
+from mixar.training.optim import average_decay, build_optimizer, parameter_groups, step_if_finite, update_average
 
 ALONE = Context(0, 1, torch.device("cpu"))
 NUM_ITEMS = 10
@@ -96,7 +96,7 @@ def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tm
     with pytest.raises(SystemExit, match=str(code)):
         run_fit(tmp_path / "told", announce=told_to_end, minutes=1e9)
     assert signal.getsignal(number) == before
-    assert checkpoints.load_state(tmp_path / "told", ALONE.device).done == 3
+    assert checkpoints.newest(tmp_path / "told", 6) == 3
     resumed = run_fit(tmp_path / "told")
 
     said = f"toy: stopped after 3/6 steps, saved in {tmp_path}/told. To continue, run this again, or the snakemake"
@@ -120,7 +120,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
     process.join(60)
     process.kill()
 
-    assert process.exitcode == -signal.SIGINT and checkpoints.load_state(tmp_path, ALONE.device) is None
+    assert process.exitcode == -signal.SIGINT and checkpoints.newest(tmp_path, 6) is None
 
 
 def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
@@ -131,12 +131,6 @@ def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
         signal.signal(signal.SIGINT, before)
 
     assert fitted.steps == 6
-
-
-def test_a_training_of_one_process_asks_no_device_whether_to_end():
-    device = torch.device("meta")  # whose tensors have no values to read
-
-    assert [_of_any(Context(0, 1, device), mine) for mine in (True, False)] == [True, False]
 
 
 def test_a_finished_state_is_not_trained_any_further(tmp_path):
@@ -267,7 +261,7 @@ def test_a_tensor_under_two_names_moves_once_towards_the_model():
     nn.init.zeros_(average["a"].weight)
     nn.init.ones_(model["a"].weight)
 
-    update_average(average, model, 0.9)
+    update_average(average, model, 0.9, torch.tensor(True))
 
     torch.testing.assert_close(average["a"].weight, torch.full((3, 3), 0.1))
 
@@ -307,23 +301,119 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before(tmp_path):
     assert seen[0].norm().item() == pytest.approx(2.0, rel=1e-4)  # clipped in place
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_naming_it_and_the_step(tmp_path):
+def not_finite(steps, once=False):
+    """A noisy step whose loss is NaN at these numbers; once: only the first time."""
+    left = list(steps)
+
     def step(model, rows, rng, progress):
-        loss = noisy_step(model, rows, rng, progress)["loss"]
-        return {"loss": loss * float("nan") if progress >= 0.5 else loss}
+        number, loss = round(progress * 60) + 1, noisy_step(model, rows, rng, progress)["loss"]
+        if number not in left:
+            return {"loss": loss}
+        if once:
+            left.remove(number)
+        return {"loss": loss * float("nan")}
 
-    with pytest.raises(FloatingPointError, match="toy: loss nan .* at step 4"):
-        run_fit(tmp_path, step=step)
+    return step
 
-    state = checkpoints.load_state(tmp_path, ALONE.device)
-    assert state.done == 3 and all(t.isfinite().all() for t in state.model.values())
+
+class Events:
+    """A watcher that remembers what it was told."""
+
+    def __init__(self):
+        self.told, self.steps, self.checkpoints = [], [], []
+
+    def rows(self, rows):
+        self.steps += [row["step"] for row in rows]
+
+    def checkpoint(self, done, epoch, average):
+        self.checkpoints.append((done, epoch))
+
+    def event(self, kind, step, text):
+        self.told.append((kind, step))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("first", [1, 7])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, optimizer, first):
+    history, events = [], Events()
+    model = network()
+
+    def record(done, total, note):
+        history.append([p.detach().clone() for p in model.parameters()])
+
+    fitted = run_fit(tmp_path, step=not_finite([first, first + 1]), model=model, announce=record, epochs=30,
+                     minutes=1e9, watcher=events, optimizer=optimizer, ema_decay=0.0)  # fmt: skip
+
+    before, after = history[first - 1], history[first + 1]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(after, history[first + 2], strict=True))
+    assert [row["step"] for row in fitted.curve if row["skipped"]] == [first + 2]
+    assert sum(row["skipped"] for row in fitted.curve) == 2 and events.told == [("skipped", first + 2)]
+    assert all(math.isfinite(row["loss"] + row["grad_norm"]) for row in fitted.curve)
+
+
+def test_moments_and_average_skip_a_step_that_is_not_finite():
+    model, average = nn.Linear(3, 3), nn.Linear(3, 3)
+    optimizer = build_optimizer(model, settings())
+
+    def moved(factor):
+        (model(ITEMS).square().mean() * factor).backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        is_finite = step_if_finite(optimizer, norm, 0.1)
+        update_average(average, model, 0.9, is_finite)
+        return copy.deepcopy((optimizer.state_dict()["state"], average.state_dict()))
+
+    (first, mean), (second, mean_then), (third, mean_later) = moved(1.0), moved(float("inf")), moved(1.0)
+
+    assert all(torch.equal(first[p][k], second[p][k]) for p in first for k in first[p]) and same(mean, mean_then)
+    assert second[0]["step"] == 1 and third[0]["step"] == 2 and not same(mean_then, mean_later)
+
+
+def test_a_training_that_loses_its_way_goes_back_and_draws_other_noise(tmp_path):
+    bad, events, drawn = range(11, 12 + MOST_SKIPPED), Events(), {}
+    inner = not_finite(bad, once=True)
+
+    def step(model, rows, rng, progress):
+        drawn.setdefault(round(progress * 60) + 1, []).append((rows, rng.initial_seed()))
+        return inner(model, rows, rng, progress)
+
+    fitted = run_fit(tmp_path, step=step, epochs=30, watcher=events)
+
+    assert events.told == [("rolled back", bad[-1])]
+    assert fitted.steps == 60 and [row["step"] for row in fitted.curve] == list(range(1, 61))
+    (rows, seed), (again, other) = drawn[11]
+    assert torch.equal(rows, again) and seed != other and len(drawn[10]) == 1
+
+
+def test_a_training_that_stays_lost_stops_at_its_checkpoint_naming_step_rank_and_remedy(tmp_path):
+    events = Events()
+    said = r"toy: 11 steps in a row, up to step 21, had no finite gradient \(.*: 0, of 0 to 0\), also with other draws "
+    with pytest.raises(
+        FloatingPointError, match=said + rf"since step 10\. .* kept in {tmp_path}\. Lower learning_rate"
+    ):
+        run_fit(tmp_path, step=not_finite(range(11, 61)), epochs=30, watcher=events)
+    cured = run_fit(tmp_path, epochs=30)
+
+    assert [kind for kind, _ in events.told] == ["rolled back", "stopped"]
+    assert [row["step"] for row in cured.curve] == list(range(1, 61))
+
+
+def test_a_training_that_is_lost_before_its_first_checkpoint_stops(tmp_path):
+    with pytest.raises(FloatingPointError, match="up to step 11, .* before the first checkpoint. Lower learning_rate"):
+        run_fit(tmp_path, step=not_finite(range(1, 61)), epochs=30)
+
+    assert not checkpoints.states(tmp_path)
+
+
+def row_of(step: int) -> dict:
+    return {"step": step, "epoch": step / 2, "loss": torch.tensor(float(step)), "finite": torch.tensor(True)}
 
 
 @pytest.mark.parametrize(("first", "ends"), [(1, [1, 2, 3]), (1001, [1010]), (9991, [10_000]), (10_001, [10_050])])
 def test_rows_of_the_loss_curve_are_means_over_steps_and_longer_later(first, ends):
     curve = Curve()
     for step in range(first, ends[-1] + 1):
-        curve.add({"step": step, "epoch": step / 2, "loss": torch.tensor(float(step)), "grad_norm": 1.0}, "toy")
+        curve.add(row_of(step), ALONE)
 
     assert [row["step"] for row in curve.rows] == ends and not curve.pending
     assert curve.rows[0]["loss"] == (first + ends[0]) / 2 and curve.rows[-1]["epoch"] == ends[-1] / 2
@@ -332,9 +422,10 @@ def test_rows_of_the_loss_curve_are_means_over_steps_and_longer_later(first, end
 def test_a_curve_that_ends_within_a_row_closes_it_and_can_go_on():
     curve = Curve()
     for step in range(1001, 1016):
-        curve.add({"step": step, "epoch": 0.0, "loss": float(step), "grad_norm": 1.0}, "toy")
+        curve.add(row_of(step), ALONE)
+    curve.read(ALONE)
 
-    assert [row["loss"] for row in curve.ended("toy")] == [1005.5, 1013.0]
+    assert [row["loss"] for row in curve.ended()] == [1005.5, 1013.0]
     assert len(curve.rows) == 1 and len(curve.pending) == 5
 
 
@@ -405,25 +496,6 @@ def test_muon_orthogonalises_the_updates_of_kernels_and_leaves_vectors_to_adamw(
     assert torch.allclose(moved["bias"].abs(), torch.tensor(1.9), atol=1e-3)  # the sign, and Nesterov's 0.9 more
     lengths = torch.linalg.svdvals(moved["weight"].flatten(1)) / (0.2 * 36**0.5)  # AdamW's root mean square, 0.2
     assert ((lengths > 0.6) & (lengths < 1.4)).all() and lengths.numel() == 6
-
-
-def test_a_damaged_checkpoint_is_named_with_what_would_do(tmp_path):
-    assert checkpoints.load_state(tmp_path, ALONE.device) is None
-    run_fit(tmp_path)
-    state = tmp_path / checkpoints.STATE
-    state.write_bytes(state.read_bytes()[:200])
-
-    with pytest.raises(ValueError, match=r"state.pt: damaged checkpoint .* delete it"):
-        run_fit(tmp_path)
-
-
-def test_a_checkpoint_replaces_the_last_one_and_leaves_nothing_else(tmp_path):
-    run_fit(tmp_path)
-
-    assert [file.name for file in tmp_path.iterdir()] == [checkpoints.STATE]
-    assert torch.load(tmp_path / checkpoints.STATE, weights_only=True)["done"] == 6
-    checkpoints.discard(tmp_path)
-    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

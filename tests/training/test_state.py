@@ -21,7 +21,7 @@ def networks(width):
 
 def state_of(model, average, optimizer):
     rows = [{"step": 2.0, "loss": 0.5}]
-    return State(model.state_dict(), average.state_dict(), optimizer.state_dict(), rows, [{"step": 3.0}], 3, 1.5)
+    return State(model.state_dict(), average.state_dict(), optimizer.state_dict(), rows, [{"step": 3.0}], 3, 1.5, 2)
 
 
 def test_a_saved_state_gives_back_networks_optimizer_and_curve(tmp_path):
@@ -30,12 +30,11 @@ def test_a_saved_state_gives_back_networks_optimizer_and_curve(tmp_path):
         other[0].weight.zero_()
 
     checkpoints.save_state(tmp_path, state_of(*saved))
-    found = checkpoints.load_state(tmp_path, CPU)
+    found = checkpoints.read_state(checkpoints.states(tmp_path)[3], CPU)
     found.restore(*other, "here")
 
-    assert (found.done, found.seconds, found.curve, found.pending) == (
-        3, 1.5, [{"step": 2.0, "loss": 0.5}], [{"step": 3.0}]
-    )  # fmt: skip
+    assert (found.done, found.seconds, found.rollbacks) == (3, 1.5, 2)
+    assert (found.curve, found.pending) == ([{"step": 2.0, "loss": 0.5}], [{"step": 3.0}])
     for before, after in zip(saved[:2], other[:2], strict=True):
         assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
     moments = [optimizer.state_dict()["state"][0]["exp_avg"] for optimizer in (saved[2], other[2])]
@@ -54,11 +53,31 @@ def test_a_saved_state_gives_back_networks_optimizer_and_curve(tmp_path):
 )
 def test_what_is_no_checkpoint_of_this_version_is_refused(tmp_path, change, said):
     checkpoints.save_state(tmp_path, state_of(*networks(3)))
-    path = tmp_path / checkpoints.STATE
+    path = checkpoints.states(tmp_path)[3]
     torch.save(change(torch.load(path, weights_only=True)), path)
 
-    with pytest.raises(ValueError, match=rf"state\.pt: .*{said}.*delete it to start this training again"):
-        checkpoints.load_state(tmp_path, CPU)
+    with pytest.raises(ValueError, match=rf"state-00000003\.pt: .*{said}.*delete it to start this training again"):
+        checkpoints.read_state(path, CPU)
+
+
+def test_moments_are_restored_and_the_settings_of_the_optimizer_stay():
+    state, (model, average, optimizer) = state_of(*networks(3)), networks(3)
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+
+    state.restore(model, average, optimizer, "here")
+
+    assert optimizer.param_groups[0]["weight_decay"] == 0.5 and optimizer.state_dict()["state"][0]["step"] == 1
+
+
+def test_a_copy_keeps_its_values_and_its_form():
+    model, average, optimizer = networks(3)
+    state = state_of(model, average, optimizer)
+    copied = state.copied()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    nn.init.zeros_(model.weight)
+
+    assert all(torch.equal(copied.model[name], value) for name, value in before.items())
+    assert copied.optimizer.keys() == state.optimizer.keys() and copied.curve == state.curve
 
 
 def test_a_checkpoint_of_another_network_is_refused():

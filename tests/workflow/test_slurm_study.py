@@ -119,7 +119,7 @@ def test_a_preempted_training_ends_with_the_weights_of_an_undisturbed_one(
     options = ("--profile", "slurm", *common, "--configfile", file)
     driver = Driver(clone, running.environment, hasty.weights("mar", 0), *options)
     try:
-        wait_for(lambda: any((hasty.root / "checkpoints").rglob("state.pt")), "a checkpoint", 200)
+        wait_for(lambda: any((hasty.root / "checkpoints").rglob("state-*.pt")), "a checkpoint", 200)
         running.wait_state(running.occupy(), "RUNNING", "COMPLETED", seconds=120)
         code = driver.wait()
     finally:

@@ -117,7 +117,7 @@ def kill_in_the_middle(root, study_file, layout, target):
     arguments = command(study_file, layout.weights(*target), "--allowed-rules", "train")
     driver = subprocess.Popen(arguments, cwd=root, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not any((layout.root / "checkpoints").rglob("state.pt")):
+    while not any((layout.root / "checkpoints").rglob("state-*.pt")):
         assert driver.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint within five minutes"
         time.sleep(0.02)
