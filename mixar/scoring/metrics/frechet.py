@@ -84,33 +84,40 @@ def fd(sample: FeatureSet, reference: FeatureSet, _scoring: Scoring) -> float:
     return frechet_distance(sample.moments, reference.moments)
 
 
-def fd_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray) -> np.ndarray:
-    """`fd` with each group of drawn images left out, [G]."""
-    if sample.width < LINEAR_FROM:
+def fd_jackknife(
+    sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray, linear_from: int = LINEAR_FROM
+) -> np.ndarray:
+    """`fd` with each group of drawn images left out, [G].
+
+    linear_from: features from which it is not computed anew for every group.
+    """
+    if sample.width < linear_from:
         return jackknife(lambda keep: [fd(sample.take(keep), reference, scoring)], groups)[:, 0]
-    if not _is_large(sample):
+    if not _is_enough(sample):
         other, root = reference.moments, reference.root
         return jackknife(lambda keep: [frechet(sample.take(keep).moments, other, root)], groups)[:, 0]
     value, added = influence(sample.features, sample.moments, reference.moments, reference.root)
     return value + mean_changes(added, groups)
 
 
-def pairs_jackknife(made: FeatureSet, originals: FeatureSet, scoring: Scoring, groups: np.ndarray) -> np.ndarray:
+def pairs_jackknife(
+    made: FeatureSet, originals: FeatureSet, scoring: Scoring, groups: np.ndarray, linear_from: int = LINEAR_FROM
+) -> np.ndarray:
     """`fd` with each group of reconstructions and their originals left out, [G].
 
     Given moments of the reference stay, as in `fd_jackknife`.
     """
     if originals.moments_given is not None:
-        return fd_jackknife(made, originals, scoring, groups)
-    if not _is_large(made):
+        return fd_jackknife(made, originals, scoring, groups, linear_from)
+    if made.width < linear_from or not _is_enough(made):
         return jackknife(lambda keep: [fd(made.take(keep), originals.take(keep), scoring)], groups)[:, 0]
     value, added = influence(made.features, made.moments, originals.moments, originals.root)
     _, added_by_originals = influence(originals.features, originals.moments, made.moments)
     return value + mean_changes(added + added_by_originals, groups)
 
 
-def _is_large(sample: FeatureSet) -> bool:
-    return sample.width >= LINEAR_FROM and len(sample) >= IMAGES_FOR_FIRST_ORDER * sample.width
+def _is_enough(sample: FeatureSet) -> bool:
+    return len(sample) >= IMAGES_FOR_FIRST_ORDER * sample.width
 
 
 # fd_infinity
@@ -128,13 +135,13 @@ def _limit(sample: FeatureSet, reference: FeatureSet) -> float:
 
 
 def fd_infinity_jackknife(
-    sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray
+    sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray, linear_from: int = LINEAR_FROM
 ) -> np.ndarray:
     """`fd_infinity` with each group left out, [G]. To first order an image counts once in every set of the line.
 
     Its weights are those of the line's limit, so images of the smallest sets count most, and some negatively.
     """
-    if sample.width < LINEAR_FROM:
+    if sample.width < linear_from:
         return jackknife(lambda keep: [fd_infinity(sample.take(keep), reference, scoring)], groups)[:, 0]
     sizes = line_sizes(sample)
     counts = np.zeros(len(sample))

@@ -46,12 +46,17 @@ def kid_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, g
     """
     subsets = kid_subsets(sample, reference, scoring.kid_subsets, scoring.kid_subset_size)
     group = np.arange(len(subsets)) % (groups.max() + 1)
-    return _kid_of_pairs(sample, reference, groups) + mean_changes(subsets, group, groups.max() + 1)
+    return kid_of_pairs(sample, reference, groups) + mean_changes(subsets, group, groups.max() + 1)
 
 
-def _kid_of_pairs(sample: FeatureSet, reference: FeatureSet, groups: np.ndarray) -> np.ndarray:
-    """Unbiased, over all pairs; of more than KERNEL_IMAGES a part, whose spread is scaled by the root of its share."""
-    rows, others = (np.random.default_rng(SEED).permutation(len(s))[:KERNEL_IMAGES] for s in (sample, reference))
+def kid_of_pairs(
+    sample: FeatureSet, reference: FeatureSet, groups: np.ndarray, most: int = KERNEL_IMAGES
+) -> np.ndarray:
+    """Unbiased, over all pairs, with each group left out, [G].
+
+    Of more than `most` images a part is used, and the spread is scaled by the root of its share.
+    """
+    rows, others = (np.random.default_rng(SEED).permutation(len(s))[:most] for s in (sample, reference))
     rows = rows[np.argsort(groups[rows], kind="stable")]
     x, sizes = sample.features[torch.from_numpy(rows)], np.bincount(groups[rows], minlength=groups.max() + 1)
     parts, y = x.split(sizes.tolist()), reference.features[torch.from_numpy(others)]

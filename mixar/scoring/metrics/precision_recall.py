@@ -24,13 +24,13 @@ from mixar.scoring.features import FeatureSet
 from mixar.scoring.intervals import mean_changes
 from mixar.study.sections import Scoring
 
-BLOCK = 1000  # images a side of a matrix of distances: memory is BLOCK * n floats
+BLOCK = 1000  # images a side of a matrix of distances; a block takes BLOCK * n floats
 SPARE = 8  # neighbours kept beyond the k-th, for when a group takes some of them away
 
 
-def precision(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> float:
+def precision(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, block: int = BLOCK) -> float:
     """Share of the drawn images inside a ball of the reference."""
-    return _precision_recall(sample, reference, scoring.neighbours)[KEY_METRIC_PRECISION]
+    return _precision_recall(sample, reference, scoring.neighbours, block)[KEY_METRIC_PRECISION]
 
 
 def precision_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray) -> np.ndarray:
@@ -41,12 +41,14 @@ def precision_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scor
     return inside.mean() + mean_changes(inside.astype(float), groups)
 
 
-def recall(sample: FeatureSet, reference: FeatureSet, scoring: Scoring) -> float:
+def recall(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, block: int = BLOCK) -> float:
     """Share of the reference inside a ball of the drawn images."""
-    return _precision_recall(sample, reference, scoring.neighbours)[KEY_METRIC_RECALL]
+    return _precision_recall(sample, reference, scoring.neighbours, block)[KEY_METRIC_RECALL]
 
 
-def recall_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray) -> np.ndarray:
+def recall_jackknife(
+    sample: FeatureSet, reference: FeatureSet, scoring: Scoring, groups: np.ndarray, block: int = BLOCK
+) -> np.ndarray:
     """Exact, [G]: a ball leaves with its group, and grows where a neighbour leaves that its radius counted.
 
     (Unless one group holds more than SPARE of an image's nearest neighbours: then its ball grows too little.)
@@ -56,12 +58,12 @@ def recall_jackknife(sample: FeatureSet, reference: FeatureSet, scoring: Scoring
     x, y, k = sample.features, reference.features, scoring.neighbours
     group = torch.from_numpy(groups)
     member = torch.nn.functional.one_hot(group).float()  # [n, G]
-    nearest = [distances(part, x).topk(min(k + 1 + SPARE, len(x)), largest=False) for part in x.split(BLOCK)]
+    nearest = [distances(part, x).topk(min(k + 1 + SPARE, len(x)), largest=False) for part in x.split(block)]
     distance, neighbour = (torch.cat(parts) for parts in zip(*nearest, strict=True))
     own, owner = distance[:, k], group[neighbour]
     grown = [(owner[:, j], _radius_without(distance, owner, owner[:, j], k)) for j in range(k + 1)]
     covered = torch.zeros(len(y), member.shape[1])  # images that each leave-out still covers
-    for rows in torch.arange(len(y)).split(BLOCK):
+    for rows in torch.arange(len(y)).split(block):
         reach = distances(y[rows], x)
         by_group = ((reach <= own).float() @ member) > 0
         stays = (by_group.sum(1, keepdim=True) - by_group.int()) > 0
@@ -92,12 +94,12 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)  # precision and recall come from the same distances
-def _precision_recall(sample: FeatureSet, reference: FeatureSet, neighbours: int) -> dict[str, float]:
+def _precision_recall(sample: FeatureSet, reference: FeatureSet, neighbours: int, block: int) -> dict[str, float]:
     # Order of the arguments: drawn, then real. The beta that MAR's fork is based on has them swapped.
     return prc_features_to_metric(
         sample.features,
         reference.features,
-        **known(prc_neighborhood=neighbours, prc_batch_size=BLOCK, save_cpu_ram=True, verbose=False),
+        **known(prc_neighborhood=neighbours, prc_batch_size=block, save_cpu_ram=True, verbose=False),
     )
 
 
