@@ -1,11 +1,15 @@
-"""The torch device of a stage, from `hardware.device`."""
+"""The torch device of a stage, from `hardware.device`, and the memory that it took."""
 
 from __future__ import annotations
+
+import resource
 
 import torch
 
 from mixar.study.errors import SpecError
 from mixar.study.sections import Study
+
+GIB = 2**30
 
 
 def device_of(study: Study) -> torch.device:
@@ -16,3 +20,10 @@ def device_of(study: Study) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise SpecError("hardware.device: 'cuda' was asked for, and no GPU is visible; use 'auto' or 'cpu'")
     return torch.device(wanted)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Peak memory until now: tensors on a GPU, or the resident set of this process on a CPU. No wait for the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

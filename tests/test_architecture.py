@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "reporting": GROUND | {"data", "scoring"},
     "training": GROUND | {"model", "tokens"},
     "trial": GROUND | {"model", "data", "tokens", "scoring", "training"},
-    "stages": GROUND | {"model", "data", "tokens", "scoring", "training", "reporting", "released", "trial"},
+    "preview": GROUND | {"model", "data", "tokens", "reporting"},
+    "stages": GROUND | {"model", "data", "tokens", "scoring", "training", "reporting", "released", "trial", "preview"},
     "__main__": GROUND | {"stages"},
     "__init__": set(),
 }

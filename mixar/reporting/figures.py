@@ -54,10 +54,10 @@ BARS = "Bars: 95 % intervals over images, spanning all seeds; differences betwee
 CAPTION: dict[str, Any] = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
 
 
-def save(figure: Figure, stem: str | Path) -> None:
-    """Write stem.png and stem.pdf, and close the figure."""
+def save(figure: Figure, stem: str | Path, endings: Iterable[str] = ("png", "pdf")) -> None:
+    """Write stem.png and stem.pdf, or other endings, and close the figure."""
     look: dict[str, Any] = {"dpi": 200, "bbox_inches": "tight", "pad_inches": 0.12, "facecolor": "white"}
-    for ending in ("png", "pdf"):
+    for ending in endings:
         # Without a date the same rows give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {}
         with replaced(f"{stem}.{ending}") as temporary, plt.style.context(STYLE):

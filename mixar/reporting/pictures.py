@@ -156,6 +156,19 @@ def reconstruction_sheet(
     return figure
 
 
+def preview_sheet(rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str], title: str, text: str) -> Figure:
+    """What a training draws now: labelled rows of images [n, H, W, 3], a class name above each column."""
+    columns = len(names)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(figsize=(INCHES * columns + 1.4, INCHES * len(rows) * (1 + GAP) + 0.6))
+        _show(axes, montage([image for _, images in rows for image in images], columns))
+        _row_labels(axes, [label for label, _ in rows])
+        _column_labels(axes, names, columns)
+        axes.set_title(title, fontsize=10)
+        caption(figure, text)
+    return figure
+
+
 def psnr(x: np.ndarray, y: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two uint8 images, in dB; infinite for equal ones."""
     error = np.mean((x.astype(np.float64) - y.astype(np.float64)) ** 2)

@@ -6,7 +6,6 @@ Weights are random: they cost what trained ones do. Batches, steps and samplers 
 from __future__ import annotations
 
 import copy
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.data.manifest import read_manifest
-from mixar.device import device_of
+from mixar.device import device_of, peak_memory_gib
 from mixar.failures import needs_memory
 from mixar.locks import say
 from mixar.model import cost
@@ -34,7 +33,6 @@ from mixar.training.accumulate import optimizer_step
 from mixar.training.optim import build_optimizer, update_average
 from mixar.training.steps import Guide, training_step
 
-GIB = 2**30
 PAUSES_S = (2.0, 5.0, 10.0, 20.0)  # before times that other work on the machine has spoiled are taken again
 
 
@@ -152,11 +150,8 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
 
 def memory_value(device: torch.device) -> dict:
     """Peak memory of sampling and training: tensors on a GPU, or the resident set of this process on a CPU."""
-    if device.type == "cuda":
-        used, unit = torch.cuda.max_memory_allocated(device), "GiB, GPU tensors"
-    else:
-        used, unit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "GiB, process"
-    return {"metric": "peak_memory_gib", "value": used / GIB, "unit": unit}
+    unit = "GiB, GPU tensors" if device.type == "cuda" else "GiB, process"
+    return {"metric": "peak_memory_gib", "value": peak_memory_gib(device), "unit": unit}
 
 
 def device_name(device: torch.device) -> str:

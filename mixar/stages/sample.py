@@ -18,7 +18,6 @@ from mixar.device import device_of
 from mixar.failures import finite, naming, needs_memory
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
-from mixar.model.patches import unpatchify
 from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
 from mixar.study.digests import seed_of
@@ -26,7 +25,7 @@ from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_shard
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
-from mixar.tokens.latents import denormalise, latent_statistics
+from mixar.tokens.latents import latent_decoder
 from mixar.weights import load_module
 
 
@@ -92,14 +91,3 @@ def _mar_images(
         return decode(finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents"))
 
     return draw
-
-
-def latent_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps."""
-    model: Any = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
-    mean, std = (t.to(device) for t in latent_statistics(study, layout))
-
-    def decode(x: Tensor) -> Tensor:
-        return (model.decode(unpatchify(denormalise(x, mean, std), study.grid)) + 1) / 2
-
-    return decode

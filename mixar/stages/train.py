@@ -18,7 +18,9 @@ from mixar.data.shards import TokenStore
 from mixar.device import device_of
 from mixar.failures import needs_memory
 from mixar.files import file_sha256, write_table
+from mixar.model.cost import flops_train
 from mixar.model.mar import MAR
+from mixar.preview import Preview, spread
 from mixar.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.study.digests import Digests, digest, seed_of
@@ -28,9 +30,12 @@ from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.accumulate import Step
+from mixar.training.distributed import Context
 from mixar.training.job import micro_batch, run_to_end
-from mixar.training.loop import Fit, total_steps
+from mixar.training.loop import UNWATCHED, Fit, total_steps
+from mixar.training.metrics import Header, check_owner
 from mixar.training.steps import Guide, training_step
+from mixar.training.watching import HELD_OUT_BATCH, Plan, Watching, held_out_loss
 from mixar.weights import read_metadata, save_weights
 
 
@@ -56,7 +61,10 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
     model = _initial_model(study, run, seed, start)
     # with other images, a training in flight begins anew
     settings_and_images = digest(Digests(study).train(run, seed), store.metadata.get("images"))
+    header = Header(study.study, run, seed, settings_and_images)
+    check_owner(layout.watch(run, seed), header)
     with distributed.joined(device_of(study)) as context:
+        watcher = _watching(study, layout, header, store, context) if context.is_main else UNWATCHED
         run_to_end(
             model,
             _step_of(study, layout, run, store, rows, context.device),
@@ -70,7 +78,30 @@ def train(study: Study, layout: Layout, run: str, seed: int) -> None:
             checkpoint_minutes=study.hardware.checkpoint_minutes,
             publish=partial(_publish, study, layout, run, seed, store),
             steps_before=_steps_behind(start),
+            watcher=watcher,
         )
+
+
+def _watching(study: Study, layout: Layout, header: Header, store: TokenStore, context: Context) -> Watching:
+    """What writes metrics, held-out losses and previews of this training."""
+    run, settings = header.run, study.training_of(header.run)
+    plan = Plan(
+        steps=total_steps(settings, len(store.rows("train"))),
+        batch_size=settings.batch_size,
+        milestones=(),
+        expected=settings.expected,
+        processes=context.world_size,
+        device=context.device,
+        flops_per_image=flops_train(study, run),
+    )
+    held_out = spread(store.rows("held_out"), settings.held_out_images)
+
+    def loss(average: nn.Module) -> float:
+        parts = held_out.split(HELD_OUT_BATCH)
+        return held_out_loss(average, (store.batch(part, torch.zeros(len(part))) for part in parts), settings)
+
+    folder, preview = layout.watch(run, header.seed), Preview(study, layout, run, store)
+    return Watching(folder, header, plan, loss if len(held_out) else None, preview)
 
 
 def _import(study: Study, layout: Layout, run: str, seed: int) -> None:

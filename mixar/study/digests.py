@@ -24,6 +24,8 @@ LATER: dict[str, tuple] = {
     "network": ("vavae", "maskbit"),
     "options": ({},),
 }
+# Keys for those who watch a training: they change no number.
+WATCHING = {"held_out_images", "expected"}
 
 
 def plain(section: BaseModel, **choice: Any) -> dict:
@@ -32,7 +34,7 @@ def plain(section: BaseModel, **choice: Any) -> dict:
 
 
 def _without_later(dumped: dict) -> dict:
-    kept = {key: value for key, value in dumped.items() if value not in LATER.get(key, ())}
+    kept = {key: value for key, value in dumped.items() if value not in LATER.get(key, ()) and key not in WATCHING}
     return {key: _without_later(value) if key == "train" and value else value for key, value in kept.items()}
 
 

@@ -69,6 +69,10 @@ class Layout:
         """In-flight state, never declared to Snakemake (which deletes declared outputs before a rerun)."""
         return self.root / "checkpoints" / f"{stage}-{name}-{settings}"
 
+    def watch(self, run: str, seed) -> Path:
+        """Folder of a training's metrics, TensorBoard events and previews. Undeclared, so that reruns keep it."""
+        return self.root / "watch" / f"{run}-seed{seed}"
+
     def samples(self, run: str, seed, sampler: str, shard) -> Path:
         """Images as Parquet: index, label, image.bytes (PNG)."""
         return self.root / "sample" / run / f"seed{seed}" / sampler / f"shard-{_number(shard)}.parquet"

@@ -166,7 +166,8 @@ def _list(schema: dict) -> str:
 
 def _mapping(schema: dict) -> str:
     values = schema.get("additionalProperties")
-    return f"{_in_words(values)} by name" if isinstance(values, dict) and values else "mapping"
+    key = schema.get("keys", "name")
+    return f"{_in_words(values)} by {key}" if isinstance(values, dict) and values else "mapping"
 
 
 WORDS = {

@@ -37,6 +37,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]  # a size beyond that is a slip, a
 Side = Annotated[int, Field(ge=1, le=100)]  # images side by side on a sheet; more would be too small to see
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Epoch = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64
 # A folder name and a Snakemake wildcard.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100)]
@@ -321,6 +322,22 @@ class MarTraining(Training):
         default=0.1, description="share of the images whose class is dropped, for guidance (MAR)"
     )
     head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
+    held_out_images: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        default=512,
+        description="held-out images behind the held-out loss at each checkpoint; 0: none. Changes no number",
+    )
+    expected: dict[Epoch, tuple[float, float]] = Field(
+        default={},
+        description="lowest and highest loss at the end of these epochs, such as `{1: [0.4, 0.6]}`; outside, the "
+        "training raises an alarm and continues. Changes no number",
+        json_schema_extra={"keys": "epoch"},
+    )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        for epoch, (low, high) in self.expected.items():
+            if low >= high:
+                yield f"expected.{epoch}", f"[{low:g}, {high:g}] is no band; give the lower loss first"
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.micro_batch is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 50  # of sections in each other: JSON's readers have a limit, too
+BY_EPOCH = "expected"  # the section whose keys are whole numbers; pydantic reads them back from JSON's text
 
 
 def check_number(value: Any, annotation: Any) -> None:
@@ -18,11 +19,19 @@ def check_number(value: Any, annotation: Any) -> None:
     pydantic would take `epochs: true` for 1, and `decoder_attention: 1` for true.
     """
     kinds = _scalars(annotation)
-    parts = value if isinstance(value, (list, tuple)) else [value]
+    parts = list(_parts(value))
     if bool in kinds and not isinstance(value, bool):
         raise PydanticCustomError("boolean", "expected true or false")
     if {int, float} & kinds and bool not in kinds and any(isinstance(part, bool) for part in parts):
         raise PydanticCustomError("number", "expected a number")
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _parts(part)
+    else:
+        yield value
 
 
 def _scalars(annotation: Any) -> set[Any]:
@@ -49,7 +58,7 @@ def not_json(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
         yield f"{where}nested more than {MAX_DEPTH} deep; use fewer levels"
     elif isinstance(value, dict):
         for name, part in value.items():
-            if isinstance(name, str) and not _is_surrogate(name):
+            if _is_key(name, key):
                 yield from not_json(part, f"{key}.{name}" if key else name, depth + 1)
             else:
                 yield f"{where}{name!r} is no text, and keys must be; put it in quotes or choose another"
@@ -64,6 +73,12 @@ def not_json(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
             yield f"{where}{value!r} holds half of a character (a lone surrogate); write it in UTF-8"
     elif not isinstance(value, (bool, int, type(None))):
         yield f"{where}a {type(value).__name__}, which the jobs' JSON cannot hold; use numbers, text, lists or sections"
+
+
+def _is_key(name: Any, section: str) -> bool:
+    if isinstance(name, int) and not isinstance(name, bool):
+        return section.rpartition(".")[2] == BY_EPOCH
+    return isinstance(name, str) and not _is_surrogate(name)
 
 
 def _is_surrogate(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mixar.failures import finite
+from mixar.model.patches import unpatchify
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
+from mixar.tokens import tokenizers
 from mixar.tokens.vavae import sample_posterior
 from mixar.weights import read_weights
 
@@ -53,6 +55,17 @@ def latent_statistics(study: Study, layout: Layout) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{layout.statistics}: expected {key!r} of shape [{channels}], found {shape}")
     check_statistics(found, str(layout.statistics))
     return found["mean"], found["std"]
+
+
+def latent_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps."""
+    model: Any = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
+    mean, std = (t.to(device) for t in latent_statistics(study, layout))
+
+    def decode(x: Tensor) -> Tensor:
+        return (model.decode(unpatchify(denormalise(x, mean, std), study.grid)) + 1) / 2
+
+    return decode
 
 
 def read_statistics(path: Path, channels: int) -> dict[str, Tensor]:

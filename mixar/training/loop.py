@@ -42,7 +42,7 @@ class Watcher(Protocol):
         """The averaged network after `done` steps: at every checkpoint and milestone."""
 
     def event(self, kind: str, step: int, text: str) -> None:
-        """What is no step: resumed, skipped, rolled back, not saved, stopped."""
+        """What is no step: first started or resumed; skipped, rolled back (to `step`), not saved; stopped, finished."""
 
 
 class Unwatched:
@@ -184,9 +184,8 @@ def fit(
         begin.restore(model, now.average, now.optimizer, "the state that this training begins from")
     if not context.is_main:
         watcher = UNWATCHED
-    if now.done:
-        watcher.event("resumed", now.done, f"continues after {now.done}/{steps} steps")
-    elif context.is_main and (slow := slow_average(s, steps, steps_before)):
+    watcher.event("resumed" if now.done else "started", now.done, f"after {now.done}/{steps} steps")
+    if context.is_main and not now.done and (slow := slow_average(s, steps, steps_before)):
         print(f"{name}: {slow}", flush=True)
     announce(now.done, steps, "")
     went_back_to = None
@@ -240,7 +239,8 @@ def fit(
             wishes.saved()
             if context.is_main:
                 writer.write(now.state())
-                watcher.checkpoint(now.done, now.done / per_epoch, now.average)
+                if not is_end:  # a node that is taken away leaves no time
+                    watcher.checkpoint(now.done, now.done / per_epoch, now.average)
             if is_end:
                 if context.is_main:
                     is_written = writer.wait()
@@ -250,6 +250,9 @@ def fit(
         now.curve.read(context)
         if context.is_main:
             writer.write(now.state(), is_kept=are_states_kept)
+            watcher.rows(now.curve.ended()[len(now.curve.rows) :])
+            watcher.checkpoint(now.done, s.epochs, now.average)
+            watcher.event("finished", now.done, f"after {steps} steps")
     return now.fit()
 
 
@@ -320,7 +323,7 @@ class Now:
         self.earlier_seconds, self.began = seconds, time.monotonic()
         self.rollbacks += 1
         text = f"{found}; back to the checkpoint after step {self.done}, with other draws"
-        watcher.event("rolled back", last, text)
+        watcher.event("rolled back", self.done, text)
         if context.is_main:
             print(f"{name}: {text}", flush=True)
         return self.done

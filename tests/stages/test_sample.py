@@ -13,9 +13,9 @@ from mixar.data.images import read_images
 from mixar.data.shards import read_generated
 from mixar.model.mar import MAR
 from mixar.scoring.protocols import PROTOCOLS
-from mixar.stages.sample import latent_decoder, sample
+from mixar.stages.sample import sample
 from mixar.tokens import tokenizers
-from mixar.tokens.latents import latent_statistics
+from mixar.tokens.latents import latent_decoder, latent_statistics
 from mixar.weights import save_weights
 
 SHARDS = (0, 1)

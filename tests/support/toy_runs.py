@@ -81,7 +81,10 @@ def write_inputs(study: Study, channels: int = 8, num_tokens: int = 16) -> Layou
             },
             {},
         )
-    rows = [{"split": "held_out" if i < NUM_HELD_OUT else "train", "index": i} for i in range(NUM_IMAGES)]
+    rows = [
+        {"split": "held_out" if i < NUM_HELD_OUT else "train", "index": i, "label": i % 3, "class_name": "abc"[i % 3]}
+        for i in range(NUM_IMAGES)
+    ]
     layout.manifest.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, MANIFEST), layout.manifest)
     write_networks(study, layout)

@@ -12,11 +12,11 @@ from mixar.model.layers import learned
 class Fused(DCMix):
     """DC-Mix that ends its process in its own way when the fuse has burnt down."""
 
-    fuse: ClassVar[int | None] = None  # forward passes left
+    fuse: ClassVar[int | None] = None  # training passes left
     end: ClassVar[Callable[[], None]]
 
     def fill(self, q):
-        if Fused.fuse is not None:
+        if Fused.fuse is not None and self.training:
             Fused.fuse -= 1
             if Fused.fuse == 0:
                 Fused.end()

@@ -17,12 +17,12 @@ from mixar.stages.check import problems
 from mixar.stages.ingest import ingest
 from mixar.stages.measure import measure
 from mixar.stages.reconstruct import reconstruct
-from mixar.stages.sample import latent_decoder
 from mixar.stages.tokenize import tokenize
 from mixar.stages.tokenizer import tokenizer
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.tokens import tokenizers
+from mixar.tokens.latents import latent_decoder
 from mixar.weights import read_metadata, read_weights, save_weights
 
 
