@@ -52,9 +52,8 @@ class Preview:
         labels = ["reconstructed", *["drawn"] * DRAWN]
         s = self.sampler
         text = (
-            f"Drawn with {s.num_iterations} iterations, {s.head_steps} steps of the diffusion head and CFG {s.cfg:g}, "
-            f"from the labels and tokens of {self.source}, which the first row shows as the continuous tokenizer "
-            "decodes them."
+            f"First row: {self.source}, as the continuous tokenizer decodes them. Below: drawn from their labels and "
+            f"tokens, with {s.num_iterations} iterations, {s.head_steps} head steps and CFG {s.cfg:g}."
         )
         rows = [(label, part.numpy()) for label, part in zip(labels, images, strict=True)]
         figures.save(pictures.preview_sheet(rows, self._names(), title, text), path.with_suffix(""), ["png"])

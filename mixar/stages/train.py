@@ -23,6 +23,7 @@ from mixar.model.mar import MAR
 from mixar.preview import Preview, spread
 from mixar.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
+from mixar.study.cards import CARDS
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_run
@@ -93,6 +94,7 @@ def _watching(study: Study, layout: Layout, header: Header, store: TokenStore, c
         processes=context.world_size,
         device=context.device,
         flops_per_image=flops_train(study, run),
+        peak_flops=_peak_flops(study, settings, context.device),
     )
     held_out = spread(store.rows("held_out"), settings.held_out_images)
 
@@ -102,6 +104,14 @@ def _watching(study: Study, layout: Layout, header: Header, store: TokenStore, c
 
     folder, preview = layout.watch(run, header.seed), Preview(study, layout, run, store)
     return Watching(folder, header, plan, loss if len(held_out) else None, preview)
+
+
+def _peak_flops(study: Study, settings: MarTraining, device: torch.device) -> float | None:
+    """What the study's card can do a second in the training's precision; None where it names none."""
+    if device.type != "cuda" or study.hardware.card is None:
+        return None
+    card = CARDS[study.hardware.card]
+    return 1e12 * (card.bf16_tflops if settings.precision == "bfloat16" else card.float32_tflops)
 
 
 def _import(study: Study, layout: Layout, run: str, seed: int) -> None:

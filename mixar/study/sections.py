@@ -338,8 +338,6 @@ class MarTraining(Training):
         for epoch, (low, high) in self.expected.items():
             if low >= high:
                 yield f"expected.{epoch}", f"[{low:g}, {high:g}] is no band; give the lower loss first"
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.micro_batch is not None:
             yield "micro_batch", "that of a run is hardware; give hardware.micro_batch, or hardware.runs.NAME"
 
