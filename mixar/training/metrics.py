@@ -19,7 +19,8 @@ from mixar.files import json_mapping, room_for
 
 FILE = "metrics.jsonl"
 FORMAT = "mixar metrics, version 1"
-STARTED, RESUMED, ROLLED_BACK, STOPPED, ALARM = "started", "resumed", "rolled back", "stopped", "alarm"
+STARTED, RESUMED, ROLLED_BACK, ALARM = "started", "resumed", "rolled back", "alarm"
+STOPPED, FINISHED = "stopped", "finished"
 RETURNS = (STARTED, RESUMED, ROLLED_BACK)  # events after which the training repeats the steps beyond theirs
 EARLIER = "earlier"  # folder of the files of other settings
 EPOCH_END = 0.1  # of an epoch: the rows behind the loss at its end

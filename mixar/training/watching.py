@@ -23,6 +23,7 @@ from mixar.study.digests import seed_of
 from mixar.study.sections import MarTraining
 from mixar.training.metrics import (
     ALARM,
+    FINISHED,
     RESUMED,
     RETURNS,
     STARTED,
@@ -121,7 +122,7 @@ class Watching:
         if kind in RETURNS:
             self._return_to(step)
         self._append(line)
-        if kind == STOPPED:
+        if kind in (STOPPED, FINISHED):
             self.close()
 
     def close(self) -> None:

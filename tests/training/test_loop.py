@@ -348,7 +348,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, opti
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(after, history[first + 2], strict=True))
     assert [row["step"] for row in fitted.curve if row["skipped"]] == [first + 2]
-    assert sum(row["skipped"] for row in fitted.curve) == 2 and events.told == [("skipped", first + 2)]
+    assert sum(row["skipped"] for row in fitted.curve) == 2 and ("skipped", first + 2) in events.told
     assert all(math.isfinite(row["loss"] + row["grad_norm"]) for row in fitted.curve)
 
 
@@ -379,7 +379,7 @@ def test_a_training_that_loses_its_way_goes_back_and_draws_other_noise(tmp_path)
 
     fitted = run_fit(tmp_path, step=step, epochs=30, watcher=events)
 
-    assert events.told == [("rolled back", bad[-1])]
+    assert events.told == [("started", 0), ("rolled back", 10), ("finished", 60)]
     assert fitted.steps == 60 and [row["step"] for row in fitted.curve] == list(range(1, 61))
     (rows, seed), (again, other) = drawn[11]
     assert torch.equal(rows, again) and seed != other and len(drawn[10]) == 1
@@ -394,7 +394,7 @@ def test_a_training_that_stays_lost_stops_at_its_checkpoint_naming_step_rank_and
         run_fit(tmp_path, step=not_finite(range(11, 61)), epochs=30, watcher=events)
     cured = run_fit(tmp_path, epochs=30)
 
-    assert [kind for kind, _ in events.told] == ["rolled back", "stopped"]
+    assert [kind for kind, _ in events.told] == ["started", "rolled back", "stopped"]
     assert [row["step"] for row in cured.curve] == list(range(1, 61))
 
 
