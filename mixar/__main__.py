@@ -43,6 +43,7 @@ Kind = Annotated[str, typer.Option("--kind", help="Tokenizer: continuous or disc
 Shard = Annotated[int, typer.Option("--shard", min=0, help="Which part of the work, from 0.", show_default=False)]
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
+WithFeatures = Annotated[bool, typer.Option("--with-features", help="Extract the images' features, too.")]
 SamplerName = Annotated[str, typer.Option("--sampler", help="A sampler of the study.", show_default=False)]
 
 STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
@@ -120,22 +121,43 @@ def train(study: StudyFiles, run: RunName, seed: Seed = 0) -> None:
 
 
 @app.command()
-def sample(study: StudyFiles, run: RunName, shard: Shard, seed: Seed = 0, sampler: SamplerName = "default") -> None:
+def sample(
+    study: StudyFiles,
+    run: RunName,
+    shard: Shard,
+    seed: Seed = 0,
+    sampler: SamplerName = "default",
+    with_features: WithFeatures = False,
+) -> None:
     """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves."""
     loaded = load(study)
     from mixar.stages import sample as stage
 
-    stage.sample(*loaded, run, seed, sampler, shard)
+    stage.sample(*loaded, run, seed, sampler, shard, *_then_features(with_features, *loaded))
 
 
 @app.command()
-def reconstruct(study: StudyFiles, kind: Kind, shard: Shard) -> None:
-    """Encode and decode one shard of the held-out images."""
+def reconstruct(
+    study: StudyFiles,
+    kind: Kind,
+    shard: Annotated[int | None, typer.Option(min=0, help="Which part of the work; default: all.")] = None,
+    with_features: WithFeatures = False,
+) -> None:
+    """Encode and decode the held-out images."""
     loaded, layout = load(study)
     _kind(kind)
     from mixar.stages import reconstruct as stage
 
-    stage.reconstruct(loaded, layout, kind, shard)
+    stage.reconstruct(loaded, layout, kind, shard, *_then_features(with_features, loaded, layout))
+
+
+def _then_features(wanted: bool, study: Study, layout: Layout) -> list[Callable[[Path], None]]:
+    """What a stage that draws images is to do with each file of them."""
+    if not wanted:
+        return []
+    from mixar.stages import features as stage
+
+    return [stage.extraction(study, layout)]
 
 
 @app.command()

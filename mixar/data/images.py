@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -214,6 +214,29 @@ def write_images(path: Path, index, labels, images, columns: dict | None = None)
         for start in range(0, len(images), step):
             pngs = pa.array([{"bytes": _png(image)} for image in images[start : start + step]], png)
             writer.write_table(table.slice(start, step).add_column(2, schema.field("image"), pngs))
+
+
+MADE_OF = b"made_of"  # key of the schema's metadata
+
+
+def join_images(path: Path, parts: Sequence[Path], made_of: str) -> None:
+    """Write the rows of several files that `write_images` wrote, in order, as one; no image is encoded again.
+
+    made_of: digest of what the images depend on, for `made_of`.
+    """
+    schema = pq.read_schema(parts[0]).with_metadata({MADE_OF: made_of})
+    with replaced(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for file in map(pq.ParquetFile, parts):
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group).replace_schema_metadata(schema.metadata))
+
+
+def made_of(path: Path) -> str | None:
+    """What `join_images` was told of a file of images; None for no file, or another one."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(MADE_OF, b"").decode() or None
+    except (pa.ArrowException, OSError):
+        return None
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

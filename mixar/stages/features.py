@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from mixar.data.sources import open_parquet
 from mixar.device import device_of
 from mixar.failures import naming, needs_memory
 from mixar.progress import Progress
-from mixar.scoring.extractors import BATCH, load_networks, require_assets
+from mixar.scoring.extractors import BATCH, Networks, load_networks, require_assets
 from mixar.scoring.files import PSNR, write_features
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.reference import RECONSTRUCTED, reference_of, rows_sha256, source_of
@@ -35,7 +37,16 @@ def image_features(study: Study, layout: Layout, images_path: str | Path) -> Non
 
     Raises ValueError for a file of images that is missing, damaged or not of this study, and for unfit images.
     """
-    path = Path(images_path)
+    extraction(study, layout)(Path(images_path))
+
+
+def extraction(study: Study, layout: Layout) -> Callable[[Path], None]:
+    """`image_features` of one file after another; the networks are loaded once."""
+    load = functools.cache(lambda source: load_networks(study, layout, source, device_of(study)))
+    return partial(_extract, study, layout, load)
+
+
+def _extract(study: Study, layout: Layout, load: Callable[[str], Networks], path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of images; run `sample` or `reconstruct` first")
     if not path.is_relative_to(layout.root):
@@ -43,7 +54,7 @@ def image_features(study: Study, layout: Layout, images_path: str | Path) -> Non
     is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
     source = "reconstruct" if is_reconstruction else "sample"
     require_assets(study, source)
-    networks = load_networks(study, layout, source, device_of(study))
+    networks = load(source)
     index, labels, images = read_images(path)
     batches = (torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH))
     psnr = pq.read_table(path, columns=[PSNR])[PSNR] if is_reconstruction else None

@@ -5,6 +5,8 @@ Every run reads the same generated tokens and draws from the same noise, batch b
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixar.data.images import unit_to_uint8, write_images
+from mixar.data.images import join_images, made_of, unit_to_uint8, write_images
 from mixar.data.shards import read_generated
 from mixar.device import device_of
 from mixar.failures import finite, naming, needs_memory
+from mixar.files import file_sha256
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
-from mixar.study.digests import seed_of
+from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_shard
 from mixar.study.sections import Sampler, Study
@@ -29,18 +32,53 @@ from mixar.tokens.latents import latent_decoder
 from mixar.weights import load_module
 
 
-@needs_memory(lambda study, _, run, seed, sampler, shard: (
+@needs_memory(lambda study, _, run, seed, sampler, shard, then=None: (
     f"sample {run} seed {seed} {sampler} shard {shard}",
     f"Lower evaluation.batch_size, the images of a forward pass (now {study.evaluation.batch_size})",
 ))  # fmt: skip
-def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int) -> None:
-    """Write layout.samples(run, seed, sampler, shard). A shard is the unit of resumption: rerun what is missing.
+def sample(
+    study: Study,
+    layout: Layout,
+    run: str,
+    seed: int,
+    sampler: str,
+    shard: int,
+    then: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Write layout.samples(run, seed, sampler, shard) and call `then` with it.
 
+    An interrupted job loses at most one batch: batches are kept in a folder outside the output until `then` returns.
+    Images that are there and were drawn from the same settings and files stay as they are.
     run 'maskbit' decodes the generated tokens themselves. Raises ValueError for unknown names and missing files, and
     FloatingPointError naming the batch where latents or pixels are not finite.
     """
     check_drawn(study, run, seed, sampler)
     check_shard(study, shard)
+    target, identity = layout.samples(run, seed, sampler, shard), _identity(study, layout, run, seed, sampler, shard)
+    if made_of(target) == identity:
+        os.utime(target)  # for Snakemake, newer than what it was drawn from
+        then(target)
+        return
+    folder = layout.checkpoints("sample", f"{run}-seed{seed}-{sampler}-{shard:05d}", identity)
+    join_images(target, _draw_parts(study, layout, run, seed, sampler, shard, folder), identity)
+    then(target)
+    shutil.rmtree(folder)
+
+
+def _identity(study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int) -> str:
+    """A digest of all that a shard's images depend on: settings, tokens and the files of the networks."""
+    if run == MASKBIT:
+        networks = [layout.tokenizer("discrete")]
+    else:
+        networks = [layout.weights(run, seed), layout.tokenizer("continuous"), layout.statistics]
+    files = [path for path in (layout.generated_shard(shard), *networks) if path.is_file()]
+    return digest(Digests(study).sample(run, seed, sampler), *map(file_sha256, files))
+
+
+def _draw_parts(
+    study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int, folder: Path
+) -> list[Path]:
+    """Draw the batches of a shard that are not in `folder` yet, a file each; returns all of them in order."""
     device = device_of(study)
     tokens, labels, index = read_generated([layout.generated_shard(shard)])
     _check_tokens(study, layout.generated_shard(shard), tokens)
@@ -50,13 +88,21 @@ def sample(study: Study, layout: Layout, run: str, seed: int, sampler: str, shar
         draw = _mar_images(study, layout, run, seed, study.samplers[sampler], shard, device)
     rounding = protocol_of(study, "sample").rounding
     task = f"sample {run} seed {seed} {sampler} shard {shard}"
-    images, announce = [], Progress(task, "images")
-    announce(0, len(tokens))
-    for number, rows in enumerate(_batches(len(tokens), study.evaluation.batch_size)):
+    batches = _batches(len(tokens), study.evaluation.batch_size)
+    parts = {folder / f"batch-{number:05d}.parquet": (number, rows) for number, rows in enumerate(batches)}
+    left = {path: part for path, part in parts.items() if not path.exists()}
+    done, announce = (
+        sum(len(index[rows]) for path, (_, rows) in parts.items() if path not in left),
+        Progress(task, "images"),
+    )
+    announce(done, len(tokens))
+    for path, (number, rows) in left.items():
         with naming(f"{task} batch {number}"):
-            images.append(unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu())
-        announce(min(rows.stop, len(tokens)), len(tokens))
-    write_images(layout.samples(run, seed, sampler, shard), index, labels, torch.cat(images))
+            images = unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu()
+        write_images(path, index[rows], labels[rows], images)
+        done += len(images)
+        announce(done, len(tokens))
+    return list(parts)
 
 
 def _check_tokens(study: Study, path: Path, tokens: Tensor) -> None:

@@ -108,7 +108,9 @@ class Data(Section):
     )
     image_size: Annotated[Count, Field(le=2**14)] = Field(description="pixels, square; after ADM's centre crop")
     num_classes: Count = Field(description="classes of the images")
-    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(default=1, description="token shards, one job each")
+    num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(
+        default=1, description="token shards, one job of `tokenize` each"
+    )
     limit: Count | None = Field(default=None, description="keep this many images, all classes alike; null: all")
     skip_unreadable: bool = Field(
         default=False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
@@ -430,7 +432,7 @@ class Evaluation(Section):
     labels: Literal["balanced", "training"] = Field(
         default="balanced", description="equally many a class, or the training set's proportions"
     )
-    shard_size: Count = Field(default=1000, description="images per job")
+    shard_size: Count = Field(default=1000, description="images per file, drawn by one job; part of the numbers")
     batch_size: Count = Field(
         default=256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_runs import toy_study, write_inputs
 
-from mixar.data.images import read_images
+from mixar.data.images import read_images, write_images
 from mixar.data.shards import read_generated
 from mixar.model.mar import MAR
 from mixar.scoring.protocols import PROTOCOLS
@@ -58,6 +58,50 @@ def test_a_fresh_shard_continues_nothing(drawn, capsys):
 
     said = capsys.readouterr().out
     assert "continues" not in said and "sample mix seed 0 default shard 0: 4/4 images, " in said
+
+
+class CutError(Exception):
+    """What a job that is cut dies of."""
+
+
+def cut(_path):
+    raise CutError
+
+
+def test_a_job_that_was_cut_draws_only_the_batches_that_are_missing(drawn):
+    study, layout = drawn
+    target = layout.samples("mix", 0, "default", 0)
+    sample(study, layout, "mix", 0, "default", 0)
+    index, labels, whole = images_of(layout, "mix", 0, 0)
+    target.unlink()
+    with pytest.raises(CutError):
+        sample(study, layout, "mix", 0, "default", 0, cut)
+    target.unlink()  # as Snakemake does
+    first, second = sorted(layout.root.glob("checkpoints/sample-mix-seed0-default-00000-*/*"))
+    write_images(first, index[:3], labels[:3], np.zeros_like(whole[:3]))  # to know it again
+    second.unlink()
+
+    sample(study, layout, "mix", 0, "default", 0)
+
+    found_index, _, found = images_of(layout, "mix", 0, 0)
+    assert found_index.tolist() == index.tolist()
+    assert not found[:3].any() and np.array_equal(found[3:], whole[3:])
+    assert not first.exists()
+
+
+def test_images_stay_while_what_they_were_drawn_from_stays(drawn):
+    study, layout = drawn
+    target, seen = layout.samples("mix", 0, "default", 0), []
+    sample(study, layout, "mix", 0, "default", 0)
+    inode = target.stat().st_ino
+
+    sample(study, layout, "mix", 0, "default", 0, seen.append)
+    kept = target.stat().st_ino
+    save_weights(layout.statistics, {"mean": torch.zeros(8), "std": torch.ones(8)}, {})
+    sample(study, layout, "mix", 0, "default", 0)
+
+    assert kept == inode and seen == [target]
+    assert target.stat().st_ino != inode, "other statistics, other images"
 
 
 def test_all_runs_and_seeds_meet_the_same_noise(drawn):
@@ -165,6 +209,7 @@ def test_pixels_are_rounded_as_the_protocol_says(drawn, monkeypatch):
 
     protocol = PROTOCOLS[study.scoring.protocol]
     monkeypatch.setitem(PROTOCOLS, study.scoring.protocol, replace(protocol, rounding="down"))
+    layout.samples("mix", 0, "default", 0).unlink()
     sample(study, layout, "mix", 0, "default", 0)
 
     assert set(np.unique(nearest - images_of(layout, "mix", 0, 0)[2])) == {0, 1}

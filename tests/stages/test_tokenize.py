@@ -156,6 +156,23 @@ def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, ki
     assert np.allclose(found, expected)
 
 
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_one_start_reconstructs_every_shard_as_several_do_and_keeps_what_is_there(tokenized, kind):
+    study, layout, _ = tokenized
+    for shard in range(2):
+        reconstruct(study, layout, kind, shard)
+    paths, seen = [layout.reconstruction(kind, shard) for shard in range(2)], []
+    alone = [read_images(path)[2] for path in paths]
+    inode = paths[0].stat().st_ino
+    paths[1].unlink()
+
+    reconstruct(study, layout, kind, then=seen.append)
+
+    assert all(np.array_equal(before, read_images(path)[2]) for before, path in zip(alone, paths, strict=True))
+    assert seen == paths and paths[0].stat().st_ino == inode
+    assert not list(layout.root.glob("checkpoints/reconstruct-*/*"))
+
+
 def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_stay_finite():
     black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
 

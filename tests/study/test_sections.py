@@ -48,7 +48,7 @@ def test_the_scratch_demo_differs_from_the_demo_only_in_name_starts_and_length(r
 def test_the_paper_study_holds_every_run_the_paper_reports(root):
     study = load_study(root / "config" / "imagenet256.yaml")
 
-    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 50, 64)
+    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 10, 64)
     for run in study.report.figure7:
         assert study.training_of(run).epochs == 320
     parts = study.report.figure8

@@ -65,8 +65,7 @@ def test_every_study_has_a_complete_dag(name, root, tmp_path):
     assert found["generate"] == shards
     assert found["sample"] == sampled * shards
     assert found["score"] == sampled
-    assert found["reconstruct"] == 2 * study.data.num_shards
-    assert found["features"] == found["sample"] + found["reconstruct"]
+    assert found["reconstruct"] == 2  # features are made where images are
     assert found["measure"] == len(study.runs)
     assert {"ingest", "tokenizer_continuous", "tokenizer_discrete", "generator", "extractor", "report"} <= set(found)
 
@@ -206,7 +205,7 @@ def test_what_lies_between_is_made_again_where_a_row_needs_it(root, made):
     layout.scores("sample", "mar", 0, "default").unlink()
 
     assert jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout) == {
-        "features": 1,
+        "sample": 1,
         "score": 1,
         "report": 1,
         "all": 1,
@@ -361,3 +360,20 @@ def test_the_default_profile_holds_only_what_suits_every_machine(root):
     profile = yaml.safe_load((root / "workflow" / "profiles" / "default" / "profile.yaml").read_text())
 
     assert set(profile) == {"logger", "nolock", "rerun-incomplete", "rerun-triggers", "show-failed-logs"}
+
+
+def test_what_only_converts_files_asks_for_no_gpu(root, tmp_path):
+    output = snakemake(root, "-n", "-p", "--configfile", *STUDIES["imagenet256"], *in_folder(tmp_path)).stdout
+
+    gpus = {
+        rule: found[1]
+        for rule, text in re.findall(r"^rule (\w+):(.*?)(?=^rule |\Z)", output, re.M | re.S)
+        if (found := re.search(r"gpus_per_node=(\d+)", text))
+    }
+    assert {rule for rule, count in gpus.items() if count == "0"} == {
+        "extractor",
+        "generator",
+        "tokenizer_continuous",
+        "tokenizer_discrete",
+    }
+    assert gpus["train"] == "8" and gpus["sample"] == gpus["reconstruct"] == gpus["measure"] == "1"

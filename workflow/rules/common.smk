@@ -66,8 +66,9 @@ READERS = {
     "continuous": {"tokenizer_continuous"},
     "discrete": {"tokenizer_discrete"},
     "generator": {"generator"},
-    "scoring": {"extractor", "features_reference", "features", "score", "score_reconstruction"},
+    "scoring": {"extractor", "features_reference", "sample", "reconstruct", "score", "score_reconstruction"},
 }
+RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
 SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
@@ -83,6 +84,11 @@ def external(value):
     """An external file or folder as a rule input if it exists; otherwise the stage reports it missing."""
     path = locate(value) if value else None
     return [str(path)] if path and path.exists() else []
+
+
+def gpu_unless(*given):
+    """GPUs of a stage that only converts files where all of them are given."""
+    return 0 if all(value is not None for value in given) else ONE_GPU
 
 
 @functools.cache

@@ -5,68 +5,55 @@ rule sample:
     input:
         tokens=LAYOUT.generated_shard("{shard}"),
         networks=sampled_networks,
+        extractor=LAYOUT.extractor(),
     output:
-        LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}"),
+        # Kept where only the features are to be made again, or a job was cut.
+        images=update(LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}")),
+        features=LAYOUT.features(LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}")),
     log:
         LAYOUT.log("sample", "{run}", "seed{seed}", "{sampler}", "{shard}"),
     conda:
         ENVIRONMENT
     threads: 4
     resources:
-        runtime=60,
+        runtime=240,
         mem_mb=32000,
         gpus_per_node=ONE_GPU,
+        max_timeouts=20,  # it resumes where its time ended
     params:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.sample(w.run, int(w.seed), w.sampler),
+        features=DIGESTS.features(),
     shell:
         "python -m mixar sample --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
-        "--sampler {wildcards.sampler:q} --shard {wildcards.shard:q} > {log:q} 2>&1"
+        "--sampler {wildcards.sampler:q} --shard {wildcards.shard:q} --with-features > {log:q} 2>&1"
 
 
 rule reconstruct:
     input:
         manifest=LAYOUT.manifest,
         tokenizer=LAYOUT.tokenizer("{kind}"),
+        extractor=LAYOUT.extractor(),
     output:
-        LAYOUT.reconstruction("{kind}", "{shard}"),
+        images=[update(path) for path in RECONSTRUCTIONS],
+        features=[LAYOUT.features(path) for path in RECONSTRUCTIONS],
     log:
-        LAYOUT.log("reconstruct", "{kind}", "{shard}"),
+        LAYOUT.log("reconstruct", "{kind}"),
     conda:
         ENVIRONMENT
     threads: 4
     resources:
-        runtime=30,
+        runtime=120,
         mem_mb=32000,
         gpus_per_node=ONE_GPU,
+        max_timeouts=20,  # it resumes where its time ended
     params:
         study=STUDY_FILE,
         settings=lambda w: DIGESTS.reconstruct(w.kind),
+        features=DIGESTS.features(),
     shell:
-        "python -m mixar reconstruct --study {params.study:q} --kind {wildcards.kind:q} "
-        "--shard {wildcards.shard:q} > {log:q} 2>&1"
-
-
-rule features:
-    input:
-        images=LAYOUT.root / "{images}.parquet",
-        extractor=LAYOUT.extractor(),
-    output:
-        LAYOUT.features(LAYOUT.root / "{images}.parquet"),
-    log:
-        LAYOUT.log("features", "{images}"),
-    conda:
-        ENVIRONMENT
-    threads: 4
-    resources:
-        runtime=30,
-        mem_mb=16000,
-        gpus_per_node=ONE_GPU,
-    params:
-        study=STUDY_FILE,
-        settings=DIGESTS.features(),
-    shell:
-        "python -m mixar features --study {params.study:q} --images {input.images:q} > {log:q} 2>&1"
+        "python -m mixar reconstruct --study {params.study:q} --kind {wildcards.kind:q} --with-features "
+        "> {log:q} 2>&1"
 
 
 rule features_reference:

@@ -39,7 +39,7 @@ rule tokenizer_discrete:
     resources:
         runtime=60,
         mem_mb=32000,
-        gpus_per_node=ONE_GPU,
+        gpus_per_node=gpu_unless(STUDY.discrete.weights),
     params:
         study=STUDY_FILE,
         kind="discrete",
@@ -59,6 +59,10 @@ use rule tokenizer_discrete as tokenizer_continuous with:
         LAYOUT.statistics,
     log:
         LAYOUT.log("tokenizer", "continuous"),
+    resources:
+        runtime=60,
+        mem_mb=32000,
+        gpus_per_node=gpu_unless(STUDY.continuous.weights, STUDY.continuous.scale or STUDY.continuous.statistics),
     params:
         study=STUDY_FILE,
         kind="continuous",
@@ -103,7 +107,7 @@ rule generator:
     resources:
         runtime=60,
         mem_mb=32000,
-        gpus_per_node=ONE_GPU,
+        gpus_per_node=gpu_unless(STUDY.generator.weights),
     params:
         study=STUDY_FILE,
         settings=DIGESTS.generator(),
@@ -147,7 +151,7 @@ rule extractor:
     resources:
         runtime=60,
         mem_mb=32000,
-        gpus_per_node=ONE_GPU,
+        gpus_per_node=gpu_unless(STUDY.scoring.extractor.weights),
     params:
         study=STUDY_FILE,
         settings=DIGESTS.extractor(),

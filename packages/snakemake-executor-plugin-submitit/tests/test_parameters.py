@@ -2,7 +2,13 @@
 
 import pytest
 
-from snakemake_executor_plugin_submitit.parameters import check_names, check_site, extra_options, to_parameters
+from snakemake_executor_plugin_submitit.parameters import (
+    check_names,
+    check_site,
+    extra_options,
+    timeouts_within,
+    to_parameters,
+)
 
 TRAINING = {
     "_cores": 16,
@@ -81,6 +87,37 @@ def test_a_sites_further_options_give_way_to_a_rules_gpus():
     options = to_parameters({"gpus_per_node": 2}, 1, site={"extra": "--gres=shard:1"})["slurm_additional_parameters"]
 
     assert options["gres"] == "shard:1"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "max_timeouts", "limit", "restarts"),
+    [
+        (2880, 20, 1440, 41),  # 21 x 2880 minutes, as before
+        (2880, 1, 1000, 5),
+        (1440, 20, 1440, 20),
+        (60, 20, 1440, 20),
+        (2880, 0, 1440, 0),  # it does not resume: no restart helps
+    ],
+)
+def test_a_site_cuts_time_limits_and_gives_restarts_to_what_resumes(runtime, max_timeouts, limit, restarts):
+    resources, site = {"runtime": runtime, "slurm_max_timeouts": max_timeouts}, {"max_runtime": limit}
+
+    parameters = to_parameters(resources, 1, site=site)
+
+    assert parameters["timeout_min"] == min(runtime, limit)
+    assert timeouts_within(resources, site, default=7) == restarts
+    assert (restarts + 1) * parameters["timeout_min"] >= (max_timeouts + 1) * runtime or not max_timeouts
+
+
+def test_without_a_longest_time_a_job_has_the_limit_and_restarts_that_it_asks_for():
+    assert to_parameters({"runtime": 99_999}, 1, site={"partition": "gpu"})["timeout_min"] == 99_999
+    assert timeouts_within({"runtime": 99_999}, {}, default=3) == 3
+
+
+@pytest.mark.parametrize("value", [0, -5, "1 day", True, 1.5])
+def test_a_longest_time_that_is_no_number_of_minutes_is_refused(value):
+    with pytest.raises(ValueError, match="site.yaml: max_runtime: expected a whole number from 1"):
+        check_site({"max_runtime": value}, "site.yaml")
 
 
 def test_a_rules_own_resource_wins_over_the_sites():

@@ -64,6 +64,7 @@ SITE = (
     "exclude",
     "extra",
     "setup",
+    "max_runtime",
 )
 # sbatch options that belong to this plugin.
 RESERVED = {
@@ -85,6 +86,7 @@ def check_site(site: Mapping[str, Any], source: str) -> dict[str, Any]:
             raise ValueError(f"{source}: setup: found {line!r} among the shell lines; put it into quotes")
     try:
         check_texts(site)
+        longest_of(site)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     return {name: value for name, value in site.items() if value not in (None, "", [])}
@@ -151,7 +153,7 @@ def to_parameters(
     count, gpu_type = gpus_of(asked)
     asked = {**defaults(site or {}, count), **asked}
     gpu_type = gpu_type or asked.get("gpu_type")
-    minutes = runtime_of(asked)
+    minutes = min(runtime_of(asked), longest_of(site or {}))
     notice = min(notice_seconds, 15 * minutes)  # a quarter of a short limit
     options: dict[str, Any] = {"signal": f"B:USR2@{notice}", **extra}
     options["requeue" if number(asked, "max_preemptions", max_preemptions) else "no-requeue"] = True
@@ -261,6 +263,22 @@ def runtime_of(asked: Mapping[str, Any]) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"runtime: expected minutes above 0, found {value!r}")
     return math.ceil(value)
+
+
+def longest_of(site: Mapping[str, Any]) -> float:
+    """The site's `max_runtime`: minutes that a job may ask for, infinite where it is not given. Raises ValueError."""
+    return number(site, "max_runtime", 0, least=1) if site.get("max_runtime") is not None else math.inf
+
+
+def timeouts_within(resources: Mapping[str, Any], site: Mapping[str, Any], default: int) -> int:
+    """How often a job may reach its time limit. Where the site cuts the limit, as often as gives it the same time in
+    all; a job that may not reach it once does not resume, and gets no restarts.
+    """
+    asked = {plain(name): value for name, value in resources.items()}
+    times, minutes = number(asked, "max_timeouts", default), runtime_of(asked)
+    if times == 0 or minutes <= longest_of(site):
+        return times
+    return math.ceil((times + 1) * minutes / longest_of(site)) - 1
 
 
 def gpus_of(asked: Mapping[str, Any]) -> tuple[int, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from snakemake_executor_plugin_submitit.driver.jobs import Description
 from snakemake_executor_plugin_submitit.node.command import JobCommand
-from snakemake_executor_plugin_submitit.parameters import gpus_per_node, number, plain, to_parameters
+from snakemake_executor_plugin_submitit.parameters import gpus_per_node, number, plain, timeouts_within, to_parameters
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
 
@@ -77,6 +77,6 @@ def prepare(
         kill_wait_seconds=kill_wait_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         max_preemptions=preemptions,
-        max_timeouts=number(own, "max_timeouts", settings.max_timeouts),
+        max_timeouts=timeouts_within(d.resources, site, settings.max_timeouts),
     )
     return command, parameters
