@@ -40,7 +40,7 @@ LAYERS = "Study file (YAML or JSON), or the name of a committed one (smoke); lat
 StudyFiles = Annotated[list[Path], typer.Option("--study", help=LAYERS, show_default=False)]
 MaybeStudyFiles = Annotated[list[Path] | None, typer.Option("--study", help=LAYERS, show_default=False)]
 Kind = Annotated[str, typer.Option("--kind", help="Tokenizer: continuous or discrete.", show_default=False)]
-Shard = Annotated[int, typer.Option("--shard", min=0, help="Which part of the work, from 0.", show_default=False)]
+Shard = Annotated[int, typer.Option("--shard", min=0, help="Shard to work on, from 0.", show_default=False)]
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
 WithFeatures = Annotated[bool, typer.Option("--with-features", help="Extract the images' features, too.")]
@@ -66,7 +66,7 @@ def ingest(study: StudyFiles) -> None:
 
 @app.command()
 def tokenizer(study: StudyFiles, kind: Kind) -> None:
-    """Import the weights of a tokenizer, or train a small one where the study says so."""
+    """Import the weights of a tokenizer, or train a small one if the study says so."""
     loaded, layout = load(study)
     _kind(kind)
     from mixar.stages import tokenizer as stage
@@ -85,7 +85,7 @@ def tokenize(study: StudyFiles, shard: Shard) -> None:
 
 @app.command()
 def generator(study: StudyFiles) -> None:
-    """Import the weights of MaskBit's generator, or train a small one where the study says so."""
+    """Import the weights of MaskBit's generator, or train a small one if the study says so."""
     loaded = load(study)
     from mixar.stages import generator as stage
 
@@ -112,7 +112,7 @@ def generate(study: StudyFiles, shard: Shard) -> None:
 
 @app.command()
 def train(study: StudyFiles, run: RunName, seed: Seed = 0) -> None:
-    """Train one run; continue from its checkpoint where there is one."""
+    """Train one run; resume from its checkpoint if there is one."""
     loaded, layout = load(study)
     _run(loaded, run)
     from mixar.stages import train as stage
@@ -168,7 +168,7 @@ def features(
         str | None, typer.Option(help="Reference images: train, held_out or reconstructed.", show_default=False)
     ] = None,
 ) -> None:
-    """Extract the features of a file of images, or of the images that scores are measured against."""
+    """Extract the features of a file of images, or of the reference images."""
     _one_of("features", {"--images": images, "--reference": reference})
     loaded, layout = load(study)
     from mixar.stages import features as stage
@@ -202,16 +202,16 @@ def score(
 
 @app.command()
 def score_images(
-    path: Annotated[Path, typer.Argument(help="Images of any program: a folder, .npz or Parquet.")],
+    path: Annotated[Path, typer.Argument(help="Images to score: a folder, .npz or Parquet.")],
     study: MaybeStudyFiles = None,
-    protocol: Annotated[str | None, typer.Option(help="Such as adm256-gfid; default: the study's.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Protocol, such as adm256-gfid; default: the study's.")] = None,
     label: Annotated[str | None, typer.Option(help="The row's name in Table 1.", show_default=False)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Drop other images of that label.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the images that have this label now.")] = False,
 ) -> None:
     """Score images of any generator under a study's protocol, as a row of its Table 1."""
     loaded, layout = load(study or _study_of(protocol))
     if not (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise ValueError(f"{path}: no images there; give a folder, .npz or .parquet file of them")
+        raise ValueError(f"{path}: no images found; give a folder, .npz or .parquet file of images")
     from mixar.stages import score_images as stage
 
     stage.score_images(loaded, layout, path, label, protocol, replace)
@@ -231,7 +231,7 @@ def measure(
     run: Annotated[str | None, typer.Option("--run", help="A run of the study.", show_default=False)] = None,
     params: Annotated[bool, typer.Option("--params", help="Count the paper's and the released models.")] = False,
 ) -> None:
-    """Count parameters, FLOPs and tokens of a run; time it here. With --params: the models of the paper, counted."""
+    """Count parameters, FLOPs and tokens of a run, and time it here. With --params: count the paper's models."""
     if params and (study or run):
         raise ValueError("measure: --params counts the paper's models and takes neither --study nor --run")
     if params:
@@ -291,7 +291,7 @@ def assets(
 
 @asset_app.command("show")
 def assets_show(names: AssetNames = None) -> None:
-    """Print every fact of these assets, or of all: licence, source, size, hash, path, what gets it."""
+    """Print licence, source, size, hash, path and download command of these assets, or of all."""
     from mixar.stages import assets as stage
 
     stage.show(names or [])
@@ -308,9 +308,11 @@ def assets_check(names: AssetNames = None) -> None:
 @asset_app.command("get")
 def assets_get(
     names: AssetNames = None,
-    study: Annotated[list[Path] | None, typer.Option("--study", help="Fetch what this study misses.")] = None,
+    study: Annotated[
+        list[Path] | None, typer.Option("--study", help="Fetch every asset that this study lacks.")
+    ] = None,
 ) -> None:
-    """Download assets, check size and hash, and put them in their place."""
+    """Download assets, and verify their size and hash."""
     from mixar.stages import assets as stage
 
     stage.get(names or [], load_study(*study) if study else None)
@@ -319,10 +321,12 @@ def assets_get(
 @app.command()
 def check(
     study: StudyFiles,
-    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="Jobs run on other machines: ask for no GPU.")] = False,
-    files_later: Annotated[bool, typer.Option("--files-later", help="Missing files are no mistake yet.")] = False,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Jobs run on other machines: need no GPU here.")
+    ] = False,
+    files_later: Annotated[bool, typer.Option("--files-later", help="Allow missing files.")] = False,
 ) -> None:
-    """Validate a study, its networks and the files that are there; say what it holds and what it misses."""
+    """Validate a study, its networks and its files; print its size and what is missing."""
     loaded, layout = load(study)
     from mixar.stages import check as stage
 
@@ -345,22 +349,24 @@ def convert(
     source: Annotated[Path, typer.Argument(help="Released file, or with --to-released one of ours.")],
     target: Annotated[Path, typer.Argument(help="File to write: .safetensors; with --to-released .pth.")],
     entry: Annotated[str | None, typer.Option(help="mar: model_ema (default) or model.", show_default=False)] = None,
-    preset: Annotated[str | None, typer.Option(help="Size; default: the one that fits.", show_default=False)] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset with the sizes; default: the one that fits.", show_default=False)
+    ] = None,
     dims: Annotated[
         list[str] | None,
         typer.Option("--set", help="A size that differs from the preset: key=value.", show_default=False),
     ] = None,
     to_released: Annotated[bool, typer.Option("--to-released", help="mar: write MAR's own layout.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace TARGET where it is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")] = False,
 ) -> None:
-    """Turn a released weights file into ours, strictly checked; --to-released goes back."""
+    """Convert a released weights file to mixar's layout, or back (--to-released); checked strictly."""
     sizes = _settings(dims or [])
     from mixar.stages import convert as stage
 
     if to_released and kind != "mar":
         raise ValueError(f"--to-released: only for mar, found {kind!r}")
     if to_released and entry:
-        raise ValueError("--entry: chooses a part of a released file; --to-released reads one of ours, which has none")
+        raise ValueError("--entry: selects a part of a released file; leave it out with --to-released")
     if to_released:
         loaded = stage.to_released(source, target, preset, sizes, force)
     else:
@@ -386,7 +392,7 @@ def _settings(pairs: list[str]) -> dict[str, object]:
 
 
 @app.command()
-def publish(study: StudyFiles, to: Annotated[Path, typer.Option("--to", help="Folder of the copies.")]) -> None:
+def publish(study: StudyFiles, to: Annotated[Path, typer.Option("--to", help="Folder to copy to.")]) -> None:
     """Copy the networks and runs that a study trained into a folder, as float16."""
     loaded = load(study)
     from mixar.stages import publish as stage

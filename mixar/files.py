@@ -86,7 +86,7 @@ def room_for(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         if number := _no_room(error):
-            advice = "free some room and run again; what was finished before is kept"
+            advice = "free some space and run again; finished results are kept"
             raise OSError(f"{path}: {os.strerror(number)}; {advice}") from error
         raise
 

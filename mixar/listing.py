@@ -145,7 +145,7 @@ def _scan(folder: _Folder, suffixes: Sequence[str] | None) -> tuple[Listing, lis
                         continue
                     raise
                 if not is_wanted:
-                    raise ValueError(f"{entry.path}: a link that leads nowhere ({error.strerror}); mend or remove "
+                    raise ValueError(f"{entry.path}: a broken link ({error.strerror}); repair or remove "
                                      "it") from None  # fmt: skip
                 state = None  # its reader reports it
             if state is None or (stat.S_ISREG(state.st_mode) and is_wanted):

@@ -106,4 +106,4 @@ def _signature(handle: IO) -> str:
     handle.seek(0)
     process, _, rest = handle.read().partition(" ")
     host, _, since = rest.partition(" ")
-    return f"process {process} on {host}, which holds it since {since}" if since else "an unidentified process"
+    return f"process {process} on {host}, which has held it since {since}" if since else "an unidentified process"

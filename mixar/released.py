@@ -214,7 +214,7 @@ def read_state(
         elif not isinstance(value, Tensor):
             problems.append(f"{key}: is a {type(value).__name__}, expected a tensor")
         elif name in tensors:
-            problems.append(f"{key}: a second {name}, under another name")
+            problems.append(f"{key}: a second copy of {name}, under another name")
         else:
             tensors[name] = value
     return State(as_float32(tensors), entry, left_out, problems)
@@ -279,7 +279,7 @@ def _what_else(content: Mapping[str, Any], kind: str) -> str:
     parts = [content, *(value for value in content.values() if isinstance(value, Mapping))]
     others = [name for name, k in KINDS.items() if any(k.signature in unwrapped(part, {k.signature}) for part in parts)]
     seems = f"it looks like {' or '.join(others)}" if others else f"it holds {some(content)}"
-    return f"no {kind} file: {KINDS[kind].signature} is missing; {seems}"
+    return f"not a {kind} file: {KINDS[kind].signature} is missing; {seems}"
 
 
 def some(names: Iterable[Any]) -> str:

@@ -102,7 +102,11 @@ def _compare_checksums(path: Path) -> None:
 def _refusal(error: str) -> str:
     """Why weights_only refused a file, without torch's advice to switch it off."""
     named = re.search(r"GLOBAL (\S+)", error) or re.search(r"(\S+\.\S+) \S*which is not", error)
-    what = f"it names {named[1]}" if named else f"its pickle is no plain data ({error.splitlines()[-1].strip()[:120]})"
+    what = (
+        f"it names {named[1]}"
+        if named
+        else f"its pickle holds more than plain data ({error.splitlines()[-1].strip()[:120]})"
+    )
     return (
         f"refused: {what}, and unpickling that could run code. Only tensors, numbers, text, containers and "
         "argparse.Namespace are read. Save the state dict alone, best as safetensors, on a machine that trusts the file"

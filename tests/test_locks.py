@@ -49,7 +49,7 @@ def test_who_holds_a_folder_is_said_at_once(tmp_path):
         in_words = holder(tmp_path / "run")
     result()
 
-    assert in_words.startswith(f"process {os.getpid()} on {socket.gethostname()}, which holds it since 20")
+    assert in_words.startswith(f"process {os.getpid()} on {socket.gethostname()}, which has held it since 20")
     assert said[0].startswith(f"{tmp_path}/run: waiting for {in_words} (0 s so far).") and "`kill`" in said[0]
     assert holder(tmp_path / "run") is None and holder(tmp_path / "nothing") is None
 
@@ -115,7 +115,7 @@ def test_a_lease_without_room_is_named(tmp_path):
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # the same kind of error as a full disk
     try:
-        with pytest.raises(OSError, match="lease: File too large; free some room"), lease(tmp_path, tmp_path / "made"):
+        with pytest.raises(OSError, match="lease: File too large; free some space"), lease(tmp_path, tmp_path / "made"):
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

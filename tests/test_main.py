@@ -66,7 +66,7 @@ except ValueError as error:
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
-    assert "no images there" in run.stdout and run.stdout.strip().endswith("False"), run.stdout + run.stderr
+    assert "no images found" in run.stdout and run.stdout.strip().endswith("False"), run.stdout + run.stderr
 
 
 def test_help_does_not_wait_for_torch():
@@ -123,9 +123,15 @@ def test_wrong_names_are_refused_before_any_work(study_file, arguments, said):
         ({"runs": {"mar": {"guidance": {"strategy": "nowhere:Mine"}}}}, "nowhere"),
         ({"models": {"tiny": {"decoder_width": 64}}}, "decoder_width: 64 differs from width 32"),
         ({"runs": {"mar": {"start": "damaged.safetensors"}}}, "damaged or no safetensors file"),
-        ({"runs": {"mar": {"start": "other.safetensors"}}}, "no mar file: diffloss.net.input_proj.weight is missing"),
+        (
+            {"runs": {"mar": {"start": "other.safetensors"}}},
+            "not a mar file: diffloss.net.input_proj.weight is missing",
+        ),
         ({"generator": {"weights": "damaged.safetensors"}}, "damaged or no safetensors file"),
-        ({"scoring": {"extractor": {"network": "subgroup-cnn", "weights": "other.safetensors"}}}, "no feature network"),
+        (
+            {"scoring": {"extractor": {"network": "subgroup-cnn", "weights": "other.safetensors"}}},
+            "not a feature network",
+        ),
     ],
 )
 def test_check_finds_what_would_stop_the_study_later(study_file, smoke, tmp_path, monkeypatch, change, said):

@@ -87,7 +87,7 @@ def test_what_does_not_fit_a_wrapped_network_is_listed_by_its_own_name():
 def test_a_wrapped_file_of_another_kind_is_recognised():
     wrapped = {f"module.{key}": value for key, value in released_state("vavae").items()}
 
-    with pytest.raises(ValueError, match=r"no mar file: .* it looks like vavae"):
+    with pytest.raises(ValueError, match=r"not a mar file: .* it looks like vavae"):
         load("mar", wrapped, **SMALL["mar"])
 
 
@@ -155,7 +155,7 @@ def test_a_file_of_another_kind_is_refused(kind, other, tmp_path):
         return  # the same names: told apart by what does not fit, below
     write_released(tmp_path / "released.bin", other)
 
-    with pytest.raises(ValueError, match=rf"released\.bin: no {kind} file: .* is missing; it looks like .*{other}"):
+    with pytest.raises(ValueError, match=rf"released\.bin: not a {kind} file: .* is missing; it looks like .*{other}"):
         load(kind, tmp_path / "released.bin", **SMALL[kind])
 
 
@@ -169,7 +169,7 @@ def test_a_kl16_file_is_no_vavae():
     [
         ({"evil": 1}, "evil: unexpected top-level key next to 'model_ema' in a mar file"),
         ({"model_ema": {**released_state("mar"), "step": 7}}, "step: is a int, expected a tensor"),
-        ({"model_ema": 7, "model": 7}, "no mar file: .* is missing; it holds args, epoch, model"),
+        ({"model_ema": 7, "model": 7}, "not a mar file: .* is missing; it holds args, epoch, model"),
     ],
 )
 def test_foreign_entries_of_a_mar_file_are_refused(change, message):
@@ -291,7 +291,7 @@ def test_mar_goes_back_to_its_own_layout(tmp_path):
 def test_a_guided_network_does_not_go_back(tmp_path):
     save_weights(tmp_path / "dc_mix.safetensors", toy_mar("dc_mix").state_dict(), {})
 
-    with pytest.raises(ValueError, match=r"guided network; .*guidance\.embed\.weight"):
+    with pytest.raises(ValueError, match=r"guided network, .*guidance\.embed\.weight"):
         to_released(tmp_path / "dc_mix.safetensors", tmp_path / "back.pth")
 
 
@@ -328,7 +328,10 @@ def test_the_command_converts_and_says_what_it_left_out(tmp_path, capsys):
         (["mar", "m.pth", "ours.safetensors", "--to-released"], r"must end in \.pth or \.pt"),
         (["mar", "m.pth", "ours.safetensors", "--set", "width"], "--set width: expected key=value"),
         (["mar", "m.pth", "ours.safetensors", "--set", "width=["], r"--set width=\[: not readable as YAML"),
-        (["mar", "m.safetensors", "o.pth", "--to-released", "--entry", "model"], "--entry: .* reads one of ours"),
+        (
+            ["mar", "m.safetensors", "o.pth", "--to-released", "--entry", "model"],
+            "--entry: .* leave it out with --to-released",
+        ),
         (["mar", "absent.pth", "ours.safetensors"], r"absent\.pth: no such weights file"),
     ],
 )
@@ -348,7 +351,7 @@ def test_a_target_that_is_there_is_replaced_only_when_told_to(tmp_path):
         lambda **force: convert("mar", ours, ours, dims=SMALL["mar"], **force),
         lambda **force: to_released(ours, back, dims=SMALL["mar"], **force),
     ):
-        with pytest.raises(ValueError, match=r"(ours\.safetensors|back\.pth): is there already; --force replaces it"):
+        with pytest.raises(ValueError, match=r"(ours\.safetensors|back\.pth): exists already; --force replaces it"):
             again()
     assert ours.read_bytes() == before
     convert("mar", tmp_path / "m.pth", ours, entry="model", dims=SMALL["mar"], force=True)

@@ -59,7 +59,7 @@ def draw(study: Study, rows: pd.DataFrame, images: dict[str, np.ndarray]) -> Fig
 
 
 def draw_samples(axes: Axes, study: Study, images: dict[str, np.ndarray]) -> None:
-    """One row a run: the same labels and the same discrete tokens for all."""
+    """One row per run: the same labels and the same discrete tokens for all."""
     sheet = montage([image for row in images.values() for image in row], COLUMNS)
     axes.imshow(sheet, interpolation="none", aspect="auto")
     axes.axis("off")

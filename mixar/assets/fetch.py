@@ -70,7 +70,7 @@ def _caution(asset: Asset) -> str | None:
     size = asset.num_bytes or asset.about_bytes or LARGE
     if not isinstance(asset.way, Address) or size < LARGE:
         return None
-    return f"{asset.name}: starts again if interrupted; this continues: {asset.command}"
+    return f"{asset.name}: an interrupted download restarts from zero; this command resumes it: {asset.command}"
 
 
 def _from_hub(asset: Asset, way: Hub, staging: Path) -> Path:
@@ -80,7 +80,7 @@ def _from_hub(asset: Asset, way: Hub, staging: Path) -> Path:
     announced = hub.get_hf_file_metadata(hub.hf_hub_url(way.repository, way.file, revision=way.revision))
     sha256 = announced.etag if re.fullmatch("[0-9a-f]{64}", announced.etag or "") else None
     if asset.sha256 and sha256 and not sha256.startswith(asset.sha256):
-        raise Refused(f"it offers another file: expected sha256 {asset.sha256}, found {sha256}")
+        raise Refused(f"it offers a different file: expected sha256 {asset.sha256}, found {sha256}")
     _check_offer(asset, announced.size)
     received = Path(hub.hf_hub_download(way.repository, way.file, revision=way.revision, local_dir=staging))
     known = replace(asset, num_bytes=announced.size or asset.num_bytes)
@@ -152,16 +152,16 @@ def _alone(staging: Path) -> Iterator[None]:
 def _check_offer(asset: Asset, num_bytes: int | None) -> None:
     """Refuse a file whose announced size is not the table's, and one that does not fit on the disk."""
     if num_bytes is not None and (problem := bytes_problem(asset, num_bytes)):
-        raise Refused(f"it offers another file: {problem}")
+        raise Refused(f"it offers a different file: {problem}")
     needed = num_bytes or asset.num_bytes or asset.about_bytes or 0
     if needed > (free := shutil.disk_usage(asset.path.parent).free):
-        raise Refused(f"{needed:,} bytes needed in {asset.path.parent}, {free:,} free; make room")
+        raise Refused(f"{needed:,} bytes needed in {asset.path.parent}, {free:,} free; free some space")
 
 
 def _check_received(asset: Asset, received: Path) -> None:
     if problem := damage(asset, received):
         received.unlink()
-        raise Refused(f"it sent another file: {problem}")
+        raise Refused(f"it sent a different file: {problem}")
 
 
 def _reason(error: Exception) -> str:
@@ -170,7 +170,7 @@ def _reason(error: Exception) -> str:
         return str(error)
     number, code = getattr(error, "errno", None), getattr(getattr(error, "response", None), "status_code", None)
     if number in NO_ROOM:
-        return f"the disk is full ({os.strerror(number)}); make room"
+        return f"the disk is full ({os.strerror(number)}); free some space"
     if number in _UNWRITABLE:
         return f"{getattr(error, 'filename', None) or 'the folder'} cannot be written ({os.strerror(number)})"
     if code is not None:
@@ -185,7 +185,7 @@ def _instead(asset: Asset, way: Hub | Address, reason: str) -> str:
     known = recognised_by(asset)
     lines = [
         f"asset {asset.name!r} could not be downloaded from {_host(way)}: {reason}",
-        f"  another way, which continues after an interruption: {asset.command}",
+        f"  another way, which can resume: {asset.command}",
         f"  or copy the file to: {asset.path}",
         f"  recognised by: {known}" if known else "",
         f"  then: mixar assets check {asset.name}",

@@ -288,7 +288,7 @@ _TABLE = (
         Address(_MASKBIT_CODE + "metrics/stats/train_imagenet256_stats.npz"),
         git_blob="b46459400346586eff8c115622e9da1dc6ca6813",
     ),
-    _imagenet("train", "ILSVRC2012_img_train.tar", "ILSVRC-2012 training images, one folder a class"),
-    _imagenet("val", "ILSVRC2012_img_val.tar", "ILSVRC-2012 validation images, one folder a class"),
+    _imagenet("train", "ILSVRC2012_img_train.tar", "ILSVRC-2012 training images, one folder per class"),
+    _imagenet("val", "ILSVRC2012_img_val.tar", "ILSVRC-2012 validation images, one folder per class"),
 )
 ASSETS = {asset.name: asset for asset in _TABLE}

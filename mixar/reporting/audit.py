@@ -76,10 +76,10 @@ def _quality(literature: dict) -> Table:
         cells.append(found)
         records += [_record(row, metric, part["like_for_like"].get(metric, [])) for metric in part["columns"]]
     marks = [
-        f"{DISAGREES} Differs from its source, or is not in it.",
-        f"{OTHER_GROUND} Not the protocol of the like-for-like column.",
-        f"{APPROXIMATE} Of validation images against themselves, as its column, but with crop and evaluator of its own "
-        "(the letter): figures with other letters compare only up to these.",
+        f"{DISAGREES} Differs from its source, or is absent there.",
+        f"{OTHER_GROUND} Under another protocol than the like-for-like column.",
+        f"{APPROXIMATE} Validation images against themselves, as in the whole column, but under another crop and "
+        "evaluator; figures with different letters are only roughly comparable.",
     ]
     remarks = [f"{row['method']}: {row['remark']}" for row in part["rows"]]
     notes = (*marks, *_legend(literature), *part["notes"], *remarks, *cite.notes())

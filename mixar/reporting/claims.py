@@ -24,7 +24,7 @@ UNEQUAL = "unequal"  # the verdict where arms differ in more than what the claim
 RULE = (
     "Rule. A difference counts if it has the same sign for every seed and exceeds its 95 % interval. Then the claim "
     "held or did not hold, by its sign; otherwise it is undecided. A claim is decided only from at least "
-    f"{LEAST_SEEDS} training seeds an arm; an arm that the study does not train (given weights, the discrete tokens' "
+    f"{LEAST_SEEDS} training seeds per arm; an arm that the study does not train (given weights, the discrete tokens' "
     "own images) counts as one fixed network. The interval is a paired jackknife: both runs drop the same evaluation "
     "images, so shared labels and tokens cancel. It measures sampling error; seeds show training variance. Runs with "
     "equal seeds are compared seed by seed, others in all pairs. 'Close' means at most "
@@ -176,7 +176,7 @@ def _claim(
     if unequal := inequality(summary.study, ours.run, theirs.run):
         decision, more, short = UNEQUAL, f"{more}; unequal arms: {unequal}", f"{short}; unequal arms: {unequal}"
     lacks_seeds = decision == "undecided" and too_few_seeds(ours.fd, theirs.fd)
-    more += f"; fewer than {LEAST_SEEDS} training seeds an arm" if lacks_seeds else ""
+    more += f"; fewer than {LEAST_SEEDS} training seeds per arm" if lacks_seeds else ""
     found = _difference(name, ours.fd, theirs.fd) + more
     short = _short(ours.fd, theirs.fd) + short
     return Claim(title, decision, found, _details(name, ours, theirs), short, lacks_seeds)

@@ -50,7 +50,7 @@ OWN_STYLE = {
 }
 STYLE = ("default", OWN_STYLE)  # whatever the user's matplotlibrc says
 CHARACTER = 0.066  # inches, of the caption's font
-BARS = "Bars: 95 % intervals over images, spanning all seeds; differences between runs on the same images are surer."
+BARS = "Bars: 95 % intervals over images, spanning all seeds; paired differences between runs have smaller errors."
 CAPTION: dict[str, Any] = {"fontsize": 8.5, "color": "#555555", "va": "top", "ha": "left"}
 
 
@@ -256,7 +256,7 @@ def _draw_point(axes: Axes, point, x: float, colour: str, marker: str) -> None:
 
 
 def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) -> Figure:
-    """Training loss against epochs: one colour a run, one thin line a seed, and the mean over seeds in bold.
+    """Training loss against epochs: one colour per run, one thin line per seed, and the mean over seeds in bold.
 
     curves: by (run, seed), the columns of a loss file. Continued runs begin where their parents ended.
     """

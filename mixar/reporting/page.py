@@ -67,7 +67,7 @@ def overview(study: Study) -> dict[str, str]:
         "Runs": f"{len(study.runs)}, {seeds} trainings with all seeds",
         "Sampler": f"{sampler.num_iterations} iterations, {sampler.head_steps} steps of the diffusion head, "
         f"CFG {sampler.cfg:g} ({sampler.cfg_schedule})",
-        "Evaluation": f"{study.evaluation.num_images:,} images a run, {study.evaluation.labels} labels, "
+        "Evaluation": f"{study.evaluation.num_images:,} images per run, {study.evaluation.labels} labels, "
         f"protocol {study.scoring.protocol}",
     }
 

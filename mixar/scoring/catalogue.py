@@ -1,4 +1,4 @@
-"""One record a metric and one a feature network: what computes it, what it needs, how it is printed.
+"""One record per metric and per feature network: what computes it, what it needs, how it is printed.
 
 Everything else asks here: the study which names are valid, scoring what to call and how many images it takes, reporting
 how a column reads and which rows share one. This module imports neither torch nor anything of mixar, so the study may
@@ -107,7 +107,7 @@ class Network:
     name: str
     load: str
     role: Literal["extractor", "further"] = "further"
-    width: int | None = None  # features an image; None: the study's choice
+    width: int | None = None  # features per image; None: the study's choice
     distance: str = ""  # a Fréchet distance in print; empty: FD- and the name
     fid: str | None = None  # its name under a protocol that defines FID
     statistics: tuple[str, str] = ("mu", "sigma")  # arrays of mean and covariance in a statistics file

@@ -48,7 +48,7 @@ class FeatureSet:
             raise ValueError(f"features: index {at} occurs twice, or out of order")
         for name, values in (("features", self.features), ("logits", self.logits)):
             if values.dim() != 2:
-                raise ValueError(f"{name}: expected one vector an image, found shape {list(values.shape)}")
+                raise ValueError(f"{name}: expected one vector per image, found shape {list(values.shape)}")
             # A finite sum means that all values are finite; look for the image only otherwise.
             if not values.sum().isfinite() and not values.isfinite().all():
                 row = int((~values.isfinite()).any(dim=1).nonzero()[0])

@@ -1,4 +1,4 @@
-"""Feature files: Parquet with one row an image, and who made the features in the schema metadata.
+"""Feature files: Parquet with one row per image, and who made the features in the schema metadata.
 
 Columns index int64, label int32, features and logits float32 lists of one fixed length each; further networks have a
 column of their name.

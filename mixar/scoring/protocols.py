@@ -1,4 +1,4 @@
-"""What a score is measured against, and how: one record a protocol, under the id that every row carries.
+"""What a score is measured against, and how: one record per protocol, under the id that every row carries.
 
 Scores are comparable only under the same protocol. A protocol belongs to its images and its feature network; rows of
 others say so in their id. A Fréchet distance is an FID only under the bare id of an Inception protocol. A further
@@ -248,7 +248,7 @@ def protocol_of(study: Study, source: str) -> Protocol:
     protocol = PROTOCOLS[name]
     if protocol.network not in (None, study.scoring.extractor.network):
         raise SpecError(
-            f"scoring.protocol: {name!r} is defined for the network {protocol.network!r}, and "
+            f"scoring.protocol: {name!r} is defined for the network {protocol.network!r}, but "
             f"scoring.extractor.network is {study.scoring.extractor.network!r}"
         )
     return protocol if source == "sample" else _of_reconstructions(study, protocol)
@@ -259,7 +259,7 @@ def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
     choices = [p.name for p in PROTOCOLS.values() if p.source == "reconstruct" and p.network == protocol.network]
     if name not in choices:
         raise SpecError(
-            f"scoring.reconstructions: {name!r} is no protocol for the network {protocol.network!r}; choose from "
+            f"scoring.reconstructions: {name!r} does not suit the network {protocol.network!r}; choose from "
             f"{', '.join(choices)}"
         )
     return PROTOCOLS[name]

@@ -49,7 +49,7 @@ def read_reference(study: Study, layout: Layout, split: str, rows: pa.Table | No
     path = layout.reference_features(split)
     found = read_features([path])
     if rows is not None and found.images != (rows_sha256(study, split, rows),):
-        raise ValueError(f"{path}: features of other images than the study's {split} images are now; run "
+        raise ValueError(f"{path}: not the features of the study's current {split} images; run "
                          f"`features --reference {split}` again")  # fmt: skip
     return found
 

@@ -68,14 +68,14 @@ def load_statistics(path: Path, keys: tuple[str, str] = ("mu", "sigma"), width: 
         with np.load(path, allow_pickle=False) as content:
             mu, sigma = (np.asarray(content[key], np.float64) for key in keys)
     except UNREADABLE as error:
-        raise ValueError(f"{path}: no statistics file with arrays {' and '.join(keys)} ({error})") from None
+        raise ValueError(f"{path}: not a statistics file with arrays {' and '.join(keys)} ({error})") from None
     if mu.shape != (width,) or sigma.shape != (width, width):
         raise ValueError(f"{path}: {keys[0]} {mu.shape} and {keys[1]} {sigma.shape}; expected {width} "
                          "Inception features")  # fmt: skip
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{path}: holds values that are not finite")
     if not np.allclose(sigma, sigma.T, atol=1e-6):
-        raise ValueError(f"{path}: {keys[1]} is not symmetric, so it is no covariance")
+        raise ValueError(f"{path}: {keys[1]} is not symmetric, so it is not a covariance")
     return {"mu": mu, "sigma": sigma}
 
 

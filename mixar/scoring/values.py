@@ -76,7 +76,7 @@ def check_sizes(metrics: Iterable[Metric], sample: FeatureSet, reference: Featur
     widths = (sample.width, reference.width, len(reference.moments["mu"]))
     if len(set(widths)) > 1:
         raise ValueError(
-            f"features: {widths[0]} an image, but the reference has {widths[1]} (its moments: {widths[2]}); "
+            f"features: {widths[0]} per image, but the reference has {widths[1]} (its moments: {widths[2]}); "
             "score both with one network"
         )
     for metric, minimum, found in shortages(metrics, scoring, len(sample), len(reference)):

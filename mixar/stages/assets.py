@@ -99,14 +99,14 @@ def get(names: list[str], study: Study | None) -> None:
         if value.startswith(PREFIX) and state_of(asset := asset_named(value))[0] != "there":
             chosen[asset.name] = asset
     if not chosen and not study:
-        raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study misses")
+        raise ValueError("mixar assets get: give the names of assets, or --study FILE for all that a study lacks")
     if not chosen:
         print("nothing to download: every asset of the study is there")
     failed = []
     for asset in chosen.values():
         try:
             is_new = fetch.get(asset, _report(asset))
-            print(f"{asset.name}: {'downloaded to' if is_new else 'is there already:'} {asset.path}", flush=True)
+            print(f"{asset.name}: {'downloaded to' if is_new else 'already at'} {asset.path}", flush=True)
         except ValueError as error:
             failed.append(str(error))
     if failed:

@@ -56,7 +56,7 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     looks += [partial(try_optimizer, *training) for training in _trainings(study) if is_own(training[1].optimizer)]
     for ours, theirs in compared_runs(study):
         if unequal := inequality(study, ours, theirs):
-            warn(f"report: runs {ours!r} and {theirs!r} are compared, and differ: {unequal}; the claim is not judged")
+            warn(f"report: the compared runs {ours!r} and {theirs!r} differ: {unequal}; their claim will not be judged")
     found = [message for look in looks if (message := _message(look))]
     found += [] if elsewhere else _gpu_problems(study)
     found += _data_problems(study)
@@ -163,7 +163,7 @@ def _gpu_problems(study: Study) -> list[str]:
     trained = [name for name, run in study.runs.items() if run.weights is None]
     needed = {name: study.hardware_of(name).gpus_per_node for name in trained}
     return [
-        f"{key}: {gpus} GPUs a node, but {there} are visible here; lower gpus, or {advice}"
+        f"{key}: {gpus} GPUs per node, but {there} are visible here; lower gpus, or {advice}"
         for key, gpus in {_key_of_gpus(study, name): gpus for name, gpus in needed.items()}.items()
         if gpus > there
     ]
@@ -204,17 +204,17 @@ def _size_problems(study: Study, train: int, held_out: int) -> Iterator[str]:
     """Settings that ask for more images than the data have. train, held_out: images of the splits."""
     for where, settings in _trainings(study):
         if settings.batch_size > train:
-            yield f"{where}.batch_size: {settings.batch_size}, but the data have {train:,} training images; lower it"
+            yield f"{where}.batch_size: {settings.batch_size}, but there are only {train:,} training images; lower it"
     s, source = study.scoring, PROTOCOLS.get(study.scoring.protocol)
     reference = min(train, (source and source.reference_images) or train)
     needs = {"kid": ("kid_subset_size", s.kid_subset_size), "precision": ("neighbours", s.neighbours + 1)}
     for metric, (key, needed) in needs.items():
         if metric in s.metrics and needed > reference:
-            yield f"scoring.{key}: {metric!r} needs {needed} reference images, and there are {reference:,}; lower it"
+            yield f"scoring.{key}: {metric!r} needs {needed} reference images, but there are {reference:,}; lower it"
     if study.data.num_shards > held_out:
         yield f"data.num_shards: {study.data.num_shards} shards for {held_out:,} held-out images; ask for fewer"
     if s.jackknife_groups > held_out:
         yield (
-            f"scoring.jackknife_groups: {s.jackknife_groups}, but the data have {held_out:,} held-out images to score "
+            f"scoring.jackknife_groups: {s.jackknife_groups}, but there are only {held_out:,} held-out images to score "
             "reconstructions with; lower it"
         )

@@ -57,7 +57,7 @@ def to_released(
     _check_target(target, (".pth", ".pt"), force)
     tensors = released.read_state("mar", source).tensors
     if guided := [key for key in tensors if key.startswith("guidance.") and key != "guidance.mask_token"]:
-        raise ValueError(f"{source}: a guided network; MAR's own code has no place for {some(guided)}")
+        raise ValueError(f"{source}: a guided network, but MAR's own code has no parameters such as {some(guided)}")
     loaded = released.load_released("mar", source, preset=preset, dims=dims)
     names = {ours: released for released, ours in released.KINDS["mar"].renamed}
     state = {names.get(key, key): value for key, value in loaded.network.state_dict().items()}
@@ -71,4 +71,4 @@ def _check_target(target: Path, endings: str | tuple[str, ...], force: bool) -> 
         wanted = endings if isinstance(endings, str) else " or ".join(endings)
         raise ValueError(f"{target}: the file to write must end in {wanted}")
     if Path(target).exists() and not force:
-        raise ValueError(f"{target}: is there already; --force replaces it")
+        raise ValueError(f"{target}: exists already; --force replaces it")

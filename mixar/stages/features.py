@@ -50,7 +50,7 @@ def _extract(study: Study, layout: Layout, load: Callable[[str], Networks], path
     if not path.is_file():
         raise ValueError(f"{path}: no such file of images; run `sample` or `reconstruct` first")
     if not path.is_relative_to(layout.root):
-        raise ValueError(f"{path}: no file of this study; its images lie below {layout.root}")
+        raise ValueError(f"{path}: not a file of this study, whose images are below {layout.root}")
     is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
     source = "reconstruct" if is_reconstruction else "sample"
     require_assets(study, source)

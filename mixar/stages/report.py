@@ -104,7 +104,7 @@ def missing_in_words(layout: Layout) -> tuple[str, ...]:
     """Which result files are not there, for a table shows only a dash; nothing where all are."""
     said = []
     if lost := [str(path.relative_to(layout.root)) for path in layout.row_files() if not path.exists()]:
-        said.append(f"Not there yet, shown as –: {_some(lost)}; made by the next snakemake.")
+        said.append(f"Missing, shown as –: {_some(lost)}; the next snakemake makes them.")
     if lost := [path.parent.name for path in layout.own_without_scores()]:
         advice = "run `mixar score-images` again, or delete their folders in score/own"
         said.append(f"Brought images whose rows are gone: {_some(lost)}; {advice}.")
@@ -119,7 +119,7 @@ def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path
     """What the terminal shows at the end: tables, one line per claim, missing results, and the paths of the figures."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
     lines = [textwrap.fill(claim.line(), 110, subsequent_indent=13 * " ") for claim in claims]
-    lines += [f"A verdict needs {LEAST_SEEDS} training seeds an arm."] if any(c.lacks_seeds for c in claims) else []
+    lines += [f"A verdict needs {LEAST_SEEDS} training seeds per arm."] if any(c.lacks_seeds for c in claims) else []
     said = ["The paper's claims in this study, by Fréchet distance", *lines]
     parts = [*(to_text(t) for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]
     return "\n\n".join([*parts, "Report and figures\n" + "\n".join(f"  {path}" for path in paths)]) + "\n"

@@ -107,7 +107,7 @@ def _draw_parts(
 
 def _check_tokens(study: Study, path: Path, tokens: Tensor) -> None:
     if tokens.shape[1] != study.num_tokens:
-        raise ValueError(f"{path}: {tokens.shape[1]} tokens an image, and the study's grid has {study.num_tokens}; "
+        raise ValueError(f"{path}: {tokens.shape[1]} tokens per image, but the study's grid has {study.num_tokens}; "
                          "run `generate` again")  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from mixar.study.sections import Study
 def score(
     study: Study, layout: Layout, source: str, run: str, seed: int | None = None, sampler: str | None = None
 ) -> None:
-    """Write layout.scores(source, run, seed, sampler): one row a metric, with n, protocol and a 95 % interval.
+    """Write layout.scores(source, run, seed, sampler): one row per metric, with n, protocol and a 95 % interval.
 
     source 'sample': run is a run of the study or 'maskbit', with seed and sampler; 'reconstruct': 'continuous' or
     'discrete', with neither.

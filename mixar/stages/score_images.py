@@ -272,7 +272,7 @@ def _tell(
     if len(labels) != usual:
         print(f"{label}: n = {len(labels)}, but {protocol.name} takes {usual}; not comparable with rows of that n.")
     if protocol.labels and (found := _labels(labels, study.data.num_classes)) != protocol.labels:
-        print(f"{label}: its labels are {found}; {protocol.name} wants equally many images of each class.")
+        print(f"{label}: its labels are {found}; {protocol.name} expects equally many images of each class.")
     if lossy:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(lossy.items()))
         print(f"{label}: {counts} of {len(labels)} images are in a lossy format, which changes the scores; give PNG.")

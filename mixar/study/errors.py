@@ -53,7 +53,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         if e["type"] == "extra_forbidden":
             name, valid = str(e["loc"][-1]), _fields_at(model, e["loc"][:-1])
             lines.append(
-                f"{key}: no key any more; {FORMER[name]}" if name in FORMER else f"{key}: {unknown(name, valid)}"
+                f"{key}: no longer a key; {FORMER[name]}" if name in FORMER else f"{key}: {unknown(name, valid)}"
             )
         elif e["type"] == "conflicts":
             where = key if e["loc"] else ""

@@ -36,4 +36,4 @@ def check_drawn(study: Study, run: str, seed: int, sampler: str) -> None:
 def check_shard(study: Study, shard: int) -> None:
     """Raise ValueError unless the evaluation images have this shard."""
     if not 0 <= shard < study.evaluation.num_shards:
-        raise ValueError(f"shard {shard} is none of the study's {study.evaluation.num_shards} (0 is the first)")
+        raise ValueError(f"shard {shard} does not exist; the study has {study.evaluation.num_shards}, from 0")

@@ -104,16 +104,18 @@ class Data(Section):
         default=None, description="validation images of the same kind; null: split off by a hash of each image's name"
     )
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.2, description="share of the images that is split off where `held_out_path` is null"
+        default=0.2, description="share of the images that is split off if `held_out_path` is null"
     )
     image_size: Annotated[Count, Field(le=2**14)] = Field(description="pixels, square; after ADM's centre crop")
-    num_classes: Count = Field(description="classes of the images")
+    num_classes: Count = Field(description="number of classes")
     num_shards: Annotated[Count, Field(le=MAX_SHARDS)] = Field(
         default=1, description="token shards, one job of `tokenize` each"
     )
-    limit: Count | None = Field(default=None, description="keep this many images, all classes alike; null: all")
+    limit: Count | None = Field(
+        default=None, description="use only this many images, balanced over the classes; null: all"
+    )
     skip_unreadable: bool = Field(
-        default=False, description="leave out images that cannot be decoded; `ingest` lists them in either case"
+        default=False, description="leave out images that cannot be decoded; `ingest` lists them either way"
     )
     max_overlap: Rate = Field(
         default=0.0, description="share of the held-out images that may also be training images, byte for byte"
@@ -126,10 +128,8 @@ class Training(Section):
     epochs: Count = Field(description="passes over the training images")
     batch_size: Count = Field(description="images per step over all devices")
     learning_rate: Positive = Field(description="per 256 images: a step uses `learning_rate` · `batch_size` / 256")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="of the learning rate after the warm-up"
-    )
-    final_rate: Rate = Field(default=0.0, description="`cosine`: share of the learning rate left at the end")
+    schedule: Literal["constant", "cosine"] = Field(default="constant", description="learning rate after the warm-up")
+    final_rate: Rate = Field(default=0.0, description="`cosine`: final learning rate, as a share of `learning_rate`")
     warmup_epochs: Annotated[float, Field(ge=0, le=10**9)] = Field(
         default=0.0, description="epochs of linear warm-up from 0"
     )
@@ -138,17 +138,19 @@ class Training(Section):
         description="`muon` trains small networks in fewer steps: orthogonalised updates of matrices and kernels, "
         "AdamW for vectors. Your own: see `mixar/training/optim.py`",
     )
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="of the optimizer's two moving averages (MAR)")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        default=0.02, description="of matrices and kernels outside the diffusion head (MAR)"
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.9, 0.95), description="decay of the optimizer's two moving averages (MAR)"
     )
-    clip_norm: Positive = Field(default=3.0, description="largest norm of the gradient (MAR)")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.02, description="decay of matrices and kernels outside the diffusion head (MAR)"
+    )
+    clip_norm: Positive = Field(default=3.0, description="gradients are scaled down to this norm (MAR)")
     ema_decay: Rate = Field(
         default=0.9999,
-        description="of the averaged weights, which a training leaves; reached by a warm-up (MAR: without)",
+        description="decay of the averaged weights, which are a training's result; with a warm-up (MAR: none)",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of forward passes (autocast); weights and optimizer stay in float32"
+        default="float32", description="precision of forward passes (autocast); weights and optimizer stay in float32"
     )
     micro_batch: Count | None = Field(
         default=None,
@@ -161,18 +163,21 @@ class TokenizerTraining(Training):
     """Losses of the small tokenizers: squared reconstruction error, and each family's own terms."""
 
     kl_weight: float = Field(
-        default=1.0e-6, description="`continuous`: KL divergence, summed over a latent map and averaged over images"
+        default=1.0e-6,
+        description="`continuous`: weight of the KL divergence, summed over a latent map, averaged over images",
     )
-    l1_weight: float = Field(default=0.0, description="`continuous`: absolute pixel error beside the squared one")
-    commitment_weight: float = Field(default=0.25, description="`discrete`: commitment term (MaskBit)")
-    entropy_weight: float = Field(default=0.02, description="`discrete`: entropy term (MaskBit)")
-    entropy_temperature: Positive = Field(default=0.01, description="`discrete`: of the entropies' softmax (MaskBit)")
+    l1_weight: float = Field(default=0.0, description="`continuous`: weight of the absolute pixel error")
+    commitment_weight: float = Field(default=0.25, description="`discrete`: weight of the commitment term (MaskBit)")
+    entropy_weight: float = Field(default=0.02, description="`discrete`: weight of the entropy term (MaskBit)")
+    entropy_temperature: Positive = Field(
+        default=0.01, description="`discrete`: temperature of the entropies' softmax (MaskBit)"
+    )
     entropy_gamma: float = Field(
-        default=1.0, description="`discrete`: weight of the batch entropy against the mean entropy of a token"
+        default=1.0, description="`discrete`: weight of the batch's entropy relative to the mean entropy of a token"
     )
-    entropy_groups: Count = Field(default=1, description="`discrete`: groups of the bits; their entropies add up")
+    entropy_groups: Count = Field(default=1, description="`discrete`: groups of bits whose entropies are summed")
     max_shift: Annotated[int | None, Field(ge=0)] = Field(
-        default=None, description="pixels that a training image may move; null: an eighth of the side"
+        default=None, description="largest random shift of a training image, in pixels; null: an eighth of the side"
     )
 
 
@@ -180,7 +185,7 @@ class Autoencoder(Section):
     """Encoder and decoder of images; a token covers 2^(levels - 1) pixels a side."""
 
     network: str
-    options: dict[str, Any] = Field(default={}, description="for the constructor of your own network")
+    options: dict[str, Any] = Field(default={}, description="arguments for the constructor of your own network")
     weights: FilePath | None = Field(
         default=None, description="file of the weights; null: trained by the study, see `train`"
     )
@@ -191,7 +196,7 @@ class Autoencoder(Section):
         default=128, description="width of the first level; a multiple of 32 in the built-in networks"
     )
     multipliers: Widths = Field(default=(1, 1, 2, 2, 4), description="width of each level, in multiples of `channels`")
-    num_res_blocks: Count = Field(default=2, description="residual blocks a level")
+    num_res_blocks: Count = Field(default=2, description="residual blocks per level")
 
     @property
     def stride(self) -> int:
@@ -202,38 +207,38 @@ class Autoencoder(Section):
         if is_own(self.network):
             return
         if self.options:
-            yield "options", "they go to a network of your own; name it with `network`, or leave them out"
+            yield "options", "only your own network takes options; name it with `network`, or leave them out"
         if self.channels % 32:
-            yield "channels", f"{self.channels} is no multiple of 32 (GroupNorm has 32 groups)"
+            yield "channels", f"{self.channels} is not a multiple of 32 (GroupNorm has 32 groups)"
 
 
 class VaVae(Autoencoder):
     """Continuous tokenizer: VA-VAE f16d32 by default; MAR's KL-16 is `preset: kl16`."""
 
     network: ContinuousNetwork = Field(default="vavae", description="your own: see `mixar/tokens/tokenizers.py`")
-    latent_channels: Count = Field(default=32, description="channels of a token")
+    latent_channels: Count = Field(default=32, description="channels per token")
     attention_levels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(4,), description="levels with attention, from 0"
+        default=(4,), description="levels with attention, counted from 0"
     )
-    decoder_attention: bool = Field(default=True, description="attention in the decoder, too; false: MAR's KL-16")
+    decoder_attention: bool = Field(default=True, description="attention in the decoder as well; KL-16: false")
     statistics: FilePath | None = Field(
         default=None, description="file with the latents' mean and std; null: computed from the training images"
     )
-    scale: Positive | None = Field(default=None, description="one factor instead of statistics; KL-16: 0.2325")
+    scale: Positive | None = Field(default=None, description="one scale factor instead of statistics; KL-16: 0.2325")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
         levels = len(self.multipliers)
         beyond = [level for level in self.attention_levels if level >= levels]
         if beyond and not is_own(self.network):
-            yield "attention_levels", f"{beyond[0]} is no level of {levels} multipliers; levels count from 0"
+            yield "attention_levels", f"{beyond[0]} is not a level of {levels} multipliers; levels are counted from 0"
 
 
 class MaskBit(Autoencoder):
-    """Discrete tokenizer: lookup-free quantisation to `bits` bits a token."""
+    """Discrete tokenizer: lookup-free quantisation to `bits` bits per token."""
 
     network: DiscreteNetwork = Field(default="maskbit", description="your own: see `mixar/tokens/tokenizers.py`")
-    bits: Annotated[int, Field(ge=2, le=20)] = Field(default=14, description="bits of a token")
+    bits: Annotated[int, Field(ge=2, le=20)] = Field(default=14, description="bits per token")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
@@ -246,22 +251,24 @@ class GeneratorTraining(Training):
     """Training of MaskBit's bit transformer."""
 
     label_drop_rate: Rate = Field(
-        default=0.1, description="share of the images whose class is dropped, for guidance (MaskBit)"
+        default=0.1, description="share of the images whose class is dropped, for classifier-free guidance (MaskBit)"
     )
-    label_smoothing: Rate = Field(default=0.1, description="of the cross-entropy (MaskBit)")
+    label_smoothing: Rate = Field(default=0.1, description="smoothing of the cross-entropy's labels (MaskBit)")
 
 
 class GeneratorSampler(Section):
     """How MaskBit draws the evaluation tokens; the defaults are MaskBit's README for 14 bits and 128 steps."""
 
     num_steps: Count = Field(default=128, description="forward passes")
-    guidance_scale: float = Field(default=7.1, description="classifier-free guidance at full strength")
-    guidance_annealing: Literal["none", "linear", "cosine"] = Field(default="cosine", description="how guidance grows")
-    scale_pow: Annotated[float, Field(ge=0)] = Field(default=3.0, description="power of the guidance's growth")
-    randomize_temperature: Annotated[float, Field(ge=0)] = Field(
-        default=9.0, description="of the noise on the confidences that choose what is kept"
+    guidance_scale: float = Field(default=7.1, description="classifier-free guidance scale at its maximum")
+    guidance_annealing: Literal["none", "linear", "cosine"] = Field(
+        default="cosine", description="how guidance grows over the steps"
     )
-    softmax_temperature: Positive = Field(default=1.0, description="of the tokens' softmax")
+    scale_pow: Annotated[float, Field(ge=0)] = Field(default=3.0, description="exponent of that growth")
+    randomize_temperature: Annotated[float, Field(ge=0)] = Field(
+        default=9.0, description="temperature of the noise on the confidences that select which tokens are kept"
+    )
+    softmax_temperature: Positive = Field(default=1.0, description="temperature of the tokens' softmax")
     mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = Field(
         default="arccos", description="share of masked tokens over the steps"
     )
@@ -276,14 +283,14 @@ class Generator(Section):
     train: GeneratorTraining | None = Field(
         default=None, description="training of a small generator; null: give `weights`"
     )
-    width: Count = Field(default=1024, description="of the transformer; a multiple of `heads`")
+    width: Count = Field(default=1024, description="width of the transformer; a multiple of `heads`")
     depth: Count = Field(default=24, description="transformer blocks")
     heads: Count = Field(default=16, description="attention heads")
     mlp_width: Count = Field(default=4096, description="hidden width of the blocks' MLPs")
     splits: Count = Field(
-        default=2, description="groups of bits that are masked and drawn apart; divides `discrete.bits`"
+        default=2, description="groups of bits that are masked and drawn separately; divides `discrete.bits`"
     )
-    dropout: Rate = Field(default=0.1, description="in the blocks")
+    dropout: Rate = Field(default=0.1, description="dropout in the blocks")
     sampler: GeneratorSampler = Field(default=GeneratorSampler(), description="how the evaluation tokens are drawn")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
@@ -294,17 +301,17 @@ class Generator(Section):
 class Model(Section):
     """Size of a masked autoregressive transformer and its diffusion head."""
 
-    width: Count = Field(description="of the encoder; a multiple of `heads`")
+    width: Count = Field(description="width of the encoder; a multiple of `heads`")
     encoder_depth: Count = Field(description="blocks of the encoder")
     decoder_depth: Count = Field(description="blocks of the decoder")
     heads: Count = Field(description="attention heads of the encoder")
-    decoder_width: Count | None = Field(default=None, description="null: as the encoder's")
-    decoder_heads: Count | None = Field(default=None, description="null: as the encoder's")
+    decoder_width: Count | None = Field(default=None, description="width of the decoder; null: the encoder's")
+    decoder_heads: Count | None = Field(default=None, description="attention heads of the decoder; null: the encoder's")
     mlp_ratio: Annotated[Positive, Field(le=1000)] = Field(
-        default=4.0, description="hidden width of an MLP over its width"
+        default=4.0, description="hidden width of an MLP, as a multiple of its width"
     )
     buffer_size: Count = Field(default=64, description="class tokens before the image tokens (MAR)")
-    dropout: Rate = Field(default=0.1, description="of attention and projections (MAR)")
+    dropout: Rate = Field(default=0.1, description="dropout of attention and projections (MAR)")
     head_depth: Count = Field(description="residual blocks of the diffusion head")
     head_width: Count = Field(description="width of the diffusion head")
 
@@ -319,9 +326,9 @@ class Model(Section):
 class MarTraining(Training):
     """Training of the runs."""
 
-    mask_rate_min: Rate = Field(default=0.7, description="least share of masked tokens (MAR)")
+    mask_rate_min: Rate = Field(default=0.7, description="smallest share of masked tokens (MAR)")
     label_drop_rate: Rate = Field(
-        default=0.1, description="share of the images whose class is dropped, for guidance (MAR)"
+        default=0.1, description="share of the images whose class is dropped, for classifier-free guidance (MAR)"
     )
     head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
     held_out_images: Annotated[int, Field(ge=0, le=10**6)] = Field(
@@ -339,9 +346,9 @@ class MarTraining(Training):
         yield from super().conflicts()
         for epoch, (low, high) in self.expected.items():
             if low >= high:
-                yield f"expected.{epoch}", f"[{low:g}, {high:g}] is no band; give the lower loss first"
+                yield f"expected.{epoch}", f"[{low:g}, {high:g}] is not a band; give the lower loss first"
         if self.micro_batch is not None:
-            yield "micro_batch", "that of a run is hardware; give hardware.micro_batch, or hardware.runs.NAME"
+            yield "micro_batch", "for runs it is hardware; give hardware.micro_batch, or hardware.runs.NAME"
 
 
 class Guidance(Section):
@@ -354,8 +361,8 @@ class Guidance(Section):
     )
     options: dict[str, Any] = Field(
         default={},
-        description="for the strategy's constructor: `drop_tokens_in_null` (default false) drops the tokens with the "
-        "class; `dc_sa` has `stage` (`decoder`, `encoder` or `both`; default `decoder`)",
+        description="arguments for the strategy's constructor: `drop_tokens_in_null` (default false) drops the "
+        "tokens with the class; `dc_sa` has `stage` (`decoder`, `encoder` or `both`; default `decoder`)",
     )
 
 
@@ -363,12 +370,12 @@ class TiMix(Section):
     """TI-Mix: λ, the rate of ground-truth guidance, over a run (Eq. 12)."""
 
     schedule: Schedule = Field(
-        default="linear", description="from `start` to `end`. Your own: see `mixar/model/ti_mix.py`"
+        default="linear", description="how λ goes from `start` to `end`. Your own: see `mixar/model/ti_mix.py`"
     )
     start: Rate = Field(default=1.0, description="λ at the start of the run")
     end: Rate = Field(default=0.0, description="λ at the end of the run")
     step_at: Rate = Field(default=0.5, description="`step`: share of the run after which λ jumps to `end`")
-    temperature: Positive = Field(default=1.0, description="of the generator's softmax (Eq. 11)")
+    temperature: Positive = Field(default=1.0, description="temperature of the generator's softmax (Eq. 11)")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.start < self.end:
@@ -378,7 +385,7 @@ class TiMix(Section):
 class Run(Section):
     """One trained method."""
 
-    label: Label = Field(description="as tables and figures print it; unique")
+    label: Label = Field(description="name in tables and figures; unique")
     model: Name = Field(description="a key of `models`")
     guidance: Guidance = Field(default=Guidance(), description="the strategy that injects the discrete tokens")
     ti_mix: TiMix | None = Field(default=None, description="TI-Mix; null: without")
@@ -389,9 +396,9 @@ class Run(Section):
         description="file of finished weights, released ones included: nothing is trained; `{seed}` is filled in",
     )
     start_epochs: Annotated[int, Field(ge=0, le=10**9)] = Field(
-        default=0, description="epochs behind `start` or `weights`, counted on Figure 8's axis"
+        default=0, description="epochs that `start` or `weights` were trained for; Figure 8's axis counts them"
     )
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(default=(0,), description="each is trained")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(default=(0,), description="one training for each")
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         default=("default",), description="keys of `samplers`; images are drawn with each"
     )
@@ -403,7 +410,7 @@ class Run(Section):
         if len(set(self.samplers)) < len(self.samplers):
             yield "samplers", f"{list(self.samplers)} names a sampler twice"
         if self.ti_mix and self.guidance.strategy == "none":
-            yield "ti_mix", ("TI-Mix mixes discrete tokens, and guidance.strategy is 'none'; choose a guided strategy")
+            yield "ti_mix", ("TI-Mix mixes discrete tokens, but guidance.strategy is 'none'; choose a guided strategy")
         if len(given := [key for key in ("parent", "start", "weights") if getattr(self, key)]) > 1:
             yield "", f"{' and '.join(f'`{key}`' for key in given)} each say where weights come from; keep one"
         if self.weights and (self.ti_mix or self.training):
@@ -414,14 +421,15 @@ class Sampler(Section):
     """How images are drawn from a trained run."""
 
     num_iterations: Count = Field(default=64, description="steps of the masked decoding")
-    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=100, description="diffusion steps a token")
+    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=100, description="diffusion steps per token")
     cfg: Annotated[float, Field(ge=0)] = Field(default=3.0, description="classifier-free guidance scale")
     cfg_schedule: Literal["linear", "constant"] = Field(
-        default="linear", description="of the scale over the iterations"
+        default="linear", description="how the scale grows over the iterations"
     )
-    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="of the diffusion's noise")
+    temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="temperature of the diffusion's noise")
     clip: Positive | None = Field(
-        default=None, description="bound on predicted latents, in their standard deviations; null: none, as in MAR"
+        default=None,
+        description="largest magnitude of predicted latents, in standard deviations; null: no limit, as in MAR",
     )
 
 
@@ -430,13 +438,13 @@ class Evaluation(Section):
 
     num_images: Annotated[Count, Field(le=10**8)] = Field(default=50_000, description="images per run and sampler")
     labels: Literal["balanced", "training"] = Field(
-        default="balanced", description="equally many a class, or the training set's proportions"
+        default="balanced", description="`balanced`: equally many per class; `training`: the training set's proportions"
     )
     shard_size: Count = Field(default=1000, description="images per file, drawn by one job; part of the numbers")
     batch_size: Count = Field(
         default=256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
     )
-    seed: Seed = Field(default=0, description="of all draws")
+    seed: Seed = Field(default=0, description="seed of all draws")
 
     @property
     def num_shards(self) -> int:
@@ -447,8 +455,8 @@ class Evaluation(Section):
             yield (
                 "shard_size",
                 (
-                    f"{self.num_images} images in shards of {self.shard_size} are {self.num_shards} shards, at most "
-                    f"{MAX_SHARDS} are possible; make them larger"
+                    f"{self.num_images} images in shards of {self.shard_size} are {self.num_shards} shards, but "
+                    f"at most {MAX_SHARDS} are possible; make them larger"
                 ),
             )
 
@@ -456,7 +464,7 @@ class Evaluation(Section):
 class ExtractorTraining(Training):
     """Training of the small feature network."""
 
-    label_smoothing: Rate = Field(default=0.1, description="of the cross-entropy")
+    label_smoothing: Rate = Field(default=0.1, description="smoothing of the cross-entropy's labels")
 
 
 class Extractor(Section):
@@ -491,30 +499,30 @@ class Scoring(Section):
         "own data `own-gfd`"
     )
     reconstructions: str | None = Field(
-        default=None, description="protocol of the reconstructions; null: the one that goes with `protocol`"
+        default=None, description="protocol of the reconstructions; null: the one that matches `protocol`"
     )
     extractor: Extractor = Field(description="feature network behind the scores")
     metrics: tuple[Metric, ...] = Field(
         default=("fd", "is", "kid", "precision", "recall"),
-        description="rows of the results; your own has the name after the colon: see `mixar/scoring/metrics`",
+        description="metrics to compute; your own is named by its function: see `mixar/scoring/metrics`",
     )
     further: dict[FurtherNetwork, FilePath] = Field(
         default={},
-        description="files of more feature networks, each with metrics of its own: "
+        description="weights of further feature networks; each adds metrics: "
         + "; ".join(f"`{name}`: {', '.join(m.name for m in network_of(name).metrics)}" for name in FURTHER)
         + '; `"my_module:Mine"`: fd_Mine, see `mixar/scoring/extractors.py`',
     )
     further_statistics: dict[str, FilePath] = Field(
         default={},
-        description="by the same names: `.npz` files with `mu` and `sigma` (`inception-spatial`: ADM's `mu_s`, "
+        description="for the same networks: `.npz` files with `mu` and `sigma` (`inception-spatial`: ADM's `mu_s`, "
         "`sigma_s`) that replace the reference images",
     )
     kid_subsets: Count = Field(default=100, description="random subsets of KID")
-    kid_subset_size: Count = Field(default=1000, description="images a subset")
+    kid_subset_size: Count = Field(default=1000, description="images per subset")
     is_splits: Count = Field(default=10, description="splits of the Inception Score")
     neighbours: Count = Field(default=3, description="k of precision and recall")
     jackknife_groups: Annotated[Count, Field(ge=2)] = Field(
-        default=10, description="groups of images left out in turn for the 95 % intervals"
+        default=10, description="groups of images, left out in turn for the 95 % intervals"
     )
 
     @property
@@ -540,15 +548,15 @@ class Scoring(Section):
                 yield "further", f"two metrics are named {name!r}; rename the network's class"
         for name in self.further_statistics:
             if name not in self.further:
-                yield "further_statistics", f"{name!r} is no network of scoring.further"
+                yield "further_statistics", f"{name!r} is not a network of scoring.further"
 
 
 class Measure(Section):
     """What `measure` times."""
 
-    batch_size: Count = Field(default=256, description="images of a timed batch")
-    train_steps: Count = Field(default=10, description="training steps of one repeat")
-    repeats: Count = Field(default=3, description="repeats; rows hold the median")
+    batch_size: Count = Field(default=256, description="images per timed batch")
+    train_steps: Count = Field(default=10, description="training steps per repeat")
+    repeats: Count = Field(default=3, description="repeats, whose median is reported")
 
 
 class TiMixFigure(Section):
@@ -566,27 +574,23 @@ class Claims(Section):
     guided: Name = Field(description="DC-Mix")
     self_attention: Name | None = Field(default=None, description="DC-SA")
     final: Name | None = Field(
-        default=None, description="MixAR: the best run against MaskBit's own images; null: the guided one"
+        default=None, description="the full MixAR, compared with MaskBit's own images; null: `guided`"
     )
 
 
 class Report(Section):
     """Which runs appear where."""
 
-    table2: tuple[Name, ...] | None = Field(
-        default=None, description="runs of Table 2; null: every run that continues no other"
-    )
-    figure7: tuple[Name, ...] | None = Field(
-        default=None, description="runs of Figure 7; null: every run that continues no other"
-    )
+    table2: tuple[Name, ...] | None = Field(default=None, description="runs of Table 2; null: all without a `parent`")
+    figure7: tuple[Name, ...] | None = Field(default=None, description="runs of Figure 7; null: all without a `parent`")
     figure8: TiMixFigure | None = Field(default=None, description="runs of Figure 8; null: no Figure 8")
-    claims: Claims | None = Field(default=None, description="runs behind the paper's claims; null: no claims")
+    claims: Claims | None = Field(default=None, description="runs that the paper's claims compare; null: no claims")
     joined: tuple[FilePath, ...] = Field(
         default=(),
         description="results folders of other studies, such as `results/mar_released`; their runs join Table 1",
     )
     grid: tuple[Side, Side] = Field(default=(4, 8), description="rows and columns of the image sheets")
-    sampler: Name = Field(default="default", description="sampler behind the headline tables")
+    sampler: Name = Field(default="default", description="sampler of the main tables")
 
 
 class TrainingHardware(Section):
@@ -629,7 +633,7 @@ class Hardware(TrainingHardware):
     (The number of processes of a training changes which random numbers each image meets, not their distribution.)
     """
 
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU if there is one")
     card: Card | None = Field(
         default=None, description="the GPUs' model: their memory and speed, to plan with; null: unknown"
     )
@@ -646,14 +650,14 @@ class Hardware(TrainingHardware):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
         if self.gpus and self.device == "cpu":
-            yield "gpus", f"{self.gpus} GPUs a training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
+            yield "gpus", f"{self.gpus} GPUs per training, but hardware.device is 'cpu'; set gpus 0, or device cuda"
 
 
 class Study(Section):
     """A whole study."""
 
-    study: Name = Field(description="name of the folder below `results/`: small letters, digits, underscores")
-    title: Label = Field(description="as the report prints it")
+    study: Name = Field(description="name of the folder below `results/`: lower-case letters, digits, underscores")
+    title: Label = Field(description="title of the report")
     data: Data = Field(description="images and their split")
     continuous: VaVae = Field(description="continuous tokenizer")
     discrete: MaskBit = Field(description="discrete tokenizer")

@@ -127,4 +127,4 @@ def _mapping(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON; give a finite number")
+    raise ValueError(f"{name} is not valid JSON; give a finite number")

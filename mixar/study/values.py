@@ -61,7 +61,7 @@ def not_json(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
             if _is_key(name, key):
                 yield from not_json(part, f"{key}.{name}" if key else name, depth + 1)
             else:
-                yield f"{where}{name!r} is no text, and keys must be; put it in quotes or choose another"
+                yield f"{where}{name!r} is not text, as a key must be; put it in quotes or rename it"
     elif isinstance(value, (list, tuple)):
         for place, part in enumerate(value):
             yield from not_json(part, f"{key}[{place}]", depth + 1)

@@ -4,7 +4,7 @@ Layers, state-dict names, loss and sampling follow the MaskBit release; where we
 
 Symbols: q tokens [B, N] int64 in [0, 2**K); t groups [B, N, G] int64 in [0, V), where V itself stands for a masked
 group; m [B, N, G] bool, True = missing; c class [B] int64; h hidden [B, N + 1, D].
-B batch, N positions (L elsewhere), G groups a token, K bits a token, V = 2**(K / G) values a group, D width.
+B batch, N positions (L elsewhere), G groups per token, K bits per token, V = 2**(K / G) values per group, D width.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def load(study: Study, path: str | Path) -> BitTransformer:
 def mask_entries(t: Tensor, mask_value: int, r: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Groups with masked entries, and m. Each group is masked on its own with probability arccos(r) / (π/2).
 
-    r: [B], uniform in [0, 1], one draw an image. u: [B, N, G], uniform in [0, 1], one draw a group.
+    r: [B], uniform in [0, 1], one draw per image. u: [B, N, G], uniform in [0, 1], one draw per group.
     """
     m = u < (torch.acos(r) / (math.pi / 2))[:, None, None]
     return t.masked_fill(m, mask_value), m

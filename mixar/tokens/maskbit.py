@@ -175,7 +175,7 @@ class MaskBit(nn.Module):
         """
         side = math.isqrt(q.shape[1])
         if side**2 != q.shape[1]:
-            raise ValueError(f"tokens: {q.shape[1]} positions are no square grid")
+            raise ValueError(f"tokens: {q.shape[1]} positions do not form a square grid")
         bits = self.quantize.bits_of(q).view(len(q), side, side, -1).permute(0, 3, 1, 2)
         return finite(self.decoder(bits.contiguous()), "pixels").clamp(0.0, 1.0)
 

@@ -45,7 +45,7 @@ def load(kind: str, settings: sections.Autoencoder, path: Path) -> nn.Module:
 def check_tokens(x: Tensor, q: Tensor, num_tokens: int, channels: int, bits: int) -> None:
     """Raise ValueError unless x is latents [B, num_tokens, channels] and q tokens [B, num_tokens] below 2**bits."""
     if x.shape[1:] != (num_tokens, channels):
-        raise ValueError(f"continuous: the network gives {x.shape[1]} tokens of {x.shape[2]} channels an image, but "
+        raise ValueError(f"continuous: the network gives {x.shape[1]} tokens of {x.shape[2]} channels per image, but "
                          f"multipliers and latent_channels say {num_tokens} of {channels}")  # fmt: skip
     if q.shape[1:] != (num_tokens,) or q.is_floating_point():
         raise ValueError(f"discrete: the network gives {q.dtype} {list(q.shape)}, expected integers [B, {num_tokens}]")

@@ -105,7 +105,7 @@ def test_a_connection_that_stays_cut_names_the_command_that_continues(asset, sit
     message = failure(asset)
 
     assert message.startswith(f"asset 'thing' could not be downloaded from {host(site)}: no connection (")
-    assert f"continues after an interruption: curl -L -C - --create-dirs -o {asset.path} {asset.way.url}" in message
+    assert f"which can resume: curl -L -C - --create-dirs -o {asset.path} {asset.way.url}" in message
     assert not list(asset.path.parent.rglob("tmp*"))
 
 
@@ -138,13 +138,16 @@ def test_a_large_download_that_cannot_continue_is_announced_with_a_command_that_
 
     fetch.get(asset)
 
-    assert capsys.readouterr().out == f"thing: starts again if interrupted; this continues: {asset.command}\n"
+    assert (
+        capsys.readouterr().out
+        == f"thing: an interrupted download restarts from zero; this command resumes it: {asset.command}\n"
+    )
 
 
 def test_wrong_content_is_refused_and_not_asked_for_again(asset, site):
     site.content = b"x" * len(CONTENT)
 
-    assert f"it sent another file: expected sha256 {SHA256}" in failure(asset)
+    assert f"it sent a different file: expected sha256 {SHA256}" in failure(asset)
     assert len(site.seen) == 1
     site.content = CONTENT
     assert fetch.get(asset)
@@ -155,7 +158,7 @@ def test_another_size_is_refused_before_a_byte_is_stored(asset, site, known):
     site.content = CONTENT[:-1]
 
     assert re.search(
-        "it offers another file: expected (about )?[0-9,]+ bytes, found 5,119,999", failure(replace(asset, **known))
+        "it offers a different file: expected (about )?[0-9,]+ bytes, found 5,119,999", failure(replace(asset, **known))
     )
     assert len(site.seen) == 1
     assert [p.name for p in asset.path.parent.rglob("*") if p.is_file()] == ["lock"]
@@ -188,7 +191,7 @@ def test_a_full_disk_is_named(asset):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
-        assert "the disk is full (File too large); make room" in failure(asset)
+        assert "the disk is full (File too large); free some space" in failure(asset)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -296,13 +299,13 @@ def test_what_the_hub_sends_must_be_what_it_announced(hub, model):
     message = failure(model)
 
     assert "could not be downloaded from 127.0.0.1" in message
-    assert f"it sent another file: expected sha256 {SHA256}" in message
+    assert f"it sent a different file: expected sha256 {SHA256}" in message
 
 
 def test_another_file_on_the_hub_is_refused_before_it_is_downloaded(hub, model):
     other = Asset(model.name, model.file_name, "", "", "", model.way, sha256="0" * 64)
 
-    assert f"it offers another file: expected sha256 {'0' * 64}, found {SHA256}" in failure(other)
+    assert f"it offers a different file: expected sha256 {'0' * 64}, found {SHA256}" in failure(other)
     assert downloaded(hub) == []
 
 

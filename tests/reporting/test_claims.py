@@ -129,7 +129,7 @@ def test_claims_from_too_few_seeds_are_undecided_and_say_why():
     found = claims(FD, seeds=(0, 1))
 
     assert {claim.verdict for claim in found.values()} == {"undecided"}
-    assert all(claim.lacks_seeds and "fewer than 3 training seeds an arm" in claim.summary for claim in found.values())
+    assert all(claim.lacks_seeds and "fewer than 3 training seeds per arm" in claim.summary for claim in found.values())
 
 
 def test_a_claim_names_the_runs_that_the_study_compares():

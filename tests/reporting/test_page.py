@@ -141,13 +141,13 @@ def test_a_result_file_that_is_gone_is_named_where_its_dash_is(reported):
 
     for name in ("table1.md", "table2.html", "report.html", "summary.txt"):
         text = " ".join(reported.report_files()[name].read_text(encoding="utf-8").split())
-        assert "score/sample/dc_sa/seed0-default.parquet, measure/mar.parquet; made by the next snakemake" in text, name
+        assert "score/sample/dc_sa/seed0-default.parquet, measure/mar.parquet; the next snakemake makes" in text, name
         assert "own_mine" in text, name
     for path, content in zip(gone, kept, strict=True):
         path.write_bytes(content)
     lost_images.unlink()
     report(reported.study, reported)
-    assert "Not there yet" not in reported.report_files()["summary.txt"].read_text(encoding="utf-8")
+    assert "Missing, shown as" not in reported.report_files()["summary.txt"].read_text(encoding="utf-8")
 
 
 # Names

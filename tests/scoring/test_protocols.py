@@ -201,7 +201,7 @@ def test_the_bilinear_crop_keeps_exact_sizes_and_takes_the_centre():
 def test_unknown_further_networks_and_stray_statistics_are_refused_with_the_study(smoke):
     for changes, message in (
         ({"further": {"vgg19": "x"}}, "scoring.further: 'vgg19'.*vgg16"),
-        ({"further_statistics": {"vgg16": "x"}}, "'vgg16' is no network of scoring.further"),
+        ({"further_statistics": {"vgg16": "x"}}, "'vgg16' is not a network of scoring.further"),
     ):
         with pytest.raises(SpecError, match=message):
             parse_study({**smoke, "scoring": smoke["scoring"] | changes})
@@ -284,7 +284,9 @@ def test_references_of_images_that_the_manifest_no_longer_has_there_are_refused(
     for other in set(SPLITS) - {split}:
         reference_features(study, layout, other)
 
-    with pytest.raises(ValueError, match=f"{split}.parquet: features of other images .*features --reference {split}"):
+    with pytest.raises(
+        ValueError, match=f"{split}.parquet: not the features of the study's current .*features --reference {split}"
+    ):
         score(study, layout, "sample", "mar", 0, "default")
 
     reference_features(study, layout, split)

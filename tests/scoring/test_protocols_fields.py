@@ -100,7 +100,7 @@ def test_references_are_made_of_images_after_the_crop_that_the_protocol_says(hou
 def test_references_after_another_crop_than_the_protocols_are_refused(house, monkeypatch):
     state(monkeypatch, SAMPLES, crop="bilinear")
 
-    with pytest.raises(ValueError, match="train.parquet: features of other images"):
+    with pytest.raises(ValueError, match="train.parquet: not the features of the study's current"):
         reference(*house, "train")
 
 

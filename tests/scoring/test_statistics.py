@@ -87,7 +87,7 @@ def test_statistics_come_back_as_they_were_saved_and_other_names_and_widths_are_
     with pytest.raises(ValueError, match="arrays mu_s and sigma_s"):
         load_statistics(tmp_path / "a.npz", keys=("mu_s", "sigma_s"), width=2023)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:50])
-    with pytest.raises(ValueError, match="cut.npz: no statistics file"):
+    with pytest.raises(ValueError, match="cut.npz: not a statistics file"):
         load_statistics(tmp_path / "cut.npz")
 
 
@@ -111,12 +111,12 @@ def test_statistics_with_a_header_that_no_array_has_are_refused(tmp_path, member
         archive.writestr("mu.npy", member)
         archive.writestr("sigma.npy", member)
 
-    with pytest.raises(ValueError, match="a.npz: no statistics file with arrays mu and sigma"):
+    with pytest.raises(ValueError, match="a.npz: not a statistics file with arrays mu and sigma"):
         load_statistics(tmp_path / "a.npz", width=5)
 
 
 def test_one_array_alone_is_no_file_of_statistics(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(5))
 
-    with pytest.raises(ValueError, match="a.npy: no statistics file with arrays mu and sigma"):
+    with pytest.raises(ValueError, match="a.npy: not a statistics file with arrays mu and sigma"):
         load_statistics(tmp_path / "a.npy", width=5)

@@ -69,7 +69,7 @@ def test_a_study_that_fits_has_no_problem(small):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("training", "batch_size", 64), r"^training.batch_size: 64, but the data have \d+ training images; lower it"),
+        (("training", "batch_size", 64), r"^training.batch_size: 64, but there are only \d+ training images; lower it"),
         (("runs", "dc_sa", "training", {"batch_size": 99}), r"^runs.dc_sa.training.batch_size: 99"),
         (("continuous", "train", "batch_size", 64), r"^continuous.train.batch_size: 64"),
         (("discrete", "train", "batch_size", 64), r"^discrete.train.batch_size: 64"),
@@ -78,7 +78,7 @@ def test_a_study_that_fits_has_no_problem(small):
         (("scoring", "kid_subset_size", 36), r"^scoring.kid_subset_size: 'kid' needs 36 reference images"),
         (("scoring", "neighbours", 40), r"^scoring.neighbours: 'precision' needs 41 reference images"),
         (("data", "num_shards", 30), r"^data.num_shards: 30 shards for \d+ held-out images"),
-        (("scoring", "jackknife_groups", 16), r"^scoring.jackknife_groups: 16, but the data have \d+ held-out images"),
+        (("scoring", "jackknife_groups", 16), r"^scoring.jackknife_groups: 16, but there are only \d+ held-out images"),
         (("data", "num_classes", 3), r"^data.num_classes: 3, but .* 2 classes"),
     ],
 )
@@ -141,11 +141,11 @@ def test_a_gpu_that_is_not_there_is_missed_unless_the_jobs_run_elsewhere(small, 
     assert only(small).startswith("hardware.device: 'cuda', but no GPU is visible here; use 'auto' or 'cpu', or give")
     assert problems(parse_study(small), elsewhere=True) == []
     small["hardware"] |= {"device": "auto", "gpus": 2}
-    assert only(small).startswith("hardware.gpus: 2 GPUs a node, but 0 are visible here")
+    assert only(small).startswith("hardware.gpus: 2 GPUs per node, but 0 are visible here")
 
     run = next(iter(small["runs"]))
     small["hardware"] |= {"gpus": 0, "runs": {run: {"gpus": 4, "nodes": 2}}}
-    assert only(small).startswith(f"hardware.runs.{run}.gpus: 2 GPUs a node, but 0 are visible here")
+    assert only(small).startswith(f"hardware.runs.{run}.gpus: 2 GPUs per node, but 0 are visible here")
 
 
 def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
@@ -153,7 +153,7 @@ def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     small["hardware"] |= {"device": "cuda", "gpus": 8, "nodes": 2}
 
-    assert only(small).startswith("hardware.gpus: 4 GPUs a node, but 2 are visible here")
+    assert only(small).startswith("hardware.gpus: 4 GPUs per node, but 2 are visible here")
     small["hardware"]["nodes"] = 4
     assert problems(parse_study(small)) == []
 

@@ -175,7 +175,7 @@ def test_one_scale_replaces_the_statistics(tmp_path):
         (("mer", 0, "default", 0), "'mer' is unknown; choose from mar, mix, ti, maskbit"),
         (("mix", 3, "default", 0), r"no seed 3; it has \[0\]"),
         (("mix", 0, "quick", 0), "'quick' is unknown; choose from default"),
-        (("mix", 0, "default", 2), "shard 2 is none of the study's 2"),
+        (("mix", 0, "default", 2), "shard 2 does not exist; the study has 2, from 0"),
         (("ti", 0, "default", 0), "no such weights file"),
     ],
 )
@@ -198,7 +198,7 @@ def test_generated_tokens_of_another_grid_are_refused(drawn, tmp_path):
     _, layout = drawn
     larger = toy_study(tmp_path, data={"image_size": 16})
 
-    with pytest.raises(ValueError, match="16 tokens an image, and the study's grid has 64"):
+    with pytest.raises(ValueError, match="16 tokens per image, but the study's grid has 64"):
         sample(larger, layout, "maskbit", 0, "default", 0)
 
 

@@ -319,7 +319,7 @@ def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
 
     for path, message in (
         (layout.samples("mar", 0, "default", 5), "no such file of images"),
-        (tmp_path / "elsewhere.parquet", "no file of this study"),
+        (tmp_path / "elsewhere.parquet", "not a file of this study"),
         (layout.samples("mar", 0, "default", 0), "16 x 16"),
     ):
         with pytest.raises(ValueError, match=message):

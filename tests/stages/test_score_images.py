@@ -177,7 +177,7 @@ def test_references_of_another_split_of_the_images_are_refused(house, tmp_path):
     study = study.model_copy(update={"data": study.data.model_copy(update={"held_out_rate": 0.2})})
     write_table(layout.manifest, ingest_manifest(study.data))
 
-    with pytest.raises(ValueError, match="features of other images than the study's train images are now"):
+    with pytest.raises(ValueError, match="not the features of the study's current train images"):
         scored((study, layout), folder(tmp_path / "a", pixels()))
 
 

@@ -29,6 +29,6 @@ def test_a_band_has_its_lower_loss_first(smoke):
     smoke["training"]["expected"] = {1: [0.6, 0.4]}
 
     with pytest.raises(
-        ValueError, match=r"training\.expected\.1: \[0\.6, 0\.4\] is no band; give the lower loss first"
+        ValueError, match=r"training\.expected\.1: \[0\.6, 0\.4\] is not a band; give the lower loss first"
     ):
         parse_study(smoke)

@@ -93,8 +93,8 @@ def test_a_key_of_earlier_studies_is_refused_with_what_to_write_now(smoke):
 
     message = refusal(smoke)
 
-    assert "strategies: no key any more; name the class where it is used" in message
-    assert "scoring.own_metrics: no key any more; name the function in scoring.metrics" in message
+    assert "strategies: no longer a key; name the class where it is used" in message
+    assert "scoring.own_metrics: no longer a key; name the function in scoring.metrics" in message
 
 
 def test_an_unknown_strategy_is_refused_with_the_nearest_valid_one(smoke):
@@ -142,8 +142,8 @@ def put(*path_and_value):
         (put("continuous", "multipliers", [1, 1, 1]), "grids differ: 8 and 4 tokens a side"),
         (remove("continuous", "train"), "continuous: give `weights` (a file) or `train`"),
         (remove("generator", "train"), "generator: give `weights` (a file) or `train`"),
-        (put("discrete", "channels", 48), "discrete.channels: 48 is no multiple of 32"),
-        (put("discrete", "options", {"depth": 2}), "discrete.options: they go to a network of your own"),
+        (put("discrete", "channels", 48), "discrete.channels: 48 is not a multiple of 32"),
+        (put("discrete", "options", {"depth": 2}), "discrete.options: only your own network takes options"),
         (put("discrete", "train", "entropy_groups", 7), "discrete.train.entropy_groups: 7 groups of 4 bits; use fewer"),
         (put("continuous", "train", "max_shift", 32), "continuous.train.max_shift: 32 pixels move an image of 32"),
         (put("continuous", "train", "max_shift", -1), "continuous.train.max_shift"),
@@ -181,7 +181,7 @@ def put(*path_and_value):
         (put("study", "Not A Folder"), "study"),
         (put("data", "image_size", 8), "data.image_size: 8 pixels give 1 tokens an image; at least 4 are needed"),
         (put("discrete", "bits", 18), "discrete.bits: 18, but a token shard stores 16 bits"),
-        (put("continuous", "attention_levels", [4]), "continuous.attention_levels: 4 is no level of 4 multipliers"),
+        (put("continuous", "attention_levels", [4]), "continuous.attention_levels: 4 is not a level of 4 multipliers"),
         (
             put("runs", "maskbit", {"label": "Mine", "model": "tiny"}),
             "runs.maskbit: other results have this name",
@@ -216,14 +216,14 @@ def put(*path_and_value):
         (put("runs", "mar", "label", "\u200b "), "runs.mar.label: is empty"),
         (put("title", "one\u2028two"), "title: a line break"),
         (put("runs", "mar", "label", "MAR \ud800"), "runs.mar.label: 'MAR \\ud800' holds half of a character"),
-        (put("runs", {"m\ud800": {}}), "runs: 'm\\ud800' is no text"),
-        (put("runs", {1: {}}), "runs: 1 is no text, and keys must be"),
+        (put("runs", {"m\ud800": {}}), "runs: 'm\\ud800' is not text"),
+        (put("runs", {1: {}}), "runs: 1 is not text, as a key must be"),
         (put("report", {"grid": [4, 10**9]}), "report.grid.1: Input should be less than or equal to 100"),
         (put("training", "warmup_epochs", 1.0e308), "training.warmup_epochs: Input should be less than or equal to"),
         (put("models", "tiny", "mlp_ratio", 1.0e308), "models.tiny.mlp_ratio: Input should be less than or equal to"),
         (put("runs", "mar", "start_epochs", 2**70), "runs.mar.start_epochs: Input should be less than or equal to"),
         (put("scoring", "jackknife_groups", 2**70), "scoring.jackknife_groups: Input should be less than or equal to"),
-        (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs a training, but hardware.device is 'cpu'"),
+        (put("hardware", "gpus", 2), "hardware.gpus: 2 GPUs per training, but hardware.device is 'cpu'"),
         (put("hardware", {"gpus": 8, "nodes": 3}), "hardware.gpus: 8 GPUs cannot be shared equally by 3 nodes"),
         (put("hardware", {"device": "cuda", "gpus": 3}), "training.batch_size: 16 images do not divide over 3"),
         (
@@ -240,7 +240,7 @@ def put(*path_and_value):
         (put("hardware", "card", "a100-80"), "hardware.card: 'a100-80' is unknown; did you mean 'a100-80gb'?"),
         (
             put("training", "micro_batch", 8),
-            "training.micro_batch: that of a run is hardware",
+            "training.micro_batch: for runs it is hardware",
         ),
         (put("scoring", "extractor", "network", "inception-v3"), "'inception-v3' is not trained here; give"),
         (put("continuous", "preset", ["kl16"]), "preset: ['kl16'] is unknown; choose from vavae-f16d32, kl16"),
@@ -267,8 +267,8 @@ def itself():
     [
         (float("nan"), ".x: expected a finite number; found nan"),
         ([1, float("-inf")], ".x[1]: expected a finite number; found -inf"),
-        ({1: 2}, ".x: 1 is no text, and keys must be"),
-        ({"a": {None: 2}}, ".x.a: None is no text"),
+        ({1: 2}, ".x: 1 is not text, as a key must be"),
+        ({"a": {None: 2}}, ".x.a: None is not text"),
         (datetime.date(2024, 2, 1), ".x: a date, which the jobs' JSON cannot hold"),
         ({1, 2}, ".x: a set, which the jobs' JSON cannot hold"),
         ([b"\xff"], ".x[0]: a bytes, which the jobs' JSON cannot hold"),

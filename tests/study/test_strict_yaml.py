@@ -83,8 +83,8 @@ def test_what_is_json_reads_as_json_whatever_its_name(tmp_path, name):
     [
         ('{"a": 1,}', "study.json: not readable as JSON: "),
         ('{"a": 01}', "study.json: not readable as JSON: Expecting .* line 1 column 8"),
-        ('{"a": NaN}', "study.json: not readable as JSON: NaN is no JSON; give a finite number"),
-        ('{"a": -Infinity}', "-Infinity is no JSON"),
+        ('{"a": NaN}', "study.json: not readable as JSON: NaN is not valid JSON; give a finite number"),
+        ('{"a": -Infinity}', "-Infinity is not valid JSON"),
         ("[" * 100_000, "study.json: not readable as JSON: "),
         ('{"b": [{"a": 1,\n"\\u0061": 2}]}', "study.json: key 'a' occurs twice, in lines 1 and 2"),
         ('{"b\x7f": {"a": 1, "a": 2}}', "study.json: "),

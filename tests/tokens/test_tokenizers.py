@@ -82,7 +82,7 @@ def test_zero_counts_as_minus_one_and_the_first_channel_is_the_lowest_bit():
 
 def test_decoding_refuses_tokens_that_form_no_square():
     network = maskbit.MaskBit(SMALL)
-    with pytest.raises(ValueError, match="12 positions are no square grid"):
+    with pytest.raises(ValueError, match="12 positions do not form a square grid"):
         network.decode_tokens(torch.zeros(1, 12, dtype=torch.long))
 
 

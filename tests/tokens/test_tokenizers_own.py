@@ -114,7 +114,7 @@ def test_their_weights_may_come_from_a_file_and_fit_strictly(own, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "network", "message"),
     [
-        ("continuous", "TooFew", "continuous: the network gives 4 tokens of 4 channels an image, but .* say 16 of 4"),
+        ("continuous", "TooFew", "continuous: the network gives 4 tokens of 4 channels per image, but .* say 16 of 4"),
         ("discrete", "TooMany", "discrete: the network gives tokens from 2. to 31, but bits 4 go from 0 to 15"),
     ],
 )

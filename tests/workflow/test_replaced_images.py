@@ -75,7 +75,7 @@ def test_reference_features_of_replaced_images_are_refused(house):
         file.write_bytes(png(pixels(1, 50 + ord(file.parent.name), 8)[0]))
     ingest(study, layout)
 
-    with pytest.raises(ValueError, match="train.parquet: features of other images than the study's train images are"):
+    with pytest.raises(ValueError, match="train.parquet: not the features of the study's current train images"):
         reference(study, layout, "train")
 
 

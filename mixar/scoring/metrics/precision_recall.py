@@ -106,5 +106,5 @@ def _precision_recall(sample: FeatureSet, reference: FeatureSet, neighbours: int
 def known(**options) -> dict:
     """The same options; torch-fidelity silently ignores unknown ones. Raises ValueError for those."""
     if unknown := sorted(set(options) - set(DEFAULTS)):
-        raise ValueError(f"torch-fidelity knows no {', '.join(unknown)}, and would go on without")
+        raise ValueError(f"torch-fidelity has no option {', '.join(unknown)}, and would ignore it")
     return options

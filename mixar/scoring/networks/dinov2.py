@@ -14,7 +14,7 @@ from mixar.files import file_sha256
 from mixar.scoring.extractors import Extractor
 from mixar.weights import load_module, read_weights, unwrapped
 
-DINOV2_SIZE, DINOV2_OFFSET = 224, 0.1  # pixels; added to the number of patches a side when positions are resampled
+DINOV2_SIZE, DINOV2_OFFSET = 224, 0.1  # pixels; added to the number of patches per side when positions are resampled
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -65,7 +65,7 @@ def load(path: Path, model: str = "vit_large_patch14_dinov2") -> Extractor:
     tensors = unwrapped(read_weights(path), {"pos_embed"})
     tensors.pop("mask_token", None)
     if "pos_embed" not in tensors:
-        raise ValueError(f"{path}: no DINOv2 weights, for pos_embed is missing; expected dinov2_vitl14_pretrain.pth")
+        raise ValueError(f"{path}: not DINOv2 weights (pos_embed is missing); expected dinov2_vitl14_pretrain.pth")
     tensors["pos_embed"] = resample_positions(tensors["pos_embed"], trunk.patch_embed.grid_size[0])
     network = DINOv2(load_module(trunk, tensors)).requires_grad_(False).eval()
     return Extractor("dinov2-vitl14", file_sha256(path), network)

@@ -106,10 +106,10 @@ def read_inception(path: Path, build: type) -> tuple[nn.Module, str]:
     try:
         tensors = read_weights(path)
         if imported is not None and not (sha256 and imported.get("tensors_sha256") == tensors_sha256(tensors)):
-            raise ValueError("not the weights that it says it was made from; import them again with `extractor`")
+            raise ValueError("its weights do not match the source that it names; import them again with `extractor`")
         weights = as_file(tensors, path)
         return build(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=weights), sha256
     except (RuntimeError, ValueError) as error:
         if is_shortage(error):
             raise
-        raise ValueError(f"{path}: no Inception weights ({str(error).splitlines()[0]}); expected {wanted}") from None
+        raise ValueError(f"{path}: not Inception weights ({str(error).splitlines()[0]}); expected {wanted}") from None

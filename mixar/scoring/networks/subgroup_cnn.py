@@ -139,7 +139,7 @@ def _read(settings: Settings, path: Path) -> PixelSubgroupCNN:
     sizes = ("head.weight", "image_size")
     tensors = unwrapped(read_weights(path), sizes)
     if any(key not in tensors for key in sizes):
-        raise ValueError(f"{path}: no feature network of this project: {' or '.join(sizes)} is missing")
+        raise ValueError(f"{path}: not a feature network of mixar: {' or '.join(sizes)} is missing")
     model = PixelSubgroupCNN(settings.channels, len(tensors["head.weight"]), int(tensors["image_size"]))
     try:
         return load_module(model, tensors)

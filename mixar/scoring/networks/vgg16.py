@@ -25,5 +25,5 @@ def load(path: Path) -> Extractor:
         if is_shortage(error):
             raise
         raise ValueError(
-            f"{path}: no VGG16 weights ({str(error).splitlines()[0]}); expected vgg16-397923af.pth"
+            f"{path}: not VGG16 weights ({str(error).splitlines()[0]}); expected vgg16-397923af.pth"
         ) from None

@@ -48,7 +48,7 @@ def test_options_that_the_library_would_ignore_are_refused():
                                   verbose=False)  # fmt: skip
 
     assert typo  # the trap: the misspelt key changed nothing and said nothing
-    with pytest.raises(ValueError, match="torch-fidelity knows no kid_subset_sizes"):
+    with pytest.raises(ValueError, match="torch-fidelity has no option kid_subset_sizes"):
         known(kid_subset_sizes=3, verbose=False)
 
 
