@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +114,7 @@ def generate(study: StudyFiles, shard: Shard) -> None:
 def train(study: StudyFiles, run: RunName, seed: Seed = 0) -> None:
     """Train one run; resume from its checkpoint if there is one."""
     loaded, layout = load(study)
-    _run(loaded, run)
+    _one_of_names(run, loaded.networks)
     from mixar.stages import train as stage
 
     stage.train(loaded, layout, run, seed)
@@ -240,7 +240,7 @@ def measure(
     if not study or run is None:
         raise ValueError("measure: give --study and --run, or --params alone")
     loaded, layout = load(study)
-    _run(loaded, run)
+    _one_of_names(run, loaded.runs)
     from mixar.stages import measure as stage
 
     stage.measure(loaded, layout, run)
@@ -414,9 +414,9 @@ def _kind(name: str) -> None:
         raise ValueError(f"--kind: {name!r} is unknown; choose from {', '.join(KINDS)}")
 
 
-def _run(study: Study, name: str) -> None:
-    if name not in study.runs:
-        raise ValueError(f"--run: {name!r} is unknown; choose from {', '.join(study.runs)}")
+def _one_of_names(name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"--run: {name!r} is unknown; choose from {', '.join(known)}")
 
 
 def main(arguments: list[str] | None = None, verbs: Callable[[list[str] | None], None] = app) -> None:

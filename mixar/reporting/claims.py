@@ -89,9 +89,9 @@ def inequality(study: Study, ours: str, theirs: str) -> str | None:
 
     Guidance may add parameters of its own: that is what a claim compares. MaskBit's own images are no trained arm.
     """
-    if not {ours, theirs} <= study.runs.keys():
+    if not {ours, theirs} <= (networks := study.networks).keys():
         return None
-    models = [study.runs[run].model for run in (ours, theirs)]
+    models = [networks[run].model for run in (ours, theirs)]
     epochs = [total_epochs(study, run) for run in (ours, theirs)]
     found = []
     if study.models[models[0]] != study.models[models[1]]:

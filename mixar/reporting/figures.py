@@ -23,9 +23,11 @@ from matplotlib.ticker import MaxNLocator
 
 from mixar.files import replaced
 from mixar.reporting.claims import combined
+from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, decimals, fixed, si, signed
-from mixar.reporting.results import own_epochs, total_epochs
+from mixar.reporting.results import epochs_before, total_epochs
 from mixar.reporting.summary import NOTHING, Result, Summary
+from mixar.study.names import milestone, split
 from mixar.study.sections import Study, TiMixFigure
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and in grey.
@@ -67,7 +69,7 @@ def save(figure: Figure, stem: str | Path, endings: Iterable[str] = ("png", "pdf
 
 def colour_of(study: Study, run: str) -> str:
     """One colour for each run, the same in every figure."""
-    return COLOURS[list(study.runs).index(run) % len(COLOURS)]
+    return COLOURS[list(study.runs).index(split(run)[0]) % len(COLOURS)]
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -95,7 +97,7 @@ def balance_data(summary: Summary) -> pd.DataFrame:
         tokens, parameters = (summary.of(run, m, "measure") for m in ("tokens_total", "parameters"))
         if fd and tokens and parameters:
             low, high = fd.span or (fd.mean, fd.mean)
-            label, seeds = study.runs[run].label, len(fd.values)
+            label, seeds = label_of(study, run), len(fd.values)
             points.append((run, label, tokens.mean, fd.mean, parameters.mean, low, high, seeds))
     return pd.DataFrame(points, columns=["run", "label", "tokens", "fd", "parameters", "low", "high", "seeds"])
 
@@ -169,16 +171,26 @@ SIDES = {"plain": -1, "ti_mix": 1}  # of the epoch that both continuations end a
 
 
 def ablation_data(summary: Summary) -> pd.DataFrame:
-    """Figure 8's points: role (parent, plain, ti_mix), run, label, epochs in all, fd, low, high, seeds."""
-    study, points = summary.study, []
-    for role, run in _roles(study).model_dump().items():
-        fd = summary.of(run, "fd")
-        if fd:
-            epochs = total_epochs(study, run)
-            low, high = fd.span or (fd.mean, fd.mean)
-            points.append({"role": role, "run": run, "label": study.runs[run].label, "epochs": int(epochs),
-                           "fd": fd.mean, "low": low, "high": high, "seeds": len(fd.values)})  # fmt: skip
+    """Figure 8's points: role (parent, plain, ti_mix), run, label, epochs in all, fd, low, high, seeds.
+
+    A role has a point for each milestone of its run, and the continuations only those after the parent.
+    """
+    study, points, roles = summary.study, [], _roles(summary.study)
+    branch = total_epochs(study, roles.parent)
+    for role, last in roles.model_dump().items():
+        for run in _up_to(study, last):
+            fd, epochs = summary.of(run, "fd"), total_epochs(study, run)
+            if fd and (role == "parent" or epochs > branch or run == last):
+                low, high = fd.span or (fd.mean, fd.mean)
+                points.append({"role": role, "run": run, "label": label_of(study, last), "epochs": int(epochs),
+                               "fd": fd.mean, "low": low, "high": high, "seeds": len(fd.values)})  # fmt: skip
     return pd.DataFrame(points, columns=["role", "run", "label", "epochs", "fd", "low", "high", "seeds"])
+
+
+def _up_to(study: Study, name: str) -> list[str]:
+    """A network and the milestones before it, in the order of training; a milestone at the run's end is the run."""
+    run, last = split(name)[0], study.epochs_of(name)
+    return [milestone(run, epoch) for epoch in study.milestones_of(run) if epoch < last] + [name]
 
 
 def _roles(study: Study) -> TiMixFigure:
@@ -188,17 +200,20 @@ def _roles(study: Study) -> TiMixFigure:
 
 def figure8(summary: Summary) -> Figure:
     """Distance of a parent run, and of its continuations with and without TI-Mix, against epochs."""
-    points, name = ablation_data(summary).set_index("role"), summary.distance()
+    points, name = ablation_data(summary), summary.distance()
+    by_role = {str(role): part for role, part in points.groupby("role", sort=False)}
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.4))
         axes.set(xlabel="Total training epochs", ylabel=f"{name}  ↓ better")
         axes.set_title("Training on, with and without TI-Mix")
         for role, colour, marker, dash in (("plain", COLOURS[0], "o", "-"), ("ti_mix", COLOURS[1], "D", "--")):
-            if {"parent", role} <= set(points.index):
-                x = points.loc[role, "epochs"] + SIDES[role] * _side_step(points)  # the two bars side by side
-                _draw_continuation(axes, points.loc["parent"], points.loc[role], colour, marker, dash, x)
-        if "parent" in points.index:
-            _draw_point(axes, points.loc["parent"], points.loc["parent", "epochs"], "#333333", "s")
+            if {"parent", role} <= by_role.keys():
+                aside = SIDES[role] * _side_step(points)  # the two bars side by side
+                _draw_line(axes, by_role["parent"].tail(1), by_role[role], colour, dash, aside)
+                _draw_points(axes, by_role[role], colour, marker, aside)
+        if "parent" in by_role:
+            _draw_line(axes, by_role["parent"].head(1), by_role["parent"].tail(-1), "#333333", "-", 0)
+            _draw_points(axes, by_role["parent"], "#333333", "s", 0)
             handles, labels = axes.get_legend_handles_labels()  # the parent, drawn last, is named first
             axes.legend(
                 handles[-1:] + handles[:-1],
@@ -219,9 +234,9 @@ def figure8(summary: Summary) -> Figure:
 
 
 def _draw_seeds(axes: Axes, summary: Summary, points: pd.DataFrame) -> None:
-    for role, point in points.iterrows():
+    for _, point in points.iterrows():
         values = list(summary.of(point["run"], "fd").values.values())
-        at = point["epochs"] + SIDES.get(str(role), 0) * _side_step(points)
+        at = point["epochs"] + SIDES.get(point["role"], 0) * _side_step(points)
         axes.plot([at] * len(values), values, ".", ms=4, color="white", mec="#333333", mew=0.8, zorder=4)
 
 
@@ -241,15 +256,16 @@ def _side_step(points: pd.DataFrame) -> float:
     return 0.015 * max(points["epochs"].max() - points["epochs"].min(), 1)
 
 
-def _draw_continuation(axes: Axes, parent, child, colour: str, marker: str, dash: str, x: float) -> None:
-    axes.plot([parent["epochs"], x], [parent["fd"], child["fd"]], dash, color=colour, lw=1.6, alpha=0.7, zorder=2)
-    _draw_point(axes, child, x, colour, marker)
+def _draw_line(axes: Axes, first: pd.DataFrame, points: pd.DataFrame, colour: str, dash: str, aside: float) -> None:
+    """A line from one point through others, which are moved aside."""
+    x, y = [*first["epochs"], *(points["epochs"] + aside)], [*first["fd"], *points["fd"]]
+    axes.plot(x, y, dash, color=colour, lw=1.6, alpha=0.7, zorder=2)
 
 
-def _draw_point(axes: Axes, point, x: float, colour: str, marker: str) -> None:
-    bars = [[point["fd"] - point["low"]], [point["high"] - point["fd"]]]
+def _draw_points(axes: Axes, points: pd.DataFrame, colour: str, marker: str, aside: float) -> None:
+    bars = [points["fd"] - points["low"], points["high"] - points["fd"]]
     look: dict[str, Any] = {"fmt": marker, "ms": 8, "color": colour, "capsize": 4, "lw": 1.6, "zorder": 3}
-    axes.errorbar(x, point["fd"], yerr=bars, label=point["label"], **look)
+    axes.errorbar(points["epochs"] + aside, points["fd"], yerr=bars, label=points["label"].iloc[0], **look)
 
 
 # Loss curves
@@ -277,7 +293,7 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
 
 
 def _draw_losses(axes: Axes, study: Study, run: str, seeds: list[pd.DataFrame], dash: str) -> None:
-    colour, start = colour_of(study, run), total_epochs(study, run) - own_epochs(study, run)
+    colour, start = colour_of(study, run), epochs_before(study, run)
     smoothed = [f.assign(loss=f["loss"].ewm(span=max(len(f) / 20, 1)).mean()) for f in seeds]
     for frame in smoothed if len(smoothed) > 1 else []:
         axes.plot(start + frame["epoch"], frame["loss"], color=colour, lw=0.6, alpha=0.45)

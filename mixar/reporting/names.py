@@ -16,8 +16,8 @@ RELEASED = {"vavae-f16d32": "VA-VAE f16d32", "kl16": "KL-16"}  # continuous toke
 
 def label_of(study: Study, run: str) -> str:
     """How a run, or one of OTHERS, is printed. Raises KeyError for another name."""
-    if run in study.runs:
-        return study.runs[run].label
+    if run in (networks := study.networks):
+        return networks[run].label
     return {
         "maskbit": f"{of(family(study.discrete))} own images",
         "continuous": tokenizer(study.continuous),

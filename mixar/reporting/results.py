@@ -19,6 +19,7 @@ from mixar.listing import PARQUET, list_files
 from mixar.provenance import provenance
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.study.digests import Digests
+from mixar.study.names import split
 from mixar.study.sections import Study
 
 FORMAT = "mixar result rows, version 2"
@@ -121,14 +122,14 @@ def _checked(value: Mapping, run: str) -> dict:
 
 def run_settings(study: Study, run: str, label: str | None = None) -> dict:
     """The columns that describe a run: label, strategy, model, epochs, epochs_total, ti_mix, parent."""
-    if run in study.runs:
-        r = study.runs[run]
+    if run in (networks := study.networks):
+        r = networks[run]
         ti_mix = None if r.ti_mix is None else f"{r.ti_mix.schedule} {r.ti_mix.start:g} to {r.ti_mix.end:g}"
         return {
             "label": r.label,
             "strategy": r.guidance.strategy,
             "model": r.model,
-            "epochs": own_epochs(study, run),
+            "epochs": study.epochs_of(run),
             "epochs_total": total_epochs(study, run),
             "ti_mix": ti_mix,
             "parent": r.parent,
@@ -136,25 +137,24 @@ def run_settings(study: Study, run: str, label: str | None = None) -> dict:
     if run.startswith(OWN) and label:
         return {"label": label}
     if run not in OTHERS:
-        raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*study.runs, *OTHERS])}")
+        raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*networks, *OTHERS])}")
     return {"label": label_of(study, run)}
 
 
-def total_epochs(study: Study, run: str) -> int:
-    """Epochs behind a run's weights, its parents' and its start file's included."""
-    r = study.runs[run]
-    before = total_epochs(study, r.parent) if r.parent else r.start_epochs
-    return own_epochs(study, run) + before
+def total_epochs(study: Study, name: str) -> int:
+    """Epochs behind a network's weights, its parents' and its start file's included."""
+    return study.epochs_of(name) + epochs_before(study, name)
+
+
+def epochs_before(study: Study, name: str) -> int:
+    """Epochs behind the weights that a network's run continues."""
+    r = study.runs[split(name)[0]]
+    return total_epochs(study, r.parent) if r.parent else r.start_epochs
 
 
 def spread(value: float, low: float, high: float) -> float:
     """Range of the repeats as a share of their median. Above STEADY the machine was busy, and the time is marked."""
     return (high - low) / value
-
-
-def own_epochs(study: Study, run: str) -> int:
-    """Epochs that this study trains a run for; none for finished weights."""
-    return 0 if study.runs[run].weights else study.training_of(run).epochs
 
 
 def write_rows(path: str | Path, rows: list[dict]) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 from mixar.reporting.names import OTHERS, OWN
 from mixar.scoring import protocols
 from mixar.scoring.catalogue import METRICS, Metric, metric_of
+from mixar.study.names import split
 from mixar.study.sections import Study
 
 DISTANCES = {"sample": ("g", "fd"), "reconstruct": ("r", "rfd")}  # source -> letter of the name, metric
@@ -86,7 +87,8 @@ class Summary:
 
     def of(self, run: str, metric: str, source: str = "sample") -> Result:
         """One result; a false one where nothing was measured."""
-        return self.results.get((run, metric, source), NOTHING)
+        measured = split(run)[0] if source == "measure" else run  # a milestone costs what its run does
+        return self.results.get((measured, metric, source), NOTHING)
 
     def column(self, metric: str, source: str = "sample") -> list[Result]:
         """The results of every run, those of guests included."""
@@ -151,12 +153,12 @@ def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd
     guests, others, frames = dict(sorted(guests.items())), {}, [rows]
     for other, theirs in joined:
         theirs = rows_of(other, theirs)
-        names = {name: f"{other.study}{JOINED}{name}" for name in (*other.runs, *TOKENIZERS)}
+        names = {name: f"{other.study}{JOINED}{name}" for name in (*other.networks, *TOKENIZERS)}
         for (run, metric, source), result in _results(other, theirs).items():
             if run in names:
                 results[names[run], metric, source] = replace(result, run=names[run])
-        taken = {run.label for run in study.runs.values()} | set(guests.values())
-        for name, section in other.runs.items():
+        taken = {run.label for run in study.networks.values()} | set(guests.values())
+        for name, section in other.networks.items():
             label = section.label
             guests[names[name]] = f"{label} ({other.study})" if label in taken else label
         others[other.study] = other
@@ -166,8 +168,9 @@ def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd
 
 def _results(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str, str], Result]:
     groups: dict[tuple[str, str, str], list[dict]] = {}
+    headline = {run: headline_sampler(study, run) for run in study.networks}
     for row in rows.to_dict("records"):
-        if _text(row["sampler"]) in (None, headline_sampler(study, row["run"])) or row["run"] not in study.runs:
+        if _text(row["sampler"]) in (None, headline.get(row["run"])) or row["run"] not in headline:
             groups.setdefault((row["run"], row["metric"], row["source"]), []).append(row)
     return {key: _result(study, found) for key, found in groups.items()}
 
@@ -178,7 +181,7 @@ def _is_brought(study: Study, run: str) -> bool:
 
 def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that belong to the study as it is now: its runs and seeds, OTHERS, and images from outside."""
-    seeds = {name: set(run.seeds) for name, run in study.runs.items()}
+    seeds = {name: set(run.seeds) for name, run in study.networks.items()}
     known = [
         run in OTHERS or run.startswith(OWN) or (run in seeds and (pd.isna(seed) or int(seed) in seeds[run]))
         for run, seed in zip(rows["run"], rows["seed"], strict=True)
@@ -188,9 +191,9 @@ def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
 
 def headline_sampler(study: Study, run: str) -> str | None:
     """The sampler behind a run's headline: the report's, or the run's first where it was not drawn with that one."""
-    if run not in study.runs:
+    if run not in (networks := study.networks):
         return None
-    samplers = study.runs[run].samplers
+    samplers = networks[run].samplers
     return study.report.sampler if study.report.sampler in samplers else samplers[0]
 
 
@@ -216,7 +219,7 @@ def _result(study: Study, rows: list[dict]) -> Result:
         run=run,
         ground=_ground(first),
         network=_hashes(first).get("extractor_name"),
-        is_trained=run in study.runs and not study.runs[run].weights,
+        is_trained=run in (networks := study.networks) and not networks[run].weights,
     )
 
 

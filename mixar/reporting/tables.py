@@ -50,7 +50,7 @@ def quality_table(summary: Summary) -> Table:
     rfd = f"{summary.distance('reconstruct')} ↓"
     columns = ("Method", rfd, "# Params", *usual, *further, "seeds", "n", "protocol")
     cells, intervals, records = [], [], []
-    for run in ("maskbit", *study.runs, *summary.guests):
+    for run in ("maskbit", *study.networks, *summary.guests):
         found = {metric.name: summary.of(run, metric.name) for metric in metrics}
         own, parameters, fd = _tokenizer_rfd(summary, run), summary.of(run, "parameters", "measure"), found["fd"]
         scores = [with_spread(found[m.name], m.decimals) for m in metrics]

@@ -147,7 +147,7 @@ def image_sheets(layout: Layout, summary: Summary) -> dict:
 
 def _shards(study: Study, layout: Layout, run: str) -> list[Path]:
     """A few sample shards of a run's first seed, spread over the labels: enough for a sheet."""
-    seed = study.runs[run].seeds[0] if run in study.runs else 0
+    seed = study.networks[run].seeds[0] if run in study.networks else 0
     count = study.evaluation.num_shards
     numbers = np.unique(np.linspace(0, count - 1, min(count, study.report.grid[0])).round().astype(int))
     return [layout.samples(run, seed, headline_sampler(study, run) or "default", int(i)) for i in numbers]
@@ -172,7 +172,7 @@ def _pairs(study: Study, layout: Layout, names: dict[int, str]):
     wanted = pictures.pick_varied(index, label, PAIRS)
     classes = [names[int(label[index == i][0])] for i in wanted]
     images = {run: pictures.read_selected(_shards(study, layout, run), wanted) for run in ("maskbit", *runs)}
-    theirs, ours = images.pop("maskbit"), {study.runs[r].label: part for r, part in images.items()}
+    theirs, ours = images.pop("maskbit"), {label_of(study, r): part for r, part in images.items()}
     return pictures.figure2(family(study.discrete), theirs, ours, classes)
 
 

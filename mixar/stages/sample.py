@@ -25,7 +25,7 @@ from mixar.progress import Progress
 from mixar.scoring.protocols import protocol_of
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import MASKBIT, check_drawn, check_shard
+from mixar.study.names import MASKBIT, check_drawn, check_shard, split
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import latent_decoder
@@ -128,7 +128,7 @@ def _maskbit_images(study: Study, layout: Layout, device: torch.device) -> Calla
 def _mar_images(
     study: Study, layout: Layout, run: str, seed: int, sampler: Sampler, shard: int, device: torch.device
 ) -> Callable[[int, Tensor, Tensor], Tensor]:
-    model = load_module(MAR.from_study(study, run), layout.weights(run, seed)).to(device)
+    model = load_module(MAR.from_study(study, split(run)[0]), layout.weights(run, seed)).to(device)
     decode = latent_decoder(study, layout, device)
 
     @torch.inference_mode()

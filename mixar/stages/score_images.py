@@ -111,7 +111,7 @@ def _name(study: Study, label: str) -> str:
     slug = re.sub(r"[^a-z0-9]+", "_", label.lower()).strip("_")
     if not slug:
         raise ValueError(f"--label: {label!r} has no letter or digit; give one that has")
-    taken = {label_of(study, run).casefold(): run for run in (*study.runs, *OTHERS)}
+    taken = {label_of(study, run).casefold(): run for run in (*study.networks, *OTHERS)}
     if label.casefold() in taken:
         raise ValueError(f"--label: {label!r} is the label of the study's own row {taken[label.casefold()]!r}; Table 1 "
                          "would have two rows of that name; give another")  # fmt: skip

@@ -1,4 +1,8 @@
-"""`train`: one run of the study with one seed, from scratch, from a parent run's weights or from a file."""
+"""`train`: one run of the study with one seed, up to its end or a milestone: from scratch, from a parent or a file.
+
+A run's milestones and its end are trained one after the other, in one folder of checkpoints: each goes on from the
+state after the one before, so that a milestone equals a run of so many epochs.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,20 @@ from mixar.preview import Preview, spread
 from mixar.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.study.cards import CARDS
-from mixar.study.digests import Digests, digest, seed_of
+from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import check_run
+from mixar.study.names import check_run, split
 from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.accumulate import Step
+from mixar.training.checkpoints import kept_states, read_state, states, training_folder
 from mixar.training.distributed import Context
+from mixar.training.history import HISTORY, History, changed, read_history, write_history
 from mixar.training.job import micro_batch, run_to_end
 from mixar.training.loop import UNWATCHED, Fit, total_steps
 from mixar.training.metrics import Header, check_owner
+from mixar.training.state import State
 from mixar.training.steps import Guide, training_step
 from mixar.training.watching import HELD_OUT_BATCH, Plan, Watching, held_out_loss
 from mixar.weights import read_metadata, save_weights
@@ -45,40 +52,56 @@ def _settings(study: Study, run: str) -> MarTraining:
     return study.training_of(run).model_copy(update={"micro_batch": study.hardware_of(run).micro_batch})
 
 
-@needs_memory(lambda study, _, run, seed: (f"train {run} seed {seed}", micro_batch("hardware", _settings(study, run))))
-def train(study: Study, layout: Layout, run: str, seed: int) -> None:
-    """Write layout.weights(run, seed) and layout.losses(run, seed); an interrupted training is resumed.
+@needs_memory(lambda study, _, name, seed: (
+    f"train {name} seed {seed}", micro_batch("hardware", _settings(study, split(name)[0]))
+))  # fmt: skip
+def train(study: Study, layout: Layout, name: str, seed: int) -> None:
+    """Write layout.weights(name, seed) and layout.losses(name, seed); an interrupted training is resumed.
 
+    name: a run, or its milestone RUN@EPOCH.
     Raises ValueError before any training for unknown names, missing or unfit files and settings that do not fit.
     """
-    check_run(study, run, seed)
+    check_run(study, name, seed)
+    run, epoch = split(name)[0], study.epochs_of(name)
     if study.runs[run].weights:
         return _import(study, layout, run, seed)
     start, settings = _start_file(study, layout, run, seed), _settings(study, run)
     store = TokenStore(layout.token_shards())
     _check_store(study, layout, store)
     rows = store.rows("train")
-    total_steps(settings, len(rows))
+    steps = total_steps(settings, len(rows)) // settings.epochs * epoch
     model = _initial_model(study, run, seed, start)
-    # with other images, a training in flight begins anew
-    settings_and_images = digest(Digests(study).train(run, seed), store.metadata.get("images"))
-    header = Header(study.study, run, seed, settings_and_images)
+    folder = training_folder(study, layout, run, seed, store.metadata.get("images"))
+    header = Header(study.study, run, seed, folder.name)
     check_owner(layout.watch(run, seed), header)
     with distributed.joined(device_of(study)) as context:
         watcher = _watching(study, layout, header, store, context) if context.is_main else UNWATCHED
+        done = _steps_found(name, folder, steps, epoch, context.is_main)
+        begin = None if done else _parent_state(study, layout, run, seed, store, context.device)
+        history = _history(study, folder, run, done, steps // epoch, begin, context.is_main)
+        seen = history.until(steps)
+        if seen and done < seen[-1].step:
+            raise ValueError(
+                f"{folder / HISTORY}: training {name!r} was changed at step {seen[-1].step}, and the state found is of "
+                f"step {done}; delete that file to train under the study's settings, or `mixar resume` again"
+            )
         run_to_end(
             model,
-            _step_of(study, layout, run, store, rows, context.device),
-            settings,
-            name=f"train {run} seed {seed}",
+            _step_of(study, layout, run, store, rows, context.device, changed(settings, seen)),
+            changed(settings, seen),
+            name=f"train {name} seed {seed}",
             num_items=len(rows),
             seed=seed_of(seed, "train", _generation(study, run)),
-            folder=layout.checkpoints("train", f"{run}-seed{seed}", settings_and_images),
-            output=layout.weights(run, seed),
+            folder=folder,
+            output=layout.weights(name, seed),
             context=context,
             checkpoint_minutes=study.hardware.checkpoint_minutes,
-            publish=partial(_publish, study, layout, run, seed, store),
+            publish=partial(_publish, study, layout, name, seed, store, folder),
             steps_before=_steps_behind(start),
+            begin=begin,
+            restart_steps=history.restart_steps,
+            until=epoch,
+            are_states_kept=_is_kept(study, layout, name, seed),
             watcher=watcher,
         )
 
@@ -89,7 +112,7 @@ def _watching(study: Study, layout: Layout, header: Header, store: TokenStore, c
     plan = Plan(
         steps=total_steps(settings, len(store.rows("train"))),
         batch_size=settings.batch_size,
-        milestones=(),
+        milestones=study.milestones_of(run),
         expected=settings.expected,
         processes=context.world_size,
         device=context.device,
@@ -112,6 +135,62 @@ def _peak_flops(study: Study, settings: MarTraining, device: torch.device) -> fl
         return None
     card = CARDS[study.hardware.card]
     return 1e12 * (card.bf16_tflops if settings.precision == "bfloat16" else card.float32_tflops)
+
+
+def _steps_found(name: str, folder: Path, steps: int, epoch: int, is_main: bool) -> int:
+    """Steps of the last state that a network of `steps` steps may continue; 0 where there is none. Says which."""
+    done = max((each for each in states(folder) if each <= steps), default=0)
+    if is_main and done in kept_states(folder):
+        print(f"{name}: continues from the state kept after epoch {done * epoch // steps}", flush=True)
+    elif is_main and not done and folder.exists():
+        print(f"{name}: no state up to epoch {epoch} was kept in {folder}; trains from the start", flush=True)
+    return done
+
+
+def _parent_state(
+    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, device: torch.device
+) -> State | None:
+    """The state that the parent kept; None without a parent, or where the state is gone."""
+    name = study.runs[run].parent
+    if name is None:
+        return None
+    steps = read_metadata(layout.weights(name, seed)).get("steps", 0)  # finished weights from elsewhere have none
+    path = kept_states(training_folder(study, layout, split(name)[0], seed, store.metadata.get("images"))).get(steps)
+    return read_state(path, device) if path else None
+
+
+def _history(
+    study: Study, folder: Path, run: str, done: int, per_epoch: int, begin: State | None, is_main: bool
+) -> History:
+    """What the training's folder records of it; written at the first attempt of one that continues something."""
+    r, before = study.runs[run], read_history(folder)
+    source = r.parent or r.start
+    if done or source is None:
+        return before
+    if begin is not None:
+        found = before.model_copy(update={"continued": f"model, average and moments of {source}"})
+    else:
+        # an epoch at most, and no share of the run: a longer run must begin as a shorter one
+        warm_up = min(study.training_of(run).start_warmup_steps, per_epoch)
+        words = f"weights alone of {source}, " + (f"warm-up of {warm_up} steps" if warm_up else "without warm-up")
+        found = before.model_copy(update={"continued": words, "restart_steps": warm_up})
+    if is_main:
+        print(f"{run}: continues {found.continued}", flush=True)
+        write_history(folder, found)
+    return found
+
+
+def _is_kept(study: Study, layout: Layout, name: str, seed: int) -> bool:
+    """Whether the state behind a network stays: on request, for a run that continues it, and until its own run ends."""
+    run = split(name)[0]
+    is_asked_for = study.training_of(run).keep_states or study.is_continued(name)
+    return is_asked_for or not _is_finished(study, layout, run, seed)
+
+
+def _is_finished(study: Study, layout: Layout, run: str, seed: int) -> bool:
+    """Whether the run's weights are there, and of the length that the study asks for."""
+    path = layout.weights(run, seed)
+    return path.exists() and read_metadata(path).get("digest") == Digests(study).train(run, seed)
 
 
 def _import(study: Study, layout: Layout, run: str, seed: int) -> None:
@@ -182,12 +261,20 @@ def _generation(study: Study, run: str) -> int:
     Runs of equal generation and seed see the same batches in the same order: their comparison is paired.
     """
     r = study.runs[run]
-    return 1 + _generation(study, r.parent) if r.parent else int(r.start is not None)
+    return 1 + _generation(study, split(r.parent)[0]) if r.parent else int(r.start is not None)
 
 
-def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Tensor, device: torch.device) -> Step:
+def _step_of(
+    study: Study,
+    layout: Layout,
+    run: str,
+    store: TokenStore,
+    rows: Tensor,
+    device: torch.device,
+    settings: MarTraining,
+) -> Step:
     """The step that `fit` repeats: a batch of the training split, each image mirrored with probability 1/2."""
-    ti_mix, settings = study.runs[run].ti_mix, study.training_of(run)
+    ti_mix = study.runs[run].ti_mix
     frozen = generator.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
 
     def step(model: nn.Module, indices: Tensor, rng: torch.Generator, progress: float) -> dict[str, Tensor | float]:
@@ -201,22 +288,44 @@ def _step_of(study: Study, layout: Layout, run: str, store: TokenStore, rows: Te
 
 
 def _publish(
-    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, result: Fit, record: dict[str, Any]
+    study: Study,
+    layout: Layout,
+    name: str,
+    seed: int,
+    store: TokenStore,
+    folder: Path,
+    result: Fit,
+    record: dict[str, Any],
 ) -> None:
-    start = _start_file(study, layout, run, seed)
+    run = split(name)[0]
+    start, history = _start_file(study, layout, run, seed), read_history(folder)
+    changes = [change.in_words() for change in history.until(result.steps)]
     steps_before = _steps_behind(start)
     columns = {name: [row[name] for row in result.curve] for name in LOSS_COLUMNS}
     columns["step"] = [int(step) for step in columns["step"]]
-    write_table(layout.losses(run, seed), pa.table(columns))
+    write_table(layout.losses(name, seed), pa.table(columns))
     metadata = {
         "kind": "train",
         "study": study.study,
-        "run": run,
+        "run": name,
         "settings": study.runs[run].model_dump(mode="json") | {"training": study.training_of(run).model_dump()},
-        "digest": Digests(study).train(run, seed),
+        "digest": Digests(study).train(name, seed),
         "seed": seed,
         "tokenizers_sha256": store.metadata.get("tokenizers"),
         "start_sha256": file_sha256(start) if start else None,
         "steps_before": steps_before if math.isfinite(steps_before) else None,  # unknown
+        "continued": history.continued,
+        "changed": "; ".join([*_inherited(study, run, start), *changes]) or None,
     }
-    save_weights(layout.weights(run, seed), result.weights, metadata | record)
+    save_weights(layout.weights(name, seed), result.weights, metadata | record)
+    epoch_steps = result.steps // study.epochs_of(name)
+    wanted = {epoch_steps * study.epochs_of(each): each for each in study.networks if split(each)[0] == run}
+    for done, path in kept_states(folder).items():
+        if done not in wanted or not _is_kept(study, layout, wanted[done], seed):
+            path.unlink()
+
+
+def _inherited(study: Study, run: str, start: Path | None) -> list[str]:
+    """What was changed by hand while the parent of a run was trained."""
+    found = read_metadata(start).get("changed") if start else None
+    return [f"{study.runs[run].parent or 'start'}: {found}"] if found else []

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mixar.study import names
 from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
 from mixar.study.paths import IN_DIGEST, in_digest
@@ -64,9 +65,9 @@ class Digests:
                 self._hashes[name] = source_hash(name)
         return [self._hashes[name] for name in own]
 
-    def own_code(self, run: str) -> dict[str, str]:
-        """Source hashes of what the study brings and a result of this run depends on, by "module:name"."""
-        s = self.study
+    def own_code(self, name: str) -> dict[str, str]:
+        """Source hashes of what the study brings and a result of this network depends on, by "module:name"."""
+        s, (run, _) = self.study, names.split(name)
         named = [s.data.source, s.continuous.network, s.discrete.network, s.scoring.extractor.network]
         named += [
             *s.scoring.metrics,
@@ -109,7 +110,36 @@ class Digests:
     def generate(self) -> str:
         return digest("generate", self.generator(), self.study.generator.sampler, self.study.evaluation)
 
-    def train(self, run: str, seed: int) -> str:
+    def train(self, name: str, seed: int) -> str:
+        """Of a network's weights. A milestone's is that of a run of so many epochs, where that is the same training."""
+        run, epoch = names.split(name)
+        if epoch is None:
+            return self._trained(run, seed, self.study.training_of(run).epochs)
+        if self.has_free_length(run):
+            return self._trained(run, seed, epoch)
+        return digest("milestone", self.trajectory(run, seed), epoch)
+
+    def trajectory(self, run: str, seed: int) -> str:
+        """Of a run's training whatever its length, where the length changes no step: it names the checkpoints."""
+        return self._trained(run, seed, None if self.has_free_length(run) else self.study.training_of(run).epochs)
+
+    def has_free_length(self, run: str) -> bool:
+        """Whether more epochs would leave all earlier steps as they are. An optimizer of the study's own may read
+        `epochs`."""
+        training = self.study.training_of(run)
+        is_constant = training.schedule == "constant" and not is_own(training.optimizer)
+        return is_constant and self.study.runs[run].ti_mix is None and self.study.runs[run].weights is None
+
+    def _training(self, run: str, epochs: int | None) -> dict:
+        """What enters the digest of a run's training: neither what is kept of it, nor a warm-up that it does not
+        have."""
+        r, training = self.study.runs[run], plain(self.study.training_of(run), exclude={"milestones", "keep_states"})
+        if not (r.parent or r.start) or not training["start_warmup_steps"]:
+            del training["start_warmup_steps"]
+        del training["epochs"]
+        return training if epochs is None else {**training, "epochs": epochs}
+
+    def _trained(self, run: str, seed: int, epochs: int | None) -> str:
         s, r = self.study, self.study.runs[run]
         training = s.training_of(run)
         guidance = [r.guidance, *self._source(r.guidance.strategy)]
@@ -117,7 +147,7 @@ class Digests:
             "train",
             self.tokenize(),
             s.models[r.model],
-            training,
+            self._training(run, epochs),
             *self._source(training.optimizer),
             *guidance,
             r.ti_mix,
@@ -130,7 +160,7 @@ class Digests:
         if r.ti_mix:
             parts.append(self.generator())
         if r.parent:
-            parts.append(self.train(r.parent, seed))
+            parts += [self.train(r.parent, seed), "with moments"]
         return digest(*parts)
 
     def sample(self, run: str, seed: int, sampler: str) -> str:
@@ -173,4 +203,5 @@ class Digests:
         training = s.training_of(run)
         named = [r.guidance.strategy, *([r.ti_mix.schedule] if r.ti_mix else []), training.optimizer]
         own = self._source(*named, s.continuous.network, s.discrete.network)
-        return digest("measure", s.measure, *sizes, training, r.guidance, r.ti_mix, *own, s.generator, samplers)
+        used = plain(training, exclude={"milestones", "keep_states", "start_warmup_steps"})
+        return digest("measure", s.measure, *sizes, used, r.guidance, r.ti_mix, *own, s.generator, samplers)

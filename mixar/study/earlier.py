@@ -30,7 +30,9 @@ def replaced(study: Study) -> str | None:
         return None
     now, before = (dict(_networks(each)) for each in (study, earlier))
     changed = [name for name, (path, made_by) in now.items() if before.get(name, (path, made_by))[1] != made_by]
-    names = [name for name in changed if now[name][0].exists()]
+    longer = set(_longer(study, earlier))
+    kept = set(_extended(study, earlier, longer))
+    names = [name for name in changed if now[name][0].exists() and name not in kept]
     if not names:
         return None
     return "\n".join([
@@ -38,8 +40,39 @@ def replaced(study: Study) -> str | None:
         f"with everything that depends on them: {', '.join(names)}.",
         "The studies differ:",
         *(f"  {line}" for line in _differences(study, earlier)),
+        *_lost_states([name for name in names if name in longer]),
         "Give this study a name of its own (`study:`), or replace those results: snakemake --config replace=true …",
     ])  # fmt: skip
+
+
+def _longer(study: Study, earlier: Study) -> Iterator[str]:
+    """The runs that are the earlier study's with more epochs, by their names among the networks."""
+    now, before = Digests(study), Digests(earlier)
+    for run, settings in study.runs.items():
+        if run in earlier.runs and earlier.epochs_of(run) < study.epochs_of(run):
+            for seed in settings.seeds:
+                if now.trajectory(run, seed) == before.trajectory(run, seed):
+                    yield _name(run, seed)
+
+
+def _extended(study: Study, earlier: Study, longer: set[str]) -> Iterator[str]:
+    """Those whose state at the earlier end is kept: they are not trained again, but on."""
+    layout, digests = Layout(study), Digests(study)
+    for run, settings in study.runs.items():
+        for seed in settings.seeds:
+            was_kept = _name(run, seed) in longer and (
+                earlier.training_of(run).keep_states or earlier.is_continued(run)
+            )
+            if was_kept and layout.kept_states(run, seed, digests.trajectory(run, seed)):
+                yield _name(run, seed)
+
+
+def _lost_states(names: list[str]) -> list[str]:
+    """What to say of longer runs that must be trained again."""
+    if not names:
+        return []
+    why = "no state of their end was kept (training.keep_states)"
+    return [f"More epochs of {', '.join(names)}: {why}, so they train again from the last kept milestone or the start."]
 
 
 def _differences(study: Study, earlier: Study) -> list[str]:
@@ -58,9 +91,13 @@ def _networks(study: Study) -> Iterator[tuple[str, tuple[Path, str]]]:
         yield f"{kind} tokenizer", (layout.tokenizer(kind), digests.tokenizer(kind))
     yield "generator", (layout.generator, digests.generator())
     yield "feature network", (layout.extractor(), digests.extractor())
-    for run, settings in study.runs.items():
+    for name, settings in study.networks.items():
         for seed in settings.seeds:
-            yield f"run {run} seed {seed}", (layout.weights(run, seed), digests.train(run, seed))
+            yield _name(name, seed), (layout.weights(name, seed), digests.train(name, seed))
+
+
+def _name(run: str, seed: int) -> str:
+    return f"run {run} seed {seed}"
 
 
 def _changes(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -13,6 +13,9 @@ from mixar.study.sections import Study
 JOINED_ROWS = ("score/sample", "score/reconstruct", "measure")  # what a report reads of a joined study
 
 
+KEPT = "kept"  # subfolder of checkpoints: states that outlive the training
+
+
 class Layout:
     """Paths below results/<study>/. Methods take names and return Path; `"{shard}"` may stand for a number."""
 
@@ -59,7 +62,7 @@ class Layout:
         return self.root / "generate" / f"shard-{_number(shard)}.safetensors"
 
     def weights(self, run: str, seed) -> Path:
-        """EMA weights of a finished run."""
+        """EMA weights of a finished run, or of a milestone `RUN@EPOCH`."""
         return self.root / "train" / run / f"seed{seed}" / "weights.safetensors"
 
     def losses(self, run: str, seed) -> Path:
@@ -72,6 +75,11 @@ class Layout:
     def watch(self, run: str, seed) -> Path:
         """Folder of a training's metrics, TensorBoard events and previews. Undeclared, so that reruns keep it."""
         return self.root / "watch" / f"{run}-seed{seed}"
+
+    def kept_states(self, run: str, seed: int, trajectory: str) -> list[Path]:
+        """Files of states that outlive a run's training, whichever images it saw. trajectory: of its digests."""
+        folder = self.checkpoints("train", f"{run}-seed{seed}", f"{trajectory}-*")
+        return sorted(folder.parent.glob(f"{folder.name}/{KEPT}/*.pt"))
 
     def samples(self, run: str, seed, sampler: str, shard) -> Path:
         """Images as Parquet: index, label, image.bytes (PNG)."""
@@ -130,7 +138,7 @@ class Layout:
     def row_files(self) -> list[Path]:
         """Every file of result rows that the finished study has. Brought images have theirs: own_scores."""
         samples = [("maskbit", 0, "default")]
-        samples += [(name, seed, sampler) for name, run in self.study.runs.items()
+        samples += [(name, seed, sampler) for name, run in self.study.networks.items()
                     for seed in run.seeds for sampler in run.samplers]  # fmt: skip
         scores = [self.scores("sample", *names) for names in samples]
         scores += [self.scores("reconstruct", kind) for kind in ("continuous", "discrete")]

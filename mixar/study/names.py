@@ -1,8 +1,17 @@
-"""The names in a study that commands take: runs, seeds, samplers, shards, kinds. Unknown ones raise ValueError."""
+"""The names in a study that commands take: runs, seeds, samplers, shards, kinds. Unknown ones raise ValueError.
+
+A trained network has the name of its run, or `run@epoch` for a milestone on the way.
+"""
 
 from __future__ import annotations
 
-from mixar.study.sections import Study
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the study's keys hold such names
+    from mixar.study.sections import Study
+
+RUN = r"[a-z0-9][a-z0-9_]*"  # a folder name and a Snakemake wildcard
+NETWORK = rf"{RUN}(@[1-9][0-9]*)?"
 
 KINDS = ("continuous", "discrete")  # of a tokenizer
 MASKBIT = "maskbit"  # the run that decodes the generated tokens as they are
@@ -14,21 +23,32 @@ def check_kind(kind: str) -> None:
         raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
 
 
-def check_run(study: Study, run: str, seed: int) -> None:
-    """Raise ValueError unless the study trains this run with this seed."""
-    if run not in study.runs:
-        raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
-    if seed not in study.runs[run].seeds:
-        raise ValueError(f"run {run!r} has no seed {seed}; it has {list(study.runs[run].seeds)}")
+def split(name: str) -> tuple[str, int | None]:
+    """The run of a network, and the epoch of its milestone; None for the finished run."""
+    run, _, epoch = name.partition("@")
+    return run, int(epoch) if epoch else None
 
 
-def check_drawn(study: Study, run: str, seed: int, sampler: str) -> None:
-    """Raise ValueError unless the study draws images of this run, seed and sampler; 'maskbit' has any of them."""
-    if run == MASKBIT:
+def milestone(run: str, epoch: int) -> str:
+    """The name of a run's network after so many epochs; the inverse of `split`."""
+    return f"{run}@{epoch}"
+
+
+def check_run(study: Study, name: str, seed: int) -> None:
+    """Raise ValueError unless the study trains this network with this seed."""
+    if name not in study.networks:
+        raise ValueError(f"run {name!r} is unknown; choose from {', '.join(study.networks)}")
+    if seed not in study.networks[name].seeds:
+        raise ValueError(f"run {name!r} has no seed {seed}; it has {list(study.networks[name].seeds)}")
+
+
+def check_drawn(study: Study, name: str, seed: int, sampler: str) -> None:
+    """Raise ValueError unless the study draws images of this network, seed and sampler; 'maskbit' has any of them."""
+    if name == MASKBIT:
         return
-    if run not in study.runs:
-        raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*study.runs, MASKBIT])}")
-    check_run(study, run, seed)
+    if name not in study.networks:
+        raise ValueError(f"run {name!r} is unknown; choose from {', '.join([*study.networks, MASKBIT])}")
+    check_run(study, name, seed)
     if sampler not in study.samplers:
         raise ValueError(f"sampler {sampler!r} is unknown; choose from {', '.join(study.samplers)}")
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mixar.scoring import catalogue
 from mixar.study.choices import unknown
 from mixar.study.errors import explain
+from mixar.study.names import milestone, split
 from mixar.study.sections import NO_WEIGHTS, Guidance, Run, Study, TrainingHardware
 
 STORED_BITS = 16  # of a token in a shard
@@ -88,33 +89,46 @@ def _run_problems(s: Study) -> Iterator[str]:
     for name, run in s.runs.items():
         found = list(_chain_problems(s, name))
         yield from found
-        if run.parent in s.runs and not found:
+        if run.parent and not found:
             yield from _parent_problems(s, name, run)
 
 
 def _label_problems(s: Study) -> Iterator[str]:
     names: dict[str, str] = {}
-    for name, run in s.runs.items():
+    for name, run in s.networks.items():
         first = names.setdefault(run.label, name)
         if first != name:
-            yield f"runs.{name}.label: {run.label!r} is the label of {first!r}, too; tables need one for each run"
+            where = f"runs.{split(name)[0]}.label"
+            yield f"{where}: {run.label!r} is the label of {first!r}, too; tables need one for each run"
 
 
 def _chain_problems(s: Study, name: str) -> Iterator[str]:
     """A run whose chain of parents ends at no run, or comes back to where it was."""
     chain = [name]
-    while parent := s.runs[chain[-1]].parent:
-        if parent not in s.runs:
-            yield f"runs.{chain[-1]}.parent: {unknown(parent, s.runs)}"
+    while named := s.runs[chain[-1]].parent:
+        if named not in s.networks:
+            yield f"runs.{chain[-1]}.parent: {_absent(s, named)}"
             return
+        parent, _ = split(named)
         if parent in chain:
             yield f"runs.{name}.parent: {' -> '.join([*chain, parent])} is a circle"
             return
         chain.append(parent)
 
 
+def _absent(s: Study, name: str) -> str:
+    """What to say of a network that the study does not have."""
+    run, epoch = split(name)
+    if run not in s.runs:
+        return unknown(run, s.runs)
+    declared = [milestone(run, each) for each in s.milestones_of(run)]
+    found = f"choose from {', '.join([*declared, run])}" if declared else f"{run!r} has no milestones"
+    advice = "nothing of it is trained" if s.runs[run].weights else f"add {epoch} to its training.milestones"
+    return f"{name!r} is no declared milestone; {found}, or {advice}"
+
+
 def _parent_problems(s: Study, name: str, run: Run) -> Iterator[str]:
-    parent = s.runs[str(run.parent)]
+    parent = s.networks[str(run.parent)]
     kinds = {"model": (parent.model, run.model), "guidance": (_in_words(parent.guidance), _in_words(run.guidance))}
     for what, (theirs, ours) in kinds.items():
         if theirs != ours:
@@ -157,7 +171,7 @@ def _report_problems(s: Study) -> Iterator[str]:
     if r.claims:
         named += [("claims", n) for n in r.claims.model_dump().values() if n]
     for where, name in named:
-        if name not in s.runs:
-            yield f"report.{where}: {unknown(name, s.runs)}"
+        if name not in s.networks:
+            yield f"report.{where}: {_absent(s, name)}"
     if r.sampler not in s.samplers:
         yield f"report.sampler: {unknown(r.sampler, s.samplers)}"

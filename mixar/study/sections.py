@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from mixar.scoring.catalogue import FURTHER, network_of
-from mixar.study import choices, presets
+from mixar.study import choices, names, presets
 from mixar.study import paths as study_paths
 from mixar.study.cards import CARDS, check_card
 from mixar.study.choices import is_own
@@ -39,8 +39,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Epoch = Annotated[int, Field(ge=1, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a folder name, a Snakemake wildcard and a column of int64
-# A folder name and a Snakemake wildcard.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=rf"^{names.RUN}$", max_length=100)]
+Network = Annotated[str, Field(pattern=rf"^{names.NETWORK}$", max_length=110)]  # a run, or RUN@EPOCH
 Label = Annotated[str, AfterValidator(check_label)]  # as tables and figures print it
 Strategy = Annotated[str, choices.STRATEGIES]
 Schedule = Annotated[str, choices.SCHEDULES]
@@ -331,6 +331,20 @@ class MarTraining(Training):
         default=0.1, description="share of the images whose class is dropped, for classifier-free guidance (MAR)"
     )
     head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
+    milestones: tuple[Count, ...] = Field(
+        default=(),
+        description="epochs whose averaged weights are kept, sampled and scored as `RUN@EPOCH`; ascending",
+    )
+    keep_states: bool = Field(
+        default=False,
+        description="keep the whole state (weights, average, moments) at milestones and at the end, so that the run "
+        "can be extended; what a run continues from by `parent` is kept in any case",
+    )
+    start_warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = Field(
+        default=100,
+        description="steps of linear warm-up where weights without moments are continued (`start`, or a parent whose "
+        "state is gone); at most one epoch",
+    )
     held_out_images: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=512,
         description="held-out images behind the held-out loss at each checkpoint; 0: none. Changes no number",
@@ -347,6 +361,10 @@ class MarTraining(Training):
         for epoch, (low, high) in self.expected.items():
             if low >= high:
                 yield f"expected.{epoch}", f"[{low:g}, {high:g}] is not a band; give the lower loss first"
+        if list(self.milestones) != sorted(set(self.milestones)):
+            yield "milestones", f"{list(self.milestones)} must ascend, each epoch once"
+        if beyond := [epoch for epoch in self.milestones if epoch > self.epochs]:
+            yield "milestones", f"no epoch reaches {beyond[0]}: `epochs` is {self.epochs}; raise it, or take it out"
         if self.micro_batch is not None:
             yield "micro_batch", "for runs it is hardware; give hardware.micro_batch, or hardware.runs.NAME"
 
@@ -389,7 +407,10 @@ class Run(Section):
     model: Name = Field(description="a key of `models`")
     guidance: Guidance = Field(default=Guidance(), description="the strategy that injects the discrete tokens")
     ti_mix: TiMix | None = Field(default=None, description="TI-Mix; null: without")
-    parent: Name | None = Field(default=None, description="run whose final weights are continued, seed by seed")
+    parent: Network | None = Field(
+        default=None,
+        description="run, or milestone `RUN@EPOCH`, that is continued, seed by seed: its weights, average and moments",
+    )
     start: FilePattern | None = Field(default=None, description="file of weights to continue; `{seed}` is filled in")
     weights: FilePattern | None = Field(
         default=None,
@@ -562,18 +583,18 @@ class Measure(Section):
 class TiMixFigure(Section):
     """Figure 8: one parent, continued with and without TI-Mix."""
 
-    parent: Name = Field(description="the run that both continue")
-    plain: Name = Field(description="continued without TI-Mix")
-    ti_mix: Name = Field(description="continued with TI-Mix")
+    parent: Network = Field(description="the run or milestone that both continue")
+    plain: Network = Field(description="continued without TI-Mix")
+    ti_mix: Network = Field(description="continued with TI-Mix")
 
 
 class Claims(Section):
     """Which runs the paper's claims compare."""
 
-    baseline: Name = Field(description="MAR")
-    guided: Name = Field(description="DC-Mix")
-    self_attention: Name | None = Field(default=None, description="DC-SA")
-    final: Name | None = Field(
+    baseline: Network = Field(description="MAR")
+    guided: Network = Field(description="DC-Mix")
+    self_attention: Network | None = Field(default=None, description="DC-SA")
+    final: Network | None = Field(
         default=None, description="the full MixAR, compared with MaskBit's own images; null: `guided`"
     )
 
@@ -581,8 +602,12 @@ class Claims(Section):
 class Report(Section):
     """Which runs appear where."""
 
-    table2: tuple[Name, ...] | None = Field(default=None, description="runs of Table 2; null: all without a `parent`")
-    figure7: tuple[Name, ...] | None = Field(default=None, description="runs of Figure 7; null: all without a `parent`")
+    table2: tuple[Network, ...] | None = Field(
+        default=None, description="runs of Table 2; null: all without a `parent`"
+    )
+    figure7: tuple[Network, ...] | None = Field(
+        default=None, description="runs of Figure 7; null: all without a `parent`"
+    )
     figure8: TiMixFigure | None = Field(default=None, description="runs of Figure 8; null: no Figure 8")
     claims: Claims | None = Field(default=None, description="runs that the paper's claims compare; null: no claims")
     joined: tuple[FilePath, ...] = Field(
@@ -680,6 +705,42 @@ class Study(Section):
     @property
     def num_tokens(self) -> int:
         return self.grid**2
+
+    @property
+    def networks(self) -> dict[str, Run]:
+        """Every trained network by name: of each run its milestones, then the run itself."""
+        return {name: network for run in self.runs for name, network in self._networks_of(run)}
+
+    def _networks_of(self, run: str) -> Iterator[tuple[str, Run]]:
+        settings = self.runs[run]
+        for epoch in self.milestones_of(run):
+            label = f"{settings.label}, epoch {epoch}"
+            yield names.milestone(run, epoch), settings.model_copy(update={"label": label})
+        yield run, settings
+
+    def milestones_of(self, run: str) -> tuple[int, ...]:
+        """The epochs at which a run's weights are kept; none where nothing is trained."""
+        settings = self.runs[run]
+        found = settings.training.get("milestones", self.training.milestones)
+        is_list = isinstance(found, (list, tuple))  # a run's own keys are validated by `training_of`
+        return tuple(found) if is_list and not settings.weights else ()
+
+    def milestone_before(self, name: str) -> str | None:
+        """The last milestone of the same run before this network."""
+        run, epoch = names.split(name)
+        earlier = [each for each in self.milestones_of(run) if epoch is None or each < epoch]
+        return names.milestone(run, earlier[-1]) if earlier else None
+
+    def is_continued(self, name: str) -> bool:
+        """Whether a run has this network as its parent, which therefore keeps its whole state."""
+        place = names.split(name)[0], self.epochs_of(name)
+        parents = [run.parent for run in self.runs.values() if run.parent]
+        return any((names.split(parent)[0], self.epochs_of(parent)) == place for parent in parents)
+
+    def epochs_of(self, name: str) -> int:
+        """Epochs that this study trains a network for; none for given weights."""
+        run, epoch = names.split(name)
+        return 0 if self.runs[run].weights else epoch or self.training_of(run).epochs
 
     def shown(self, listed: tuple[str, ...] | None) -> list[str]:
         """Runs of a table or figure: those listed, else every run that continues no other."""

@@ -19,11 +19,19 @@ import torch
 
 from mixar.failures import is_shortage
 from mixar.files import replaced
+from mixar.study.digests import Digests, digest
+from mixar.study.layout import KEPT, Layout
+from mixar.study.sections import Study
 from mixar.training.state import START_AGAIN, State
 
-KEPT = "kept"  # the subfolder of states that outlive the training
 VERSION_1 = "state.pt"
 _NAME = re.compile(r"state-(\d+)\.pt")
+
+
+def training_folder(study: Study, layout: Layout, run: str, seed: int, images: str | None) -> Path:
+    """The folder of a run's checkpoints: another one for other settings than the length, and for other images."""
+    settings = f"{Digests(study).trajectory(run, seed)}-{digest(images)}"
+    return layout.checkpoints("train", f"{run}-seed{seed}", settings)
 
 
 def path_of(folder: Path, done: int) -> Path:
@@ -109,14 +117,17 @@ def _damage(path: Path) -> str | None:
     return f"checksum mismatch in {broken}" if broken else None
 
 
-def discard(folder: Path) -> None:
-    """Remove the states of a finished training, except the kept ones."""
-    if not (folder / KEPT).exists():
+def kept_states(folder: Path) -> dict[int, Path]:
+    """Files of kept states by the steps done, the newest first."""
+    return {done: path for done, path in states(folder).items() if path.parent.name == KEPT}
+
+
+def discard(folder: Path, done: int) -> None:
+    """Remove what a training of `done` steps has in flight. Kept states and those of a longer training remain."""
+    for path in [path for each, path in states(folder).items() if each <= done and path.parent == folder]:
+        path.unlink(missing_ok=True)
+    if not states(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        return
-    for path in folder.iterdir():
-        if path.is_file():
-            path.unlink(missing_ok=True)
 
 
 class Writer:

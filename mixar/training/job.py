@@ -49,12 +49,13 @@ def run_to_end(
     steps_before: float = 0,
     begin: State | None = None,
     restart_steps: int = 0,
+    until: int | None = None,
     milestones: Sequence[int] = (),
     reached: Callable[[int, Fit, dict[str, Any], State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
 ) -> None:
-    """Train `model` as `fit` does, publish the result and remove the checkpoints; resumed if interrupted.
+    """Train `model` as `fit` does, publish the result and remove the checkpoints in flight; resumed if interrupted.
 
     output: the file that `publish` writes last. Does nothing if another attempt wrote it while this one waited.
     publish(result, record): called in the main process. record: steps, times, device, command and provenance, for the
@@ -82,6 +83,7 @@ def run_to_end(
             steps_before=steps_before,
             begin=begin,
             restart_steps=restart_steps,
+            until=until,
             milestones=milestones,
             reached=pass_on,
             watcher=watcher,
@@ -89,7 +91,7 @@ def run_to_end(
         )
         if context.is_main:
             publish(result, _record(result, context))
-            checkpoints.discard(folder)
+            checkpoints.discard(folder, result.steps)
 
 
 def train_network(

@@ -154,12 +154,15 @@ def fit(
     steps_before: float = 0,
     begin: State | None = None,
     restart_steps: int = 0,
+    until: int | None = None,
     milestones: Sequence[int] = (),
     reached: Callable[[int, Fit, State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
+
+    until: end after this epoch; schedules are still those of s.epochs.
 
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress:
     first what was done before, then each step.
@@ -177,17 +180,18 @@ def fit(
     process ends.
     """
     steps, per_epoch = total_steps(s, num_items), num_items // s.batch_size
+    end = steps if until is None else until * per_epoch
     share = context.split(s.batch_size)
     now = Now(model, copy.deepcopy(model).eval(), build_optimizer(model, s))
     wrapped = context.wrap(model.train())
-    if not now.resume(folder, context, steps) and begin is not None:
+    if not now.resume(folder, context, end) and begin is not None:
         begin.restore(model, now.average, now.optimizer, "the state that this training begins from")
     if not context.is_main:
         watcher = UNWATCHED
     watcher.event("resumed" if now.done else "started", now.done, f"after {now.done}/{steps} steps")
     if context.is_main and not now.done and (slow := slow_average(s, steps, steps_before)):
         print(f"{name}: {slow}", flush=True)
-    announce(now.done, steps, "")
+    announce(now.done, end, "")
     went_back_to = None
 
     def not_written(done: int, reason: str) -> None:
@@ -198,7 +202,7 @@ def fit(
     order, order_epoch = torch.empty(0, dtype=torch.long), -1
     wishes, start = Wishes(context, checkpoint_minutes), time.monotonic()
     with signals_as_wishes() as signalled, writing(folder, not_written) as writer:
-        while now.done < steps:
+        while now.done < end:
             index = now.done
             epoch, batch = divmod(index, per_epoch)
             if epoch != order_epoch:
@@ -217,7 +221,7 @@ def fit(
             if closed:
                 watcher.rows(closed)
                 _tell_of_skipped(closed[0], name, watcher)
-            announce(now.done, steps, f"loss {now.curve.rows[-1]['loss'] if now.curve.rows else float('nan'):.4f}")
+            announce(now.done, end, f"loss {now.curve.rows[-1]['loss'] if now.curve.rows else float('nan'):.4f}")
             if now.curve.skipped_in_a_row > MOST_SKIPPED:
                 writer.wait()
                 went_back_to = now.go_back(folder, context, name, went_back_to, watcher)
@@ -230,7 +234,7 @@ def fit(
                     watcher.checkpoint(now.done, epoch + 1, now.average)
                     if are_states_kept:
                         writer.write(now.state(), is_kept=True)
-            is_time, is_end = wishes.ask(now.done, signalled() > 0) if now.done < steps else (False, False)
+            is_time, is_end = wishes.ask(now.done, signalled() > 0) if now.done < end else (False, False)
             if not (is_time or is_end):
                 continue
             now.curve.read(context)
@@ -244,15 +248,15 @@ def fit(
             if is_end:
                 if context.is_main:
                     is_written = writer.wait()
-                    watcher.event("stopped", now.done, f"told to end after {now.done}/{steps} steps")
-                    print(_how_to_resume(name, now.done, steps, folder, is_written), flush=True)
+                    watcher.event("stopped", now.done, f"told to end after {now.done}/{end} steps")
+                    print(_how_to_resume(name, now.done, end, folder, is_written), flush=True)
                 raise SystemExit(128 + (signalled() or signal.SIGTERM))
         now.curve.read(context)
         if context.is_main:
             writer.write(now.state(), is_kept=are_states_kept)
             watcher.rows(now.curve.ended()[len(now.curve.rows) :])
-            watcher.checkpoint(now.done, s.epochs, now.average)
-            watcher.event("finished", now.done, f"after {steps} steps")
+            watcher.checkpoint(now.done, now.done / per_epoch, now.average)
+            watcher.event("finished" if end == steps else "milestone", now.done, f"after {now.done}/{steps} steps")
     return now.fit()
 
 

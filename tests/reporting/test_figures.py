@@ -76,6 +76,31 @@ def test_figure_8_sets_the_continuations_beside_their_parent():
     assert points.loc["ti_mix", "fd"] == pytest.approx(134.5)
 
 
+def test_figure_8_has_a_point_for_each_milestone_and_branches_at_one():
+    mix = {"model": "s", "guidance": {"strategy": "dc_mix"}}
+    runs = {
+        "dc_mix": {**mix, "label": "DC-Mix", "training": {"milestones": [10, 20, 30]}},
+        "timix": {
+            **mix,
+            "label": "MixAR",
+            "parent": "dc_mix@20",
+            "ti_mix": {},
+            "training": {"milestones": [10], "epochs": 20},
+        },
+        "long": {**mix, "label": "Long"},
+    }
+    study = reported_study(runs=runs, report={"figure8": {"parent": "dc_mix@20", "plain": "dc_mix", "ti_mix": "timix"}})
+    fd = {"dc_mix@10": 9.0, "dc_mix@20": 8.0, "dc_mix@30": 7.0, "dc_mix": 6.0, "timix@10": 5.0, "timix": 4.0}
+
+    drawn_from = summary(study, {name: {0: value} for name, value in fd.items()})
+    points = figures.ablation_data(drawn_from)
+
+    found = {role: dict(zip(part["epochs"], part["fd"], strict=True)) for role, part in points.groupby("role")}
+    assert found == {"parent": {10: 9, 20: 8}, "plain": {30: 7, 40: 6}, "ti_mix": {30: 5, 40: 4}}
+    handles, labels = figures.figure8(drawn_from).axes[0].get_legend_handles_labels()
+    assert sorted(labels) == ["DC-Mix", "DC-Mix, epoch 20", "MixAR"]
+
+
 def test_captions_name_metric_and_number_of_images():
     study = reported_study()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mixar.study.digests import Digests
 from mixar.study.earlier import replaced
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
@@ -54,6 +55,30 @@ def test_a_run_that_only_one_study_has_is_one_difference_and_values_read_as_in_a
 )
 def test_a_study_that_retrains_nothing_is_not_stopped(folder, smoke, change):
     assert replaced(parse_study(smoke | change)) is None
+
+
+@pytest.fixture
+def kept(folder, smoke):
+    """A function that keeps the state at the end of a run's training."""
+
+    def keep(run):
+        trajectory = Digests(folder.study).trajectory(run, 0)
+        file = folder.checkpoints("train", f"{run}-seed0", f"{trajectory}-images") / "kept" / "state-00000008.pt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+
+    return keep
+
+
+def test_more_epochs_replace_nothing_where_the_state_at_the_end_is_kept(folder, smoke, kept):
+    smoke["runs"]["dc_mix"]["training"]["epochs"] = 7  # dc_mix_long continues it, so it keeps its state
+    assert "More epochs of run dc_mix seed 0: no state of their end was kept" in replaced(parse_study(smoke))
+
+    kept("dc_mix")
+
+    assert replaced(parse_study(smoke)) is None
+    smoke["runs"]["dc_mix"]["training"]["learning_rate"] = 1.0
+    assert "run dc_mix seed 0" in replaced(parse_study(smoke))
 
 
 def test_an_empty_folder_and_an_unreadable_study_file_hold_no_other_study(folder, smoke):

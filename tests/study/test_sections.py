@@ -419,9 +419,10 @@ IMAGES = {"sample mar", "reconstruct", "measure mar"}
         (put("hardware", {"device": "cuda", "gpus": 4, "card": "h200", "micro_batch": 2, "compile": True}), set()),
         (put("runs", "mar", "label", "Plain"), set()),
         (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
-        (put("training", "epochs", 3), TRAININGS | {"sample mar", "measure mar"}),
+        # dc_mix_timix continues a milestone, which a longer parent leaves as it is
+        (put("training", "epochs", 3), TRAININGS - {"dc_mix_timix"} | {"sample mar", "measure mar"}),
         (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar", "measure mar"}),
-        (put("runs", "dc_mix", "training", {"epochs": 3}), {"dc_mix", "dc_mix_long", "dc_mix_timix"}),
+        (put("runs", "dc_mix", "training", {"epochs": 3, "milestones": [1, 2]}), {"dc_mix", "dc_mix_long"}),
         (put("runs", "dc_mix_timix", "ti_mix", {"end": 0.5}), {"dc_mix_timix"}),
         (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar", "measure mar"}),
         (put("continuous", "latent_channels", 8), TRAININGS | {"tokenize", "generate"} | IMAGES),

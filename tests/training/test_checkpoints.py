@@ -44,13 +44,13 @@ def test_the_newest_two_states_stay_and_the_kept_ones_outlive_the_training(tmp_p
 
     assert names(tmp_path) == ["kept/state-00000002.pt", "state-00000003.pt", "state-00000004.pt"]
     assert newest(tmp_path, 9) == 4 and newest(tmp_path, 2) == 2 and newest(tmp_path, 1) is None
-    checkpoints.discard(tmp_path)
+    checkpoints.discard(tmp_path, 4)
     assert names(tmp_path) == ["kept/state-00000002.pt"]
 
 
 def test_a_finished_training_without_kept_states_leaves_no_folder(tmp_path):
     save_state(tmp_path / "run", state_after(1))
-    checkpoints.discard(tmp_path / "run")
+    checkpoints.discard(tmp_path / "run", 1)
 
     assert not (tmp_path / "run").exists()
 

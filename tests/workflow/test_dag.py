@@ -53,8 +53,8 @@ def test_jobs_do_not_inherit_a_meeting_point_of_other_processes(tmp_path, root):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_a_complete_dag(name, root, tmp_path):
     study = load_study(root / STUDIES[name][0])
-    trainings = [(run, seed) for run, r in study.runs.items() for seed in r.seeds]
-    sampled = sum(len(r.seeds) * len(r.samplers) for r in study.runs.values()) + 1  # and MaskBit itself
+    trainings = [(name, seed) for name, r in study.networks.items() for seed in r.seeds]
+    sampled = sum(len(r.seeds) * len(r.samplers) for r in study.networks.values()) + 1  # and MaskBit itself
 
     found = jobs(dry_run(root, STUDIES[name], *in_folder(tmp_path)))
 
@@ -181,6 +181,26 @@ def test_a_deleted_row_is_made_again_and_nothing_that_is_there(root, made):
         shutil.copystat(layout.manifest, lost)
 
 
+def test_a_milestone_is_a_job_of_its_own_and_a_longer_run_leaves_it_as_it_is(root, made):
+    file, layout = made
+    study = yaml.safe_load(file.read_text())
+    training = study["runs"]["mar"].setdefault("training", {})
+
+    training |= {"milestones": [1]}
+    file.write_text(yaml.safe_dump(study))
+    added = jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout)
+    assert added == {"train": 1, "sample": 1, "score": 1, "report": 1, "all": 1}
+
+    for path in (layout.weights("mar@1", 0), layout.losses("mar@1", 0)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert snakemake(root, "--touch", "--forceall", "--configfile", file).returncode == 0
+    training |= {"epochs": 4}
+    file.write_text(yaml.safe_dump(study))
+    planned = snakemake(root, "-n", "-p", "--configfile", file, "--until", "train", "--config", "replace=true").stdout
+    assert "--run mar " in planned and "--run mar@1" not in planned
+
+
 def test_a_deleted_row_of_brought_images_leaves_the_report(root, made):
     file, layout = made
     brought = layout.scores("own", "own_mine")
@@ -227,7 +247,7 @@ def test_results_below_a_file_end_in_one_message(root, tmp_path, smoke):
 def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path):
     output = dry_run(root, STUDIES["smoke"], *in_folder(tmp_path))
 
-    assert jobs(output)["train"] == 7
+    assert jobs(output)["train"] == 9
 
 
 @pytest.mark.parametrize(
@@ -236,6 +256,8 @@ def test_a_study_given_by_hand_is_not_mixed_with_the_default_one(root, tmp_path)
         (("runs", "dc_mix", "guidance", {"strategy": "dc_mxi"}), "did you mean 'dc_mix'?"),
         (("data", "image_sise", 32), "did you mean 'image_size'?"),
         (("runs", "dc_mix_long", "parent", "dc_mx"), "did you mean 'dc_mix'?"),
+        (("runs", "dc_mix_long", "parent", "dc_mix@7"), "'dc_mix@7' is no declared milestone; choose from dc_mix@1"),
+        (("runs", "dc_mix", "training", {"milestones": [1, 9]}), "no epoch reaches 9: `epochs` is 2"),
         (("continuous", "weights", "asset:vavae"), "no such asset"),
     ],
 )

@@ -20,7 +20,7 @@ from mixar.study.external import missing, missing_in_words, places
 from mixar.study.digests import Digests, digest, plain
 from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
-from mixar.study.names import KINDS
+from mixar.study.names import KINDS, split
 from mixar.study.load import parse_study, read_layer
 from mixar.study.sections import TrainingHardware
 from mixar.study.strict_yaml import check_config
@@ -70,7 +70,7 @@ READERS = {
 }
 RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
 MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
-SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.runs.items() for s in r.seeds for p in r.samplers]
+SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.networks.items() for s in r.seeds for p in r.samplers]
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -99,8 +99,8 @@ def stamp_of_data():
 
 def hardware_of(wildcards):
     """What a run's training runs on; released weights are only converted."""
-    imports = STUDY.runs[wildcards.run].weights is not None
-    return TrainingHardware(minutes=60) if imports else STUDY.hardware_of(wildcards.run)
+    run, _ = split(wildcards.run)
+    return STUDY.hardware_of(run) if STUDY.runs[run].weights is None else TrainingHardware(minutes=60)
 
 
 def launch(wildcards, resources):
@@ -116,21 +116,30 @@ def launch(wildcards, resources):
 
 
 def parent_weights(wildcards):
-    parent = STUDY.runs[wildcards.run].parent
+    parent = STUDY.networks[wildcards.run].parent
     return [LAYOUT.weights(parent, wildcards.seed)] if parent else []
 
 
+def milestone_before(wildcards):
+    """The last milestone before this network, which its training continues.
+
+    None for a network that is there: a milestone that is added later must not train it again.
+    """
+    before, is_made = STUDY.milestone_before(wildcards.run), LAYOUT.weights(wildcards.run, wildcards.seed).exists()
+    return [LAYOUT.weights(before, wildcards.seed)] if before and not is_made else []
+
+
 def start_file(wildcards):
-    run = STUDY.runs[wildcards.run]
+    run = STUDY.networks[wildcards.run]
     return external((run.start or run.weights or "").format(seed=wildcards.seed))
 
 
 def training_tokens(wildcards):
-    return [] if STUDY.runs[wildcards.run].weights else LAYOUT.token_shards()
+    return [] if STUDY.networks[wildcards.run].weights else LAYOUT.token_shards()
 
 
 def mixing_generator(wildcards):
-    return [LAYOUT.generator] if STUDY.runs[wildcards.run].ti_mix else []
+    return [LAYOUT.generator] if STUDY.networks[wildcards.run].ti_mix else []
 
 
 def sampled_networks(wildcards):
@@ -186,7 +195,7 @@ def refuse_replacing():
 def refuse_missing():
     """Stop before any job where a job that is to run needs a file outside the study that is not there."""
     jobs = list(workflow.dag.needrun_jobs())
-    trained = {job.wildcards.run for job in jobs if job.rule.name == "train"}
+    trained = {split(job.wildcards.run)[0] for job in jobs if job.rule.name == "train"}
     rules_needed = {job.rule.name for job in jobs}
 
     def is_needed(key):

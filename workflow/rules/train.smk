@@ -7,6 +7,7 @@ rule train:
         tokens=training_tokens,
         generator=mixing_generator,
         parent=parent_weights,
+        before=ancient(milestone_before),  # which a longer training leaves as it is
         start=start_file,
     output:
         weights=LAYOUT.weights("{run}", "{seed}"),
@@ -14,7 +15,7 @@ rule train:
     log:
         LAYOUT.log("train", "{run}", "seed{seed}"),
     wildcard_constraints:
-        run="|".join(STUDY.runs),
+        run="|".join(STUDY.networks),
     conda:
         ENVIRONMENT
     threads: lambda w: 8 * max(hardware_of(w).gpus_per_node, 1)
