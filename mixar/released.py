@@ -118,7 +118,7 @@ class State(NamedTuple):
     """The tensors of one network under our names, and what is worth recording about where they come from."""
 
     tensors: dict[str, Tensor]  # floating ones as float32
-    entry: str | None  # the part of the file they stood under
+    entry: str | None  # the part of the file that held them
     left_out: list[str]  # everything else that the file held and that is known not to be needed
     problems: list[str]  # what has no place in such a file, a line each
 

@@ -1,4 +1,4 @@
-"""Released weight files: every kind loads strictly, and what does not fit is told in words."""
+"""Released weight files: every kind loads strictly, and each mismatch is named."""
 
 import re
 

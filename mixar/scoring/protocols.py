@@ -31,7 +31,7 @@ DEMO = MappingProxyType({"is_splits": 5, "kid_subsets": 50, "kid_subset_size": 2
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of scoring. `statistics` is an asset that stands for the whole reference in the Fréchet distance."""
+    """One way of scoring. `statistics` is an asset that replaces the reference images in the Fréchet distance."""
 
     name: str
     source: str  # sample or reconstruct
@@ -215,7 +215,7 @@ DATA = {"emoji": _is_emoji, "imagenet": _is_imagenet, "own": lambda _study, _cou
 def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> list[dict]:
     """The values, each with the protocol id of its row: `row_id`, and in brackets what its metric does otherwise.
 
-    hashes: of the rows. NETWORK: the file of a further network; statistics_NETWORK: what stands for its reference.
+    hashes: of the rows. NETWORK: the file of a further network; statistics_NETWORK: what replaces its reference images.
     code: of the study's own metrics, by name, so that no column mixes values of two versions.
     """
     return [{**value, "protocol": _id_of(value["metric"], row_id, hashes, code)} for value in values]

@@ -1,6 +1,6 @@
 """Sizes and settings of the released models, and of the paper's, by name.
 
-`{preset: mar-l}` in a section of a study stands for the keys below it; keys written beside it win. Keys left out have
+`{preset: mar-l}` in a section of a study expands to the keys below it; keys written beside it win. Keys left out have
 the section's defaults. No other file spells these numbers out. Sources: the READMEs and configuration files of MAR,
 MaskBit and LightningDiT; mixar-b and mixar-l are the sizes that fit the paper's Table 2.
 """

@@ -62,7 +62,7 @@ Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 class Section(BaseModel):
     """A part of the study: unknown keys are errors, values never change after validation.
 
-    `preset: NAME` stands for the keys of mixar.study.presets.
+    `preset: NAME` expands to the keys in mixar.study.presets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -2,7 +2,7 @@
 
 Layers, state-dict names, loss and sampling follow the MaskBit release; where we differ, a comment says so.
 
-Symbols: q tokens [B, N] int64 in [0, 2**K); t groups [B, N, G] int64 in [0, V), where V itself stands for a masked
+Symbols: q tokens [B, N] int64 in [0, 2**K); t groups [B, N, G] int64 in [0, V), where V marks a masked
 group; m [B, N, G] bool, True = missing; c class [B] int64; h hidden [B, N + 1, D].
 B batch, N positions (L elsewhere), G groups per token, K bits per token, V = 2**(K / G) values per group, D width.
 """

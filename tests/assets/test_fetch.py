@@ -197,7 +197,7 @@ def test_a_full_disk_is_named(asset):
 
 
 def test_a_folder_that_cannot_be_made_is_named(asset, site, here):
-    here.write_text("a file stands where the folder should")
+    here.write_text("a file instead of the folder")
 
     with pytest.raises(ValueError, match=r"assets/some\S* cannot be written \(Not a directory\)"):
         fetch.get(asset)
@@ -280,7 +280,7 @@ def model():
 
 
 def downloaded(hub):
-    """Paths that were downloaded, without what the client asks the Hub for itself."""
+    """Paths that were downloaded, without the client's own requests to the Hub."""
     return [path for path, _ in hub.seen if not path.startswith("/api/")]
 
 

@@ -1,6 +1,6 @@
 """Parquet files of images are written in small row groups and read a few rows at a time.
 
-Arrow refuses arrays of structs with 2 GiB of bytes. `no_chunks` stands for that limit: under it no reader may ask for
+Arrow refuses arrays of structs with 2 GiB of bytes. `no_chunks` simulates that limit: under it no reader may ask for
 a whole file or row group of images at once.
 """
 

@@ -316,7 +316,7 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
 # Networks beside the protocol's own
 
 
-FURTHER_FILE = b"stands for a file"
+FURTHER_FILE = b"a file"
 FURTHER_SHA256 = hashlib.sha256(FURTHER_FILE).hexdigest()
 
 

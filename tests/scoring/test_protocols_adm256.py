@@ -1,4 +1,4 @@
-"""The `adm256-gfid` path from the command line on 200 images: a small network stands for Inception, every file is real.
+"""The `adm256-gfid` path from the command line on 200 images: a small network replaces Inception, every file is real.
 
 Inception itself, with random weights, scores four brought images here, and 200 drawn ones in
 benchmarks/scoring/adm256_path.py.

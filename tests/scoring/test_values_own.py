@@ -1,4 +1,4 @@
-"""Metrics of one's own in a study: what check refuses, which names are taken, and the page's example."""
+"""User-defined metrics: what `check` refuses, which names are reserved, and the page's example."""
 
 import re
 

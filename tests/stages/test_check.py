@@ -167,7 +167,7 @@ def test_an_error_of_both_protocols_is_said_once(small):
     assert only(small).startswith("scoring.protocol: 'emoji-gdf' is unknown; choose from")
 
 
-# Code of one's own
+# Your own code
 
 
 @pytest.mark.parametrize(

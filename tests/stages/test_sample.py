@@ -1,4 +1,4 @@
-"""`sample`: paired noise, the way back from latents to pixels, shards that stand alone, and errors."""
+"""`sample`: paired noise, decoding of latents to pixels, independent shards, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A results folder of another study with the same name: what would be replaced is told, and only that."""
+"""A results folder of another study with the same name: the message lists what would be replaced, and nothing else."""
 
 import pytest
 

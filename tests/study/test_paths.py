@@ -128,7 +128,7 @@ def test_a_file_that_comes_with_mixar_is_found_from_any_folder(root, tmp_path, m
     assert resolve(study.data.path) == root / study.data.path
 
     (tmp_path / "resources").mkdir()
-    (tmp_path / study.data.path).touch()  # what lies in the working directory comes first
+    (tmp_path / study.data.path).touch()  # a file in the working directory comes first
     assert locate(study.data.path) == Path(study.data.path)
 
 

@@ -1,4 +1,4 @@
-"""Presets: what they stand for in a study, and the exact sizes of the models behind them."""
+"""Presets: the keys they expand to, and the exact sizes of the models behind them."""
 
 import pytest
 import torch

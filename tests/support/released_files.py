@@ -36,7 +36,7 @@ def released_state(kind: str, seed: int = 0, dims: dict | None = None) -> dict[s
 
 
 def released_content(kind: str, state: dict[str, Tensor]) -> dict:
-    """What torch.save gets in the released files of a kind: the weights, and what lies beside them."""
+    """What torch.save gets in the released files of a kind: the weights, and what is stored beside them."""
     if kind == "mar":
         args = argparse.Namespace(model="mar_base", lr=None, world_size=8)
         other = {name: value + 1 for name, value in state.items()}

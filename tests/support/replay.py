@@ -64,7 +64,7 @@ class Stored:
         return {key.removeprefix(prefix): self[key] for key in self.keys(prefix)}
 
     def results(self) -> set[str]:
-        """Keys that somebody must compare: all but weights, inputs, injected draws and arguments of schedules."""
+        """Keys that a test must compare: all but weights, inputs, injected draws and arguments of schedules."""
         return {
             key for key in self.tensors if not (key.startswith("sd") or {"in", "draw"} & {*key.split("/")})
         } - ARGUMENTS

@@ -1,4 +1,4 @@
-"""Metrics of one's own, which a study names as toy_metrics:mean_shift."""
+"""User-defined metrics, which a study names as toy_metrics:mean_shift."""
 
 
 def mean_shift(sample, reference, scoring):

@@ -52,7 +52,7 @@ def pictures(tmp_path_factory):
 def house(smoke, pictures, tmp_path, monkeypatch):
     """A study with a manifest, a random feature network and both references; returns (study, layout).
 
-    Its images and its network stand for those that the emoji's protocols are defined for.
+    Its images and network take the place of those that the emoji protocols are defined for.
     """
     smoke["data"] = {"source": "folder", "path": str(pictures), "held_out_rate": 0.4, "image_size": SIZE,
                      "num_classes": 3, "num_shards": 2}  # fmt: skip

@@ -33,7 +33,7 @@ class Twice(DCMix):
 
 
 class Doubled(Guidance):
-    """A strategy of one's own: every masked position holds twice a learned vector."""
+    """A user-defined strategy: every masked position holds twice a learned vector."""
 
     def __init__(self, width, num_tokens, bits, factor=2.0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tokenizers of one's own, as small as they can be: a study names them as toy_tokenizers:Patches and :Shades."""
+"""The smallest possible user-defined tokenizers; a study names them as toy_tokenizers:Patches and :Shades."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Tokenizers of one's own: from training to reconstructions, and what is refused before anything runs."""
+"""User-defined tokenizers: from training to reconstructions, and what is refused before anything runs."""
 
 import re
 
@@ -28,7 +28,7 @@ from mixar.weights import read_metadata, read_weights, save_weights
 
 @pytest.fixture
 def own(smoke, tmp_path):
-    """The smoke study with both tokenizers of one's own."""
+    """The smoke study with two user-defined tokenizers."""
     smoke["continuous"] |= {"network": "toy_tokenizers:Patches", "options": {"noise": 1e-3}, "channels": 1}
     smoke["discrete"] |= {"network": "toy_tokenizers:Shades", "channels": 1}
     smoke["hardware"] = {"device": "cpu", "results": str(tmp_path / "results")}

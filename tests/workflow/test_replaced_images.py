@@ -1,4 +1,4 @@
-"""After images were replaced and ingested again, nothing goes on with what was made of the old ones."""
+"""After images were replaced and ingested again, no stage uses what was made from the old ones."""
 
 import pytest
 from toy_images import folder, pixels, png

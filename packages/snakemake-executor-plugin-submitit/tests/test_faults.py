@@ -111,7 +111,7 @@ rule counted:
 
 @pytest.fixture
 def submitting(cluster, tmp_path):
-    """A study whose driver has just called sbatch, which goes on when `go_on` is called."""
+    """A study whose driver has just called sbatch, which continues when `go_on` is called."""
     study = Study(cluster, tmp_path, OUTAGE)
     shim = study.shim("sbatch")
     (shim / "hang").touch()

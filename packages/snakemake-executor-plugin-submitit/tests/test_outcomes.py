@@ -18,7 +18,7 @@ rule cancelled:
     output: "cancelled.txt"
     shell: "bash count.sh cancelled 1 never && touch {output}"
 
-rule resuming:  # goes on until it has been at its time limit
+rule resuming:  # continues until it has been at its time limit
     output: "resuming.txt"
     resources: runtime=1, max_timeouts=20
     shell: "bash count.sh resuming 1 go && touch {output}"

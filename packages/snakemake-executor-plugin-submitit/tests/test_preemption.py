@@ -39,7 +39,7 @@ ENDS_WITHOUT_SIGNAL = {"two nodes": "preempted"}
 
 
 def preempt_all(cluster, folder):
-    """All kinds of jobs run, a job of higher priority takes every GPU, and the run goes on to its end."""
+    """All kinds of jobs run, a job of higher priority takes every GPU, and the run still finishes."""
     study = Study(cluster, folder, SNAKEFILE)
     driver = study.start()
     counters = [name for names in KINDS.values() for name in names]

@@ -13,11 +13,11 @@ from typing import Any
 
 # Resource -> what it says.
 RESOURCES = {
-    "runtime": "time limit in minutes; 60 where it is not given",
+    "runtime": "time limit in minutes; default: 60",
     "mem_mb": "memory of each node in MB; 0: all that the node has",
     "mem_mb_per_cpu": "memory of each CPU in MB, instead of mem_mb",
     "nodes": "number of nodes",
-    "tasks_per_node": "Slurm tasks on each node; 1 where it is not given",
+    "tasks_per_node": "Slurm tasks on each node; default: 1",
     "tasks": "Slurm tasks of all nodes together, instead of tasks_per_node",
     "tasks_per_gpu": "Slurm tasks for each GPU, instead of tasks_per_node",
     "cpus_per_task": "CPUs of each task, instead of threads",
@@ -27,7 +27,7 @@ RESOURCES = {
     "gpu_type": "their type, as the cluster calls it",
     "gpu_model": "another name for gpu_type",
     "gres": "generic resources of each node, as sbatch takes them: gpu:a100:4,shard:2",
-    "mpi": "a launcher for the rule's own command, {resources.mpi}; nothing is asked for",
+    "mpi": "launcher that the rule's command uses as {resources.mpi}; requests nothing from Slurm",
     "partition": "partition, or several with commas",
     "account": "account that pays",
     "qos": "quality of service",
@@ -35,8 +35,8 @@ RESOURCES = {
     "reservation": "reservation to use",
     "exclude": "nodes not to use",
     "extra": "further sbatch options, as one text",
-    "max_preemptions": "how often the job may lose its place and start again",
-    "max_timeouts": "how often the job may reach its time limit and start again",
+    "max_preemptions": "how often the job may be preempted and restarted",
+    "max_timeouts": "how often the job may reach its time limit and be restarted",
 }
 # Names of the standard Slurm executor that mean nothing here, and what to do instead.
 INSTEAD = {

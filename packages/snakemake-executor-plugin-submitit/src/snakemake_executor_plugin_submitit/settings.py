@@ -49,11 +49,11 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     detach: bool = _setting(False, "On Ctrl-C leave the jobs running; the next snakemake adopts them.")
     max_preemptions: int = _setting(
-        100, "How often a job may be interrupted and start again; 0: never. Per rule: resource max_preemptions."
+        100, "How often a job may be interrupted and restarted; 0: never. Per rule: resource max_preemptions."
     )
     max_timeouts: int = _setting(
         0,
-        "How often a job may reach its time limit and start again. Per rule: resource max_timeouts. "
+        "How often a job may reach its time limit and be restarted. Per rule: resource max_timeouts. "
         "Only for rules that resume from checkpoints.",
     )
     notice_seconds: int = _setting(120, "Seconds before the time limit at which a job gets SIGTERM to save its state.")

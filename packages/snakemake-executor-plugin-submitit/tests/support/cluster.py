@@ -223,7 +223,7 @@ class Cluster:
         return subprocess.run(words, env=self.environment, capture_output=True, timeout=60).returncode == 0
 
     def node_state(self, node: str) -> str:
-        # From scontrol: after a restart of the controller sinfo goes on showing allocations that have ended.
+        # From scontrol: after a restart of the controller sinfo still shows allocations that have ended.
         found = re.search(r"State=(\S+)", self.answer("scontrol", "show", "node", node))
         return found[1] if found else ""
 

@@ -21,7 +21,7 @@ PROFILE = ("--profile", EXAMPLES / "slurm", "--retries", "0", "--latency-wait", 
 PACE = ("--submitit-poll-min-seconds", "1", "--submitit-poll-max-seconds", "2")
 
 # count.sh NAME STEPS [FILE] counts to STEPS, five a second, and on until FILE exists: a job lasts as long as its test
-# needs it, however busy the machine is. It goes on where it was stopped. Every line of its life goes to the journal;
+# needs it, however busy the machine is. It continues where it was stopped. Every line of its life goes to the journal;
 # `NAME.counted` appears with its first step.
 COUNT = """
 name=$1 steps=$2 file=${3:-/} step=$(cat $1.saved 2>/dev/null || echo 0)

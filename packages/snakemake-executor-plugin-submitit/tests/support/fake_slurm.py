@@ -27,7 +27,7 @@ fi
 
 
 class FakeSlurm:
-    """Clients in a folder that stands first in `path`."""
+    """Clients in a folder that is first in `path`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "fake"

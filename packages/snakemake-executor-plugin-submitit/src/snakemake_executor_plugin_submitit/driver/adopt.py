@@ -65,7 +65,7 @@ def take_stock(
     ]
     alive = driver.alive() if found else set()
     earlier.refused = {
-        d.key: f"Slurm job {entry.job} of another running snakemake already makes it; wait for it, or stop it"
+        d.key: f"Slurm job {entry.job} of another running snakemake is already making it; wait for it, or stop it"
         for d, entry in found
         if entry.driver in alive
     }
