@@ -29,7 +29,7 @@ INTRODUCTION = """\
 A study is one YAML file, or several (`--configfile` and `--study` accept a list): later files replace single keys.
 Unknown keys, and values that do not fit, are errors that name the key, what was found and what would do.
 
-- **Choices.** Where a key takes a name or `module:name`, the second form is your own code, importable from where you run
+- **Choices.** Where a key takes a name or `module:name`, the second form is your own code, importable where you run
   mixar. Its source is part of the study: if it changes, the results that use it are recomputed.
 - **Presets.** `preset: NAME` in a section expands to the keys of a released model; keys next to it win.
 - **Paths.** A path, or `asset:NAME` for a file of `mixar assets`. `~`, `$NAME` and `${NAME}` are expanded; `$$` is a
