@@ -151,7 +151,7 @@ class _Citations:
         self.numbers: dict[str, int] = {}
 
     def figure(self, said: dict | None, approximate: Collection[str] = ()) -> str:
-        """A source's figure with the mark of its protocol and the number of the source; a dash where there is none.
+        """A source's figure with the mark of its protocol and the number of the source; a dash if there is none.
 
         approximate: protocols whose figures compare only roughly, which is marked, too.
         """

@@ -72,7 +72,7 @@ def claims_of(summary: Summary) -> list[Claim]:
             found.append(_close(summary, claims.guided, claims.self_attention))
     if figure8:
         sides = _side(summary, figure8.ti_mix), _side(summary, figure8.plain)
-        found.append(_better(summary, "TI-Mix is better than training on", *sides))
+        found.append(_better(summary, "Continued training is better with TI-Mix", *sides))
     return found
 
 

@@ -47,7 +47,7 @@ def with_spread(result: Result, places: int | None = None) -> str:
 
 
 def interval(result: Result, places: int | None = None, none: str = MISSING) -> str:
-    """[low, high] with so many decimals, by default what suits each; `none` where there is no interval."""
+    """[low, high] with so many decimals, by default what suits each; `none` if there is no interval."""
     if result.low is None or result.high is None:
         return none
     low, high = (number(v) if places is None else fixed(v, places) for v in (result.low, result.high))

@@ -62,7 +62,7 @@ class Result:
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """The interval, or the smallest and largest value over seeds where there is none."""
+        """The interval, or the smallest and largest value over seeds if there is none."""
         if self.low is not None and self.high is not None:
             return self.low, self.high
         return (min(self.values.values()), max(self.values.values())) if len(self.values) > 1 else None

@@ -268,7 +268,7 @@ def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
 def is_fid(protocol_id: str) -> bool:
     """Whether the protocol defines FID and the row differs from it in nothing, such as the number of images.
 
-    The rows of a further network name it and its statistics in their brackets, which is no difference.
+    The rows of a further network name it and its statistics in their brackets, which does not count as a difference.
     """
     name, _, brackets = protocol_id.removesuffix("]").partition("[")
     differs = [part for part in brackets.split(", ") if part and not part.startswith(("network=", "statistics="))]

@@ -51,7 +51,7 @@ def source_hash(where: str) -> str:
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """The spec of a module, found without running the packages around it; None where there is none."""
+    """The spec of a module, found without running the packages around it; None if there is none."""
     top, *rest = name.split(".")
     try:
         # Jobs run as `python -m mixar`, which looks in the working directory first; Snakemake's own process does not.

@@ -19,7 +19,7 @@ NOT_ABOUT_RESULTS = {"title", "hardware", "report"}
 
 
 def replaced(study: Study) -> str | None:
-    """Which networks in the study's folder it would make again, why, and what would do; None where there is none.
+    """Which networks in the study's folder it would make again, why, and what would do; None if there is none.
 
     Only what settings change counts: a folder whose study file this version cannot read is taken as the study's own.
     """

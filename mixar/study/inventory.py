@@ -42,7 +42,7 @@ def place(value: str) -> str:
 def stamp(data: Data, recorded: Path) -> str:
     """A text that changes with the names, sizes and times of a study's files; as recorded where they hold the same.
 
-    recorded: what `record` wrote, or no file. A source without any files is no change: its images were deleted after
+    recorded: what `record` wrote, or no file. A source without files counts as unchanged: its images were deleted after
     use. A listing that fails changes the text, too: `ingest` tells the reason.
     """
     before = _recorded(recorded)
@@ -93,7 +93,7 @@ def _stamp(files: list[File], before: Recorded | None) -> str:
 
 
 def _recorded(path: Path) -> dict[str, Recorded]:
-    """What `record` wrote, by key of the study's data; nothing where there is no such file, or a damaged one."""
+    """What `record` wrote, by key of the study's data; nothing if the file is missing or damaged."""
     try:
         return RECORD.validate_python(json_mapping(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -39,7 +39,7 @@ def load_study(*paths: str | Path) -> Study:
 
 
 def read_layer(path: str | Path) -> dict:
-    """The content of one file of a study. Raises SpecError where it is no mapping, or has a key twice."""
+    """The content of one file of a study. Raises SpecError if it is not a mapping, or has a key twice."""
     try:
         content = read_yaml(path)
     except FileNotFoundError:

@@ -121,7 +121,7 @@ def test_each_claim_of_the_paper_gets_its_verdict():
         "DC-Mix is better than MAR": "held",
         "DC-Mix, continued with TI-Mix is better than MaskBit's own images": "held",
         "DC-Mix is close to DC-SA at fewer tokens": "undecided",
-        "TI-Mix is better than training on": "held",
+        "Continued training is better with TI-Mix": "held",
     }
 
 
@@ -174,7 +174,7 @@ def test_unequal_arms_are_not_judged_whatever_the_numbers(changes, words):
 
     assert claim.verdict == "unequal" and f"unequal arms: {words}" in claim.summary
     assert claim.line().startswith("UNEQUAL") and not claim.lacks_seeds
-    assert found["TI-Mix is better than training on"].verdict == "held"
+    assert found["Continued training is better with TI-Mix"].verdict == "held"
 
 
 def test_own_parameters_of_a_strategy_and_images_without_a_training_are_no_inequality():

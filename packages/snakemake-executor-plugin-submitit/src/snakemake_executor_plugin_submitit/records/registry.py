@@ -66,7 +66,7 @@ class Registry:
         self._holders: dict[str, set[str]] = defaultdict(set)
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a job; None where there is none, or one that cannot be read."""
+        """The entry of a job; None if there is none, or one that cannot be read."""
         try:
             content = json.loads(self._path(key).read_text(encoding="utf-8"))
             parts = {part: Fingerprint(**made_from) for part, made_from in dict(content["parts"]).items()}
