@@ -36,6 +36,7 @@ from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.accumulate import Step
 from mixar.training.checkpoints import kept_states, read_state, states, training_folder
+from mixar.training.compiled import compile_regions
 from mixar.training.distributed import Context
 from mixar.training.history import HISTORY, History, changed, read_history, write_history
 from mixar.training.job import micro_batch, run_to_end
@@ -85,10 +86,14 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
                 f"{folder / HISTORY}: training {name!r} was changed at step {seen[-1].step}, and the state found is of "
                 f"step {done}; delete that file to train under the study's settings, or `mixar resume` again"
             )
+        settings = changed(settings, seen)
+        step = _step_of(study, layout, run, store, rows, context.device, settings)
+        if study.hardware_of(run).compile:
+            _compile(model.to(context.device), step, settings, context, name)
         run_to_end(
             model,
-            _step_of(study, layout, run, store, rows, context.device, changed(settings, seen)),
-            changed(settings, seen),
+            step,
+            settings,
             name=f"train {name} seed {seed}",
             num_items=len(rows),
             seed=seed_of(seed, "train", _generation(study, run)),
@@ -104,6 +109,19 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
             are_states_kept=_is_kept(study, layout, name, seed),
             watcher=watcher,
         )
+
+
+def _compile(model: nn.Module, step: Step, settings: MarTraining, context: Context, name: str) -> None:
+    """Compile the blocks and the head; where that fails, say why and train as it is."""
+    size, device = settings.batch_size // context.world_size, context.device
+    indices = torch.arange(min(settings.micro_batch or size, size))
+
+    def trial() -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            return step(model.train(), indices, torch.Generator(device).manual_seed(0), 0.0)["loss"]
+
+    if (reason := compile_regions(model, trial)) and context.is_main:
+        print(f"{name}: hardware.compile: torch.compile failed, training without it ({reason})", flush=True)
 
 
 def _watching(study: Study, layout: Layout, header: Header, store: TokenStore, context: Context) -> Watching:

@@ -111,6 +111,21 @@ def test_a_strategy_with_tied_weights_is_trained_saved_and_continued(tmp_path):
         assert model.guidance.embed.weight is model.guidance.again.weight
 
 
+@pytest.mark.slow
+def test_compiled_blocks_train_with_the_same_losses_but_for_rounding(tmp_path, capsys):
+    plain, compiled = toy_study(tmp_path / "plain"), toy_study(tmp_path / "compiled")
+    compiled = compiled.model_copy(update={"hardware": compiled.hardware.model_copy(update={"compile": True})})
+    layouts = [write_inputs(study) for study in (plain, compiled)]
+
+    for study, layout in zip((plain, compiled), layouts, strict=True):
+        train(study, layout, "ti", 0)
+
+    expected, found = (pq.read_table(layout.losses("ti", 0))["loss"].to_pylist() for layout in layouts)
+    assert "torch.compile failed" not in capsys.readouterr().out
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert weights(layouts[1], "ti").keys() == weights(layouts[0], "ti").keys()
+
+
 def test_training_resumed_after_an_exception_equals_training_without_one(uninterrupted, tmp_path):
     study = fused_study(tmp_path / "broken")
     layout = write_inputs(study)
