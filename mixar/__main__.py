@@ -7,11 +7,12 @@ Stages are imported where they are called, after what can be checked without the
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -27,6 +28,9 @@ from mixar.study.load import load_study
 from mixar.study.names import KINDS
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    from mixar.stages.plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -341,6 +345,50 @@ def check(
     print(f"  relative paths begin at {Path.cwd()}")
     for line in [*(f"warning: {warning}" for warning in warnings), *missing]:
         print(f"  {line}")
+
+
+@app.command()
+def plan(
+    study: StudyFiles,
+    only: Annotated[
+        str | None, typer.Option("--only", help="A table or figure alone, such as figure7.", show_default=False)
+    ] = None,
+    totals: Annotated[bool, typer.Option("--totals", help="Print one line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Price a study before its first job: GPU-hours, time, memory, restarts and disk of every stage."""
+    files = [study_file(path) for path in study]
+    loaded, layout = load(study)
+    from mixar.stages import plan as stage
+
+    found = stage.plan(loaded, layout, only, files)
+    if as_json:
+        print(json.dumps(found.as_mapping(), indent=2))
+    elif totals:
+        print(found.totals())
+    else:
+        _print_plan(found)
+
+
+def _print_plan(found: Plan) -> None:
+    """One row for each stage and run; below it totals, the critical path and what is assumed."""
+    from mixar.stages.plan import time_of
+
+    table = Table("stage", "of", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("jobs", "GPUs", "GPU-h", "a job", "GiB of\nmemory", "re-\nstarts", "GiB of\ndisk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for w in found.work:
+        price = [f"{w.gpu_hours:,.1f}" if w.gpus else "", time_of(w.hours)]
+        memory, restarts = "?" if w.gpus else "", str(w.restarts or "")
+        disk = f"{w.disk_gib:,.1f}" if w.disk_gib >= 0.05 else ""
+        table.add_row(w.stage, w.name, str(w.jobs), str(w.gpus or ""), *price, memory, restarts, disk)
+    Console().print(table)
+    print(f"\n{found.totals()}")
+    print(f"Longest chain: {' → '.join(found.critical)}: {time_of(found.critical_hours)} without the queue.")
+    for line in [*found.notes, "?: not estimated yet."]:
+        print(line)
+    if found.command:
+        print(f"\nTo make only these rows:\n{found.command}")
 
 
 @app.command()

@@ -2,9 +2,11 @@
 import functools
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -243,7 +245,24 @@ def announce_missing():
     logger.warning("\n".join(lines), extra={"mixar_closing": True})
 
 
+def announce_price():
+    """The totals of `mixar plan`, for a study that may cost many GPU-hours: torch stays out of this process."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        file.write(STUDY.model_dump_json())
+        file.flush()
+        command = [sys.executable, "-m", "mixar", "plan", "--study", file.name, "--totals"]
+        try:
+            found = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
+        except subprocess.TimeoutExpired:
+            return
+    price = re.search(r": ([\d,]+) GPU-hours", found.stdout)
+    if found.returncode == 0 and price and int(price[1].replace(",", "")) > 100:
+        logger.warning(f"{found.stdout.strip()}. Stage by stage: mixar plan")
+
+
 if workflow.is_main_process:
+    if workflow.output_settings.dryrun and any(STUDY.hardware_of(run).gpus for run in STUDY.runs):
+        announce_price()
     if MISSING:
         announce_missing()
     if workflow.output_settings.dryrun and not REPLACE and (replaced := earlier.replaced(STUDY)):

@@ -1,0 +1,421 @@
+"""`plan`: what a study costs before its first job: GPU-hours, wall time, memory, restarts and disk, stage by stage.
+
+FLOPs are exact: those of runs from mixar.model.cost, those of other networks counted on the meta device. The rates that
+turn them into hours are measured (benchmarks/gpu.json) or assumed, and the plan says which.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mixar.assets.check import locate
+from mixar.assets.shipped import ROOT
+from mixar.data.manifest import count_images, count_rows
+from mixar.model import cost
+from mixar.scoring.protocols import IMAGENET
+from mixar.study.cards import CARDS
+from mixar.study.choices import unknown
+from mixar.study.layout import Layout
+from mixar.study.names import KINDS, MASKBIT
+from mixar.study.sections import Study
+from mixar.tokens import tokenizers
+from mixar.tokens.generator import BitTransformer
+
+GIB = 2**30
+TERA = 1e12
+REFERENCE_CARD = "h100-80gb"  # where a study names none
+# Share of the card's peak that a stage sustains, where nothing was measured. bfloat16: 350 TFLOP/s of an H100, which
+# good implementations of transformers of this size reach; float32: large matrix products on the ordinary cores; tf32:
+# convolutions, whose peak is half of bfloat16's.
+ASSUMED = {"bfloat16": 0.354, "float32": 0.75, "tf32": 0.3}
+CPU_TFLOPS = 0.02  # assumed, of one process without a GPU
+START_MINUTES = {True: 0.5, False: 0.1}  # assumed, of a job with and without a GPU: imports, weights, data
+DECODED = 800  # assumed: images a second that a job reads from JPEG or PNG
+WRITTEN = 0.65  # assumed: bytes of a PNG over bytes of its pixels
+INCEPTION_GFLOP = 11.4  # Inception-v3 at 299 x 299, 5.7 G multiply-adds (Szegedy et al., arXiv 1512.00567)
+MEASURES = ROOT / "benchmarks" / "gpu.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The jobs of one stage for one run, tokenizer or network."""
+
+    stage: str  # the rule
+    name: str  # "" where the stage has one kind of job
+    jobs: int
+    needs: tuple[str, ...]  # keys of other work
+    gpus: int = 0  # of one job
+    flops: float = 0.0  # of all jobs
+    rate: str = "float32"  # a key of ASSUMED
+    minutes: float = 0.0  # of one job, beside its FLOPs
+    limit: int | None = None  # minutes, where the stage resumes
+    disk_gib: float = 0.0
+    hours: float = 0.0  # of one job; `priced` fills it in
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage} {self.name}".strip()
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.hours * self.jobs * self.gpus
+
+    @property
+    def restarts(self) -> int:
+        """Of one job, under its time limit."""
+        return max(math.ceil(self.hours * 60 / self.limit) - 1, 0) if self.limit else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All work of a study, or of a part of it, with its price."""
+
+    study: str
+    card: str
+    notes: tuple[str, ...]  # what is assumed, what was measured
+    work: tuple[Work, ...]
+    critical: tuple[str, ...]  # keys on the longest path, first to last
+    critical_hours: float  # if every job starts as soon as it can
+    command: str | None  # makes the rows of a part alone
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(w.gpu_hours for w in self.work)
+
+    @property
+    def jobs(self) -> int:
+        return sum(w.jobs for w in self.work)
+
+    @property
+    def disk_gib(self) -> float:
+        return sum(w.disk_gib for w in self.work)
+
+    def totals(self) -> str:
+        """One line."""
+        return (
+            f"{self.study}: {self.gpu_hours:,.0f} GPU-hours on {self.card}, at least {time_of(self.critical_hours)}, "
+            f"{self.jobs:,} jobs, {self.disk_gib:,.0f} GiB of disk"
+        )
+
+    def as_mapping(self) -> dict[str, Any]:
+        """For --json; hours, GiB."""
+        rows = [
+            {**vars(w), "key": w.key, "gpu_hours": w.gpu_hours, "restarts": w.restarts, "tflop": w.flops / TERA}
+            for w in self.work
+        ]
+        totals = {"gpu_hours": self.gpu_hours, "jobs": self.jobs, "disk_gib": self.disk_gib}
+        return {**vars(self), "work": rows, "totals": totals}
+
+
+def time_of(hours: float) -> str:
+    """Hours in words: minutes, hours or days."""
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    return f"{hours:,.1f} h" if hours >= 1 else f"{max(hours * 60, 1):.0f} min"
+
+
+def plan(study: Study, layout: Layout, only: str | None = None, files: Sequence[Path] = ()) -> Plan:
+    """The plan of a study. only: a key of PARTS, of whose rows the work alone is planned. files: the study's, for the
+    command. Raises ValueError for an unknown part, and where the study's data cannot be counted.
+    """
+    if only is not None and only not in PARTS:
+        raise ValueError(f"--only: {unknown(only, PARTS)}")
+    counts, notes = images_of(study, layout)
+    card, rates, said = rates_of(study)
+    work = {w.key: priced(w, rates) for w in all_work(study, layout, counts)}
+    command = None
+    if only:
+        keys, paths = rows_of_part(study, layout, only)
+        work = _needed_by(work, keys)
+        given, rows = (" ".join(shlex.quote(str(path)) for path in listed) for listed in (files, paths))
+        command = f"snakemake --configfile {given} -- {rows}"
+    path, hours = critical_path(work)
+    return Plan(study.study, card, (*notes, *said), tuple(work.values()), path, hours, command)
+
+
+# Prices
+
+
+def rates_of(study: Study) -> tuple[str, dict[str, float], list[str]]:
+    """The card, FLOP/s by stage and by kind of arithmetic, and what is assumed of them."""
+    if not any(study.hardware_of(run).gpus for run in study.runs):
+        return "CPUs", dict.fromkeys(ASSUMED, CPU_TFLOPS * TERA), [f"Assumed: {CPU_TFLOPS} TFLOP/s a process."]
+    name = study.hardware.card or REFERENCE_CARD
+    card = CARDS[name]
+    peaks = {"bfloat16": card.bf16_tflops, "float32": card.float32_tflops, "tf32": card.bf16_tflops / 2}
+    rates = {kind: ASSUMED[kind] * peak * TERA for kind, peak in peaks.items()}
+    said = [] if study.hardware.card else [f"hardware.card is not given: {name} is assumed."]
+    said.append("Assumed: " + ", ".join(f"{kind} {rate / TERA:.0f} TFLOP/s" for kind, rate in rates.items()) + ".")
+    measured = _measured(name)
+    if measured:
+        said.append(f"Measured ({MEASURES.name}): " + ", ".join(f"{k} {v:.0f} TFLOP/s" for k, v in measured.items()))
+    return name, rates | {stage: value * TERA for stage, value in measured.items()}, said
+
+
+def _measured(card: str) -> dict[str, float]:
+    """TFLOP/s that stages sustained on this card, by stage: {"card": "h100-80gb", "tflops": {"train": 310, …}}."""
+    if not MEASURES.is_file():
+        return {}
+    found = json.loads(MEASURES.read_text(encoding="utf-8"))
+    return found.get("tflops", {}) if found.get("card") == card else {}
+
+
+def priced(work: Work, rates: dict[str, float]) -> Work:
+    """The same work with its hours: start, FLOPs at the rate of its stage, and what the CPU does."""
+    rate = rates.get(work.stage, rates[work.rate]) * max(work.gpus, 1)
+    minutes = START_MINUTES[work.gpus > 0] + work.minutes
+    return replace(work, hours=work.flops / max(work.jobs, 1) / rate / 3600 + minutes / 60)
+
+
+def critical_path(work: dict[str, Work]) -> tuple[tuple[str, ...], float]:
+    """The longest chain of jobs, each as soon as it can start, and its hours without time in the queue."""
+    ends: dict[str, tuple[float, tuple[str, ...]]] = {}
+    for key, w in work.items():  # parents come first
+        before, path = max((ends[need] for need in w.needs if need in ends), default=(0.0, ()))
+        ends[key] = before + w.hours, (*path, key)
+    hours, path = max(ends.values(), default=(0.0, ()))
+    return path, hours
+
+
+# Parts: a table or figure -> the runs that it shows by their scores, those it shows by their costs, and the tokenizers
+
+
+def _figure8(study: Study) -> list[str]:
+    return list(study.report.figure8.model_dump().values()) if study.report.figure8 else []
+
+
+PARTS: dict[str, Callable[[Study, Layout], tuple[list[str], list[str], Sequence[str]]]] = {
+    "table1": lambda s, _: ([MASKBIT, *s.runs], list(s.runs), KINDS),
+    "table2": lambda s, _: ([], s.shown(s.report.table2), ()),
+    "figure2": lambda _, layout: ([MASKBIT, *layout.figure2_runs], [], ()),
+    "figure7": lambda s, _: (s.shown(s.report.figure7), s.shown(s.report.figure7), ()),
+    "figure8": lambda s, _: (_figure8(s), [], ()),
+}
+
+
+def rows_of_part(study: Study, layout: Layout, only: str) -> tuple[list[str], list[Path]]:
+    """The keys of the work that makes a part's rows, and their files. Raises ValueError for a part that is empty."""
+    scored, measured, kinds = PARTS[only](study, layout)
+    keys = [f"score {r}" for r in scored] + [f"measure {r}" for r in measured]
+    keys += [f"score_reconstruction {kind}" for kind in kinds]
+    paths = [layout.scores("sample", run, *names) for run in scored for names in drawings(study, run)]
+    paths += [layout.measures(run) for run in measured] + [layout.scores("reconstruct", kind) for kind in kinds]
+    if not keys:
+        raise ValueError(f"--only: the study has no {only}; its report names no runs for it")
+    return keys, paths
+
+
+def _needed_by(work: dict[str, Work], keys: Iterable[str]) -> dict[str, Work]:
+    found, left = set(), list(keys)
+    while left:
+        if (key := left.pop()) in work and key not in found:
+            found.add(key)
+            left += work[key].needs
+    return {key: w for key, w in work.items() if key in found}
+
+
+# Work
+
+
+def drawings(study: Study, run: str) -> list[tuple[int, str]]:
+    """Seeds and samplers of a run whose images are drawn."""
+    if run == MASKBIT:
+        return [(0, "default")]
+    return [(seed, sampler) for seed in study.runs[run].seeds for sampler in study.runs[run].samplers]
+
+
+def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
+    """Images of each split: of the manifest, of the data where they are, or of ImageNet. Raises ValueError."""
+    if found := count_rows(layout.manifest):
+        return found, []
+    if locate(study.data.path).exists():
+        return count_images(study.data), []
+    if study.data.path == "asset:imagenet-train":
+        return dict(IMAGENET), ["ImageNet is not here: 1,281,167 and 50,000 images are assumed."]
+    raise ValueError(f"data.path: {study.data.path} is not there, so its images cannot be counted; get them first")
+
+
+def all_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
+    """Every job of the study's DAG, parents first."""
+    return [*_token_work(study, layout, counts), *_run_work(study, counts), *_score_work(study, counts)]
+
+
+def _gpu(study: Study) -> int:
+    return min(study.hardware.gpus, 1)
+
+
+def _token_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
+    images, e, gpu = sum(counts.values()), study.evaluation, _gpu(study)
+    encode = {kind: counted(encoding(study, kind)) for kind in KINDS}
+    trained = {"continuous": study.continuous, "discrete": study.discrete}
+    work = [Work("ingest", "", 1, (), minutes=images / DECODED / 60 / 4)]
+    for kind in KINDS:
+        section: Any = trained[kind]
+        flops, minutes = 0.0, 0.0
+        if section.weights is None and section.train:
+            decode = counted(decoding(study, kind))
+            flops = 3 * section.train.epochs * counts["train"] * (encode[kind] + decode)
+            minutes = counts["train"] / DECODED / 60
+        work.append(Work(f"tokenizer_{kind}", "", 1, ("ingest",), gpu * bool(flops), flops, "tf32", minutes))
+    needs = ("ingest", "tokenizer_continuous", "tokenizer_discrete")
+    if any(run.weights is None for run in study.runs.values()) or study.generator.weights is None:
+        shards = study.data.num_shards
+        size = images * 2 * study.num_tokens * (2 * study.continuous.latent_channels + 2) / GIB
+        flops, minutes = 2 * images * sum(encode.values()), images / shards / DECODED / 60
+        work.append(Work("tokenize", "", shards, needs, gpu, flops, "tf32", minutes, disk_gib=size))
+    forward, trains = generator_flops(study), study.generator.weights is None
+    flops = 3 * study.generator.train.epochs * counts["train"] * forward if trains and study.generator.train else 0.0
+    work.append(Work("generator", "", 1, ("tokenize",) if trains else (), gpu * bool(flops), flops))
+    drawn = (
+        e.num_images
+        * study.generator.sampler.num_steps
+        * forward
+        * (2 if study.generator.sampler.guidance_scale else 1)
+    )
+    return [*work, Work("generate", "", e.num_shards, ("generator",), gpu, drawn)]
+
+
+def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
+    work, decode, gpu = [], counted(decoding(study, "continuous")), _gpu(study)
+    for name in study.runs:
+        work.append(_training(study, name, counts["train"]))
+    images = study.evaluation.num_images
+    extractor_trained = study.scoring.extractor.weights is None
+    work.append(Work("extractor", "", 1, ("ingest",) if extractor_trained else (), gpu * extractor_trained))
+    own = counted(decoding(study, "discrete"))
+    for name in (MASKBIT, *study.runs):
+        pairs = drawings(study, name)
+        flops = sum(
+            own if name == MASKBIT else decode + cost.flops_sample(study, name, study.samplers[sampler])
+            for _, sampler in pairs
+        )
+        networks = ["tokenizer_discrete"] if name == MASKBIT else ["tokenizer_continuous", f"train {name}"]
+        needs = ("generate", "extractor", *networks)
+        jobs = len(pairs) * study.evaluation.num_shards
+        minutes = study.evaluation.shard_size / DECODED / 60
+        disk = len(pairs) * images * (image_bytes(study) + feature_bytes(study)) / GIB
+        total = images * (flops + len(pairs) * extractor_flops(study))
+        work.append(Work("sample", name, jobs, needs, gpu, total, "float32", minutes, 240, disk))
+    for name, run in study.runs.items():
+        steps = study.measure.repeats * study.measure.train_steps
+        flops = sum(cost.flops_sample(study, name, study.samplers[p]) for p in run.samplers) * study.measure.repeats
+        flops = study.measure.batch_size * (flops + steps * cost.flops_train(study, name))
+        work.append(Work("measure", name, 1, ("ingest",), gpu, flops))
+    return work
+
+
+def _training(study: Study, name: str, images: int) -> Work:
+    run = study.runs[name]
+    parameters, seeds = cost.count_parameters(study, name), len(run.seeds)
+    disk = 4 * parameters * seeds / GIB
+    if run.weights:
+        return Work("train", name, seeds, (), disk_gib=disk, minutes=parameters / 1e9)
+    settings, hardware = study.training_of(name), study.hardware_of(name)
+    per_image = cost.flops_train(study, name) + (generator_flops(study) if run.ti_mix else 0)
+    seen = settings.epochs * (images // settings.batch_size) * settings.batch_size
+    needs = ["tokenize", *([f"train {run.parent}"] if run.parent else []), *(["generator"] if run.ti_mix else [])]
+    states = 2 * 16 * parameters * seeds / GIB  # the newest two: weights, average and two moments, float32
+    return Work(
+        "train", name, seeds, tuple(needs), hardware.gpus, seen * seeds * per_image, settings.precision,
+        limit=hardware.minutes, disk_gib=disk + states,
+    )  # fmt: skip
+
+
+def _score_work(study: Study, counts: dict[str, int]) -> list[Work]:
+    gpu, split = _gpu(study), study.scoring.reconstructions
+    references = {"train": counts["train"], "held_out": counts["held_out"]}
+    references |= {} if split is None else {"reconstructed": counts["held_out"]}
+    work = []
+    for kind in KINDS:
+        pairs = counted(encoding(study, kind)) + counted(decoding(study, kind))
+        flops, minutes = counts["held_out"] * (pairs + extractor_flops(study)), 2 * counts["held_out"] / DECODED / 60
+        disk = counts["held_out"] * (image_bytes(study) + feature_bytes(study)) / GIB
+        needs = ("ingest", "extractor", f"tokenizer_{kind}")
+        work.append(Work("reconstruct", kind, 1, needs, gpu, flops, "tf32", minutes, 120, disk))
+    for name, n in references.items():
+        minutes, disk = n / DECODED / 60, n * feature_bytes(study) / GIB
+        flops, both = n * extractor_flops(study), ("ingest", "extractor")
+        work.append(Work("features_reference", name, 1, both, gpu, flops, "tf32", minutes, disk_gib=disk))
+    minutes = 5 * study.evaluation.num_images / 50_000  # assumed
+    for name in (MASKBIT, *study.runs):
+        needs = (f"sample {name}", "features_reference train", "features_reference held_out")
+        work.append(Work("score", name, len(drawings(study, name)), needs, minutes=minutes))
+    against = "features_reference " + ("held_out" if split is None else "reconstructed")
+    work += [Work("score_reconstruction", kind, 1, (f"reconstruct {kind}", against), minutes=1) for kind in KINDS]
+    rows = [w.key for w in work if w.stage.startswith("score")] + [f"measure {name}" for name in study.runs]
+    return [*work, Work("report", "", 1, tuple(rows), minutes=1)]
+
+
+def image_bytes(study: Study) -> float:
+    return WRITTEN * 3 * study.data.image_size**2
+
+
+def feature_bytes(study: Study) -> float:
+    """Features and logits of one image, float32; Inception's, which are the widest of the built-in networks."""
+    return (
+        4 * (2048 + 1008)
+        if study.scoring.extractor.network == "inception-v3"
+        else 4 * 5 * study.scoring.extractor.channels
+    )
+
+
+def extractor_flops(study: Study) -> float:
+    return INCEPTION_GFLOP * 1e9 if study.scoring.extractor.network == "inception-v3" else 0.0
+
+
+# FLOPs of networks that are not runs, counted on the meta device for one image
+
+
+def counted(work: Callable[[], object]) -> float:
+    """FLOPs of a call: 2 for each multiply-add of matrix products and convolutions."""
+    counter = FlopCounterMode(display=False)
+    # A look at values ends the pass: the built-in networks check their result last.
+    with suppress(RuntimeError, NotImplementedError), torch.device("meta"), torch.inference_mode(), counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def generator_flops(study: Study) -> float:
+    """One forward pass of the generator of discrete tokens for one image."""
+    s = study.generator
+
+    def forward() -> None:
+        network: nn.Module = BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes).eval()
+        network(torch.zeros(1, study.num_tokens, s.splits, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+
+    return counted(forward)
+
+
+def encoding(study: Study, kind: str) -> Callable[[], object]:
+    """A call that encodes one image with a tokenizer."""
+
+    def encode() -> None:
+        network: Any = tokenizers.build(kind, getattr(study, kind)).eval()
+        image = torch.zeros(1, 3, study.data.image_size, study.data.image_size)
+        network.encode(image) if kind == "continuous" else network.tokens(image)
+
+    return encode
+
+
+def decoding(study: Study, kind: str) -> Callable[[], object]:
+    """A call that decodes one image with a tokenizer."""
+
+    def decode() -> None:
+        network: Any = tokenizers.build(kind, getattr(study, kind)).eval()
+        if kind == "continuous":
+            network.decode(torch.zeros(1, study.continuous.latent_channels, study.grid, study.grid))
+        else:
+            network.decode_tokens(torch.zeros(1, study.num_tokens, dtype=torch.long))
+
+    return decode

@@ -1,0 +1,109 @@
+"""`plan`: prices that follow from the settings, the longest chain, and parts of a study."""
+
+import json
+
+import pytest
+
+from mixar.stages.plan import Work, counted, critical_path, decoding, generator_flops, plan, priced, time_of
+from mixar.study.layout import Layout
+from mixar.study.load import load_study, parse_study
+
+
+@pytest.fixture(scope="module")
+def paper(root):
+    """The paper's study, and its plan by key."""
+    study = load_study(root / "config" / "imagenet256.yaml")
+    return study, plan(study, Layout(study, "nowhere"))
+
+
+def by_key(found):
+    return {w.key: w for w in found.work}
+
+
+def test_a_training_costs_its_flops_at_the_rate_of_the_card_whatever_its_gpus(paper):
+    study, found = paper
+    work = by_key(found)["train dc_mix_l"]
+    hardware = study.hardware.model_copy(update={"runs": {"dc_mix_l": {"gpus": 16, "nodes": 2}}})
+
+    wider = by_key(plan(study.model_copy(update={"hardware": hardware}), Layout(study, "nowhere")))["train dc_mix_l"]
+
+    assert work.gpu_hours == pytest.approx(work.flops / 350e12 / 3600, rel=0.01)
+    assert wider.hours == pytest.approx(work.hours / 2, rel=0.01) and wider.flops == work.flops
+    assert work.restarts == int(work.hours * 60 // work.limit)
+
+
+def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_image(paper):
+    study, found = paper
+    plain, mixed = (by_key(found)[f"train {name}"] for name in ("dc_mix_l_400", "mixar_l"))
+
+    assert "train dc_mix_l_200" in plain.needs and {"train dc_mix_l_200", "generator"} <= set(mixed.needs)
+    images = 200 * (1_281_167 // 2048) * 2048
+    assert mixed.flops - plain.flops == pytest.approx(images * generator_flops(study))
+
+
+def test_a_part_has_the_work_that_its_rows_need_and_no_other(paper):
+    study, whole = paper
+
+    part = plan(study, Layout(study, "nowhere"), "figure8", ["mine.yaml"])
+
+    runs = {w.name for w in part.work if w.stage == "train"}
+    assert runs == {"dc_mix_l_200", "dc_mix_l_400", "mixar_l"}
+    assert all(by_key(whole)[w.key] == w for w in part.work)
+    assert part.gpu_hours < whole.gpu_hours and "report" not in by_key(part)
+    assert part.command.startswith("snakemake --configfile mine.yaml -- ")
+    assert "nowhere/imagenet256/score/sample/mixar_l/seed0-default.parquet" in part.command
+
+
+def test_the_longest_chain_is_the_slowest_path_through_what_work_needs():
+    chain = [
+        Work("a", "", 1, (), hours=1),
+        Work("b", "", 1, ("a",), hours=5),
+        Work("c", "", 9, ("a",), hours=2),
+        Work("d", "", 1, ("b", "c"), hours=1),
+    ]
+
+    assert critical_path({w.key: w for w in chain}) == (("a", "b", "d"), 7)
+
+
+def test_jobs_share_the_flops_and_each_pays_its_start():
+    rates = {"float32": 1e12, "sample": 2e12}
+
+    alone, ten = (priced(Work("sample", "x", n, (), 1, 7.2e15), rates) for n in (1, 10))
+
+    assert alone.hours == pytest.approx(1 + 0.5 / 60) and ten.hours == pytest.approx(0.1 + 0.5 / 60)
+    assert ten.gpu_hours == pytest.approx(alone.gpu_hours + 9 * 0.5 / 60)
+
+
+def test_the_flops_of_both_tokenizers_are_counted_although_one_looks_at_its_values(paper):
+    study, _ = paper
+
+    found = {kind: counted(decoding(study, kind)) for kind in ("continuous", "discrete")}
+
+    assert all(1e11 < flops < 1e12 for flops in found.values()), found
+
+
+def test_a_study_on_cpus_has_no_gpu_hours_and_a_plan_is_json(smoke):
+    study = parse_study(smoke)
+
+    found = plan(study, Layout(study, "nowhere"))
+
+    assert found.gpu_hours == 0 and found.card == "CPUs"
+    assert json.loads(json.dumps(found.as_mapping()))["totals"]["jobs"] == found.jobs
+
+
+def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_said(smoke):
+    study = parse_study(smoke)
+    with pytest.raises(ValueError, match="--only: 'figure9' is unknown; did you mean"):
+        plan(study, Layout(study), "figure9")
+    del smoke["report"]["figure8"]
+    with pytest.raises(ValueError, match="--only: the study has no figure8"):
+        plan(parse_study(smoke), Layout(study), "figure8")
+    smoke["data"]["path"] = "nowhere.parquet"
+    study = parse_study(smoke)
+    with pytest.raises(ValueError, match=r"data.path: .*nowhere.parquet is not there, so its images cannot be counted"):
+        plan(study, Layout(study, "nowhere"))
+
+
+@pytest.mark.parametrize(("hours", "said"), [(0.001, "1 min"), (0.5, "30 min"), (5, "5.0 h"), (72, "3.0 days")])
+def test_times_are_said_in_their_own_unit(hours, said):
+    assert time_of(hours) == said
