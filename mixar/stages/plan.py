@@ -6,6 +6,7 @@ turn them into hours are measured (benchmarks/gpu.json) or assumed, and the plan
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
@@ -27,7 +28,7 @@ from mixar.scoring.protocols import IMAGENET
 from mixar.study.cards import CARDS
 from mixar.study.choices import unknown
 from mixar.study.layout import Layout
-from mixar.study.names import KINDS, MASKBIT
+from mixar.study.names import KINDS, MASKBIT, split
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
@@ -180,11 +181,13 @@ def priced(work: Work, rates: dict[str, float]) -> Work:
 
 def critical_path(work: dict[str, Work]) -> tuple[tuple[str, ...], float]:
     """The longest chain of jobs, each as soon as it can start, and its hours without time in the queue."""
-    ends: dict[str, tuple[float, tuple[str, ...]]] = {}
-    for key, w in work.items():  # parents come first
-        before, path = max((ends[need] for need in w.needs if need in ends), default=(0.0, ()))
-        ends[key] = before + w.hours, (*path, key)
-    hours, path = max(ends.values(), default=(0.0, ()))
+
+    @functools.cache
+    def end(key: str) -> tuple[float, tuple[str, ...]]:
+        before, path = max((end(need) for need in work[key].needs if need in work), default=(0.0, ()))
+        return before + work[key].hours, (*path, key)
+
+    hours, path = max(map(end, work), default=(0.0, ()))
     return path, hours
 
 
@@ -192,11 +195,15 @@ def critical_path(work: dict[str, Work]) -> tuple[tuple[str, ...], float]:
 
 
 def _figure8(study: Study) -> list[str]:
-    return list(study.report.figure8.model_dump().values()) if study.report.figure8 else []
+    """The parent, and both continuations with their milestones, which are its points."""
+    if (shown := study.report.figure8) is None:
+        return []
+    continued = [name for name in study.networks if split(name)[0] in (shown.plain, shown.ti_mix)]
+    return list(dict.fromkeys([shown.parent, *continued]))
 
 
 PARTS: dict[str, Callable[[Study, Layout], tuple[list[str], list[str], Sequence[str]]]] = {
-    "table1": lambda s, _: ([MASKBIT, *s.runs], list(s.runs), KINDS),
+    "table1": lambda s, _: ([MASKBIT, *s.networks], list(s.runs), KINDS),
     "table2": lambda s, _: ([], s.shown(s.report.table2), ()),
     "figure2": lambda _, layout: ([MASKBIT, *layout.figure2_runs], [], ()),
     "figure7": lambda s, _: (s.shown(s.report.figure7), s.shown(s.report.figure7), ()),
@@ -232,7 +239,8 @@ def drawings(study: Study, run: str) -> list[tuple[int, str]]:
     """Seeds and samplers of a run whose images are drawn."""
     if run == MASKBIT:
         return [(0, "default")]
-    return [(seed, sampler) for seed in study.runs[run].seeds for sampler in study.runs[run].samplers]
+    network = study.networks[run]
+    return [(seed, sampler) for seed in network.seeds for sampler in network.samplers]
 
 
 def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
@@ -247,7 +255,7 @@ def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
 
 
 def all_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
-    """Every job of the study's DAG, parents first."""
+    """Every job of the study's DAG."""
     return [*_token_work(study, layout, counts), *_run_work(study, counts), *_score_work(study, counts)]
 
 
@@ -288,16 +296,16 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Wo
 
 def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
     work, decode, gpu = [], counted(decoding(study, "continuous")), _gpu(study)
-    for name in study.runs:
+    for name in study.networks:
         work.append(_training(study, name, counts["train"]))
     images = study.evaluation.num_images
     extractor_trained = study.scoring.extractor.weights is None
     work.append(Work("extractor", "", 1, ("ingest",) if extractor_trained else (), gpu * extractor_trained))
     own = counted(decoding(study, "discrete"))
-    for name in (MASKBIT, *study.runs):
+    for name in (MASKBIT, *study.networks):
         pairs = drawings(study, name)
         flops = sum(
-            own if name == MASKBIT else decode + cost.flops_sample(study, name, study.samplers[sampler])
+            own if name == MASKBIT else decode + cost.flops_sample(study, split(name)[0], study.samplers[sampler])
             for _, sampler in pairs
         )
         networks = ["tokenizer_discrete"] if name == MASKBIT else ["tokenizer_continuous", f"train {name}"]
@@ -316,16 +324,19 @@ def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
 
 
 def _training(study: Study, name: str, images: int) -> Work:
-    run = study.runs[name]
-    parameters, seeds = cost.count_parameters(study, name), len(run.seeds)
+    (of, _), run = split(name), study.networks[name]
+    parameters, seeds = cost.count_parameters(study, of), len(run.seeds)
     disk = 4 * parameters * seeds / GIB
     if run.weights:
         return Work("train", name, seeds, (), disk_gib=disk, minutes=parameters / 1e9)
-    settings, hardware = study.training_of(name), study.hardware_of(name)
-    per_image = cost.flops_train(study, name) + (generator_flops(study) if run.ti_mix else 0)
-    seen = settings.epochs * (images // settings.batch_size) * settings.batch_size
-    needs = ["tokenize", *([f"train {run.parent}"] if run.parent else []), *(["generator"] if run.ti_mix else [])]
-    states = 2 * 16 * parameters * seeds / GIB  # the newest two: weights, average and two moments, float32
+    settings, hardware, before = study.training_of(of), study.hardware_of(of), study.milestone_before(name)
+    epochs = study.epochs_of(name) - (study.epochs_of(before) if before else 0)
+    per_image = cost.flops_train(study, of) + (generator_flops(study) if run.ti_mix else 0)
+    seen = epochs * (images // settings.batch_size) * settings.batch_size
+    parents = [f"train {parent}" for parent in (before, run.parent) if parent]
+    needs = ["tokenize", *parents, *(["generator"] if run.ti_mix else [])]
+    # The newest two: weights, average and two moments, float32; shared by a run's milestones.
+    states = 0.0 if before else 2 * 16 * parameters * seeds / GIB
     return Work(
         "train", name, seeds, tuple(needs), hardware.gpus, seen * seeds * per_image, settings.precision,
         limit=hardware.minutes, disk_gib=disk + states,
@@ -348,7 +359,7 @@ def _score_work(study: Study, counts: dict[str, int]) -> list[Work]:
         flops, both = n * extractor_flops(study), ("ingest", "extractor")
         work.append(Work("features_reference", name, 1, both, gpu, flops, "tf32", minutes, disk_gib=disk))
     minutes = 5 * study.evaluation.num_images / 50_000  # assumed
-    for name in (MASKBIT, *study.runs):
+    for name in (MASKBIT, *study.networks):
         needs = (f"sample {name}", "features_reference train", "features_reference held_out")
         work.append(Work("score", name, len(drawings(study, name)), needs, minutes=minutes))
     against = "features_reference " + ("held_out" if split is None else "reconstructed")

@@ -41,6 +41,20 @@ def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_
     assert mixed.flops - plain.flops == pytest.approx(images * generator_flops(study))
 
 
+def test_milestones_are_jobs_that_share_the_epochs_of_their_run_and_children_wait_for_theirs(paper):
+    study, whole = paper
+    runs = {name: study.runs[name] for name in ("dc_mix_l", "mixar_l")}
+    runs["dc_mix_l"] = runs["dc_mix_l"].model_copy(update={"training": {"epochs": 320, "milestones": [100, 200]}})
+    runs["mixar_l"] = runs["mixar_l"].model_copy(update={"parent": "dc_mix_l@200"})
+
+    found = by_key(plan(study.model_copy(update={"runs": dict(reversed(runs.items()))}), Layout(study, "nowhere")))
+
+    parts = [found[f"train dc_mix_l{at}"] for at in ("@100", "@200", "")]
+    assert sum(w.flops for w in parts) == pytest.approx(by_key(whole)["train dc_mix_l"].flops)
+    assert [round(w.flops / parts[0].flops, 6) for w in parts] == [1, 1, 1.2]
+    assert "train dc_mix_l@200" in found["train mixar_l"].needs and "score dc_mix_l@100" in found
+
+
 def test_a_part_has_the_work_that_its_rows_need_and_no_other(paper):
     study, whole = paper
 
