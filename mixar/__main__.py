@@ -125,6 +125,19 @@ def train(study: StudyFiles, run: RunName, seed: Seed = 0) -> None:
 
 
 @app.command()
+def watch(
+    study: Annotated[list[Path], typer.Argument(help=LAYERS, show_default=False)],
+    once: Annotated[bool, typer.Option("--once", help="Print once and end.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Between two looks at the files.")] = 5.0,
+) -> None:
+    """Show every training: state, epoch, loss, images/s, time left, node, restarts. Reads files only."""
+    loaded = load(study)
+    from mixar.stages import watch as stage
+
+    stage.watch(*loaded, once, seconds)
+
+
+@app.command()
 def sample(
     study: StudyFiles,
     run: RunName,

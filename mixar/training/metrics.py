@@ -6,6 +6,7 @@ The first line names the training. Then a line is a row of the loss curve (it ha
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -47,8 +48,9 @@ class Metrics:
 
     @property
     def restarts(self) -> int:
-        """Attempts after the first."""
-        return max(sum(event["event"] in (STARTED, RESUMED) for event in self.events) - 1, 0)
+        """Attempts that took up an unfinished one."""
+        told = [event["event"] for event in self.events if event["event"] in (STARTED, RESUMED, FINISHED)]
+        return sum(now != FINISHED and before != FINISHED for before, now in itertools.pairwise(told))
 
     @property
     def alarms(self) -> list[str]:

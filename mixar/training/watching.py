@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 HELD_OUT_BATCH = 64  # images that share a mask rate; part of the held-out loss
-MOST_TIME = 0.01  # share of a training that held-out losses and previews between milestones may take
+MOST_TIME = 0.005  # share of a training that held-out losses may take between milestones, and previews likewise
 PREVIEWS = "previews"
 
 Preview = Callable[[nn.Module, Path, str], None]  # (averaged model, file to write, title)
@@ -79,7 +79,7 @@ class Watching:
         self.file: MetricsFile | None = None  # opened when the training begins, and so holds its lease
         self.board: SummaryWriter | None = None
         self.rows_before: list[dict[str, Any]] = []  # of this epoch, as far as alarms need them
-        self.spent = 0.0  # seconds on held-out losses and previews
+        self.spent = {"held-out loss": 0.0, "preview": 0.0}  # seconds
         self.shown = -1  # step of the last ones
         self.failed: set[str] = set()
 
@@ -92,26 +92,32 @@ class Watching:
             self._compare(line)
 
     def checkpoint(self, done: int, epoch: float, average: nn.Module) -> None:
-        """Held-out loss and preview of the averaged weights, unless they took too much of the training's time."""
-        began = self.clock()
-        is_milestone = done == self.plan.steps or epoch in self.plan.milestones
-        if done == self.shown or not (is_milestone or self.spent <= MOST_TIME * (began - self.began)):
+        """Held-out loss and preview of the averaged weights; between milestones only within their shares of time."""
+        if done == self.shown:
             return
         self.shown, was_training = done, average.training
         average.eval()
-        with self._tolerant("held-out loss"):
-            if self.held_out is not None:
+        is_milestone = done == self.plan.steps or epoch in self.plan.milestones
+        with self._timed("held-out loss", is_milestone) as is_due:
+            if self.held_out is not None and is_due:
                 line = {"step": done, "epoch": epoch, "held_out_loss": self.held_out(average)}
                 self._append(line)
                 self._scalars(line)
-        with self._tolerant("preview"):
-            if self.preview is not None:
+        with self._timed("preview", is_milestone) as is_due:
+            if self.preview is not None and is_due:
                 path = self.folder / PREVIEWS / f"step{done:08d}.png"
                 self.preview(average, path, f"{self.name}, epoch {epoch:.4g}, step {done}")
                 self._picture(path, done)
         average.train(was_training)
+
+    @contextmanager
+    def _timed(self, what: str, is_always: bool) -> Iterator[bool]:
+        """Count the body's seconds. Yields whether it is due: always, or within its share of the training's time."""
+        began = self.clock()
+        with self._tolerant(what):
+            yield is_always or self.spent[what] <= MOST_TIME * (began - self.began)
         seconds = self.clock() - began
-        self.spent += seconds
+        self.spent[what] += seconds
         self.closed += seconds  # no part of the images/s
 
     def event(self, kind: str, step: int, text: str) -> None:

@@ -139,7 +139,7 @@ def test_mfu_is_blank_without_a_known_card(tmp_path):
     assert read_metrics(tmp_path / FILE).rows[0]["mfu"] is None
 
 
-def test_held_out_losses_take_at_most_a_hundredth_of_the_time_except_at_milestones_and_the_end(tmp_path):
+def test_held_out_losses_take_only_their_share_of_the_time_except_at_milestones_and_the_end(tmp_path):
     clock, made = Clock(), []
 
     def held_out(average):
