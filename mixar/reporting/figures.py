@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,10 +271,11 @@ def _draw_points(axes: Axes, points: pd.DataFrame, colour: str, marker: str, asi
 # Loss curves
 
 
-def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) -> Figure:
+def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame], alarms: Sequence[str] = ()) -> Figure:
     """Training loss against epochs: one colour per run, one thin line per seed, and the mean over seeds in bold.
 
-    curves: by (run, seed), the columns of a loss file. Continued runs begin where their parents ended.
+    curves: by (run, seed), the columns of a loss file. Continued runs begin where their parents ended. alarms: of
+    losses outside their expected bands, for the caption.
     """
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.4))
@@ -288,7 +289,8 @@ def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) 
             axes.set_ylim(top=_tallest(axes))
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
         text = "Exponential mean over 5 % of each run; thin lines: single seeds; the first tenth may exceed the axis."
-        caption(figure, f"{text} TI-Mix changes what the loss is conditioned on: compare only runs that share it.")
+        text += " TI-Mix changes what the loss is conditioned on: compare only runs that share it."
+        caption(figure, " ".join([text, *(f"ALARM: {alarm}." for alarm in alarms)]))
     return figure
 
 

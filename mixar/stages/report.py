@@ -6,7 +6,7 @@ What a number means and how a figure looks is settled in reporting/; here are th
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from mixar.study.layout import JOINED_ROWS, Layout
 from mixar.study.load import load_study
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import read_yaml
+from mixar.training.metrics import alarm, loss_at
 
 PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark
@@ -61,7 +62,9 @@ def report(study: Study, layout: Layout) -> None:
     claims, tables = claims_of(summary), {"table1": quality_table(summary), "table2": efficiency_table(summary)}
     tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
-    drawn = {"figure7": figures.figure7(summary), "losses": figures.losses_figure(study, _curves(study, layout))}
+    curves = _curves(study, layout)
+    drawn = {"figure7": figures.figure7(summary)}
+    drawn |= {"losses": figures.losses_figure(study, curves, alarms_of(study, curves))}
     drawn |= {"figure8": figures.figure8(summary)} if study.report.figure8 else {}
     drawn |= image_sheets(layout, summary)
     for name in sorted(drawn):
@@ -128,6 +131,18 @@ def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path
 def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]:
     pairs = [(name, seed) for name, run in study.runs.items() for seed in run.seeds if not run.weights]
     return {pair: read_losses(layout.losses(*pair)) for pair in pairs}
+
+
+def alarms_of(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) -> list[str]:
+    """A line for each loss outside the band that the study expects at the end of an epoch."""
+    found = []
+    for (run, seed), curve in curves.items():
+        rows = curve[["epoch", "loss"]].to_dict("records")
+        for epoch, band in study.training_of(run).expected.items():
+            loss = loss_at(rows, epoch)
+            if loss is not None and (text := alarm(loss, epoch, band)):
+                found.append(f"{study.runs[run].label}, seed {seed}: {text}")
+    return found
 
 
 # Images

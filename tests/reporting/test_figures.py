@@ -130,6 +130,15 @@ def test_a_continued_runs_losses_begin_where_its_parent_ended():
     assert 40 < lines["DC-Mix, continued"].min() < lines["DC-Mix, continued"].max() == pytest.approx(60)
 
 
+def test_alarms_are_named_below_the_loss_curves():
+    curves = {("dc_mix", 0): loss_curve(0, 40)}
+
+    figure = figures.losses_figure(reported_study(), curves, ["DC-Mix, seed 0: loss 9 is above the expected 1 to 2"])
+
+    said = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
+    assert "ALARM: DC-Mix, seed 0: loss 9 is above the expected 1 to 2." in said
+
+
 def test_a_figure_is_saved_as_png_and_pdf_without_leftovers(tmp_path):
     study = reported_study()
 
