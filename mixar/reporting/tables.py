@@ -77,10 +77,15 @@ def _tokenizer_rfd(summary: Summary, run: str) -> Result:
 
 
 def _quality_marks(summary: Summary) -> dict[str, str]:
-    """Check every column for one ground; return the marks of the guests, and of their tokenizers, that differ."""
-    marks: dict[str, str] = {}
-    for metric, source in (*((m.name, "sample") for m in summary.metrics), ("rfd", "reconstruct")):
-        used = summary.column(metric, source)
+    """Check every column for one ground; return the marks of the guests, and of the tokenizers, that differ.
+
+    A study may name a protocol for each tokenizer: the continuous one's is the standard of that column.
+    """
+    reconstructed = summary.column("rfd", "reconstruct")
+    standard = [r for r in reconstructed if r.run == "continuous"] or reconstructed[:1]
+    marks = strangers(reconstructed, standard)
+    for metric in (m.name for m in summary.metrics):
+        used = summary.column(metric)
         theirs, ours = ([r for r in used if summary.is_guest(r.run) is guest] for guest in (True, False))
         check_same_ground(ours, f"Table 1, column {metric}")
         marks |= strangers(theirs, ours or [r for r in theirs if r.n == summary.study.evaluation.num_images])
@@ -103,7 +108,10 @@ def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[s
     if brought := [label for run, label in summary.guests.items() if JOINED not in run]:
         notes.append(f"Images from outside the study, scored here: {', '.join(brought)}.")
     notes += [_joined_note(summary, other) for other in summary.joined.values()]
-    if marks:
+    if any(r.run in marks for r in summary.column("rfd", "reconstruct")):
+        notes.append("† in the reconstruction column: another protocol, number of images or reference than "
+                     f"{label_of(study, 'continuous')} has; not comparable.")  # fmt: skip
+    if any(run in marks for run in (*study.runs, *summary.guests)):
         no_fid = "; not FID" if any("FID" in heading for heading in headings) else ""
         notes.append("† Another protocol, number of images, feature network or reference than the study's rows; "
                      f"not comparable{no_fid}.")  # fmt: skip
@@ -129,12 +137,15 @@ def _reconstruction_notes(summary: Summary) -> list[str]:
     """Whose the reconstruction column is, over which images, and what the table has no column for: PSNR."""
     study, kinds = summary.study, ("continuous", "discrete")
     rfd, psnr = ([summary.of(kind, metric, "reconstruct") for kind in kinds] for metric in ("rfd", "psnr"))
-    grounds = dict.fromkeys(f"protocol {r.protocol or MISSING}, n = {count(r.n)}" for r in rfd if r)
-    notes = [
-        f"The reconstruction column belongs to the tokenizer: {label_of(study, kinds[0])} for every run, "
-        f"{label_of(study, kinds[1])} for {label_of(study, 'maskbit')}"
-        + (f"; it has {' and '.join(grounds)}, not those of the row." if grounds else ".")
+    grounds = [f"protocol {r.protocol or MISSING}, n = {count(r.n)}" if r else "" for r in rfd]
+    theirs = [
+        f"{label_of(study, kinds[0])} for every run",
+        f"{label_of(study, kinds[1])} for {label_of(study, 'maskbit')}",
     ]
+    if grounds[0] != grounds[1]:
+        theirs = [f"{who} ({ground})" if ground else who for who, ground in zip(theirs, grounds, strict=True)]
+    shared = f"; it has {grounds[0]}, not those of the row" if grounds[0] and grounds[0] == grounds[1] else ""
+    notes = [f"The reconstruction column belongs to the tokenizer: {', '.join(theirs)}{shared}."]
     shown = [
         f"{label_of(study, kind)} {number(r.mean)} dB" + (f" {interval(r)}" if r.low is not None else "")
         for kind, r in zip(kinds, psnr, strict=True)

@@ -136,11 +136,11 @@ class Networks:
 
 
 def load_networks(study: Study, layout: Layout, source: str, device: torch.device) -> Networks:
-    """The networks that measure images of a source (sample or reconstruct) under the study's protocol for it.
+    """The networks that measure images of a source (sample, continuous or discrete) under the study's protocol for it.
 
     Raises ValueError for files that are missing or unfit.
     """
-    settings, own = study.scoring, study.scoring.reconstructions if source == "reconstruct" else None
+    settings, own = study.scoring, None if source == "sample" else study.scoring.reconstruction_protocol(source)
     resize = protocol_of(study, source).resize
     main = load_extractor(settings.extractor, layout.extractor(), device, resize, study.study)
     files = {name: resolve(value) for name, value in settings.further.items()}

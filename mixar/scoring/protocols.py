@@ -240,7 +240,10 @@ def _bracketed(name: str, differs: list[str]) -> str:
 
 
 def protocol_of(study: Study, source: str) -> Protocol:
-    """The protocol of a study's samples or reconstructions (source: sample or reconstruct). Raises SpecError."""
+    """The protocol of a study's samples, or of a tokenizer's reconstructions. Raises SpecError.
+
+    source: sample, continuous or discrete.
+    """
     name = study.scoring.protocol
     choices = [p.name for p in PROTOCOLS.values() if p.source == "sample"]
     if name not in choices:
@@ -251,11 +254,11 @@ def protocol_of(study: Study, source: str) -> Protocol:
             f"scoring.protocol: {name!r} is defined for the network {protocol.network!r}, but "
             f"scoring.extractor.network is {study.scoring.extractor.network!r}"
         )
-    return protocol if source == "sample" else _of_reconstructions(study, protocol)
+    return protocol if source == "sample" else _of_reconstructions(study, protocol, source)
 
 
-def _of_reconstructions(study: Study, protocol: Protocol) -> Protocol:
-    name = study.scoring.reconstructions or protocol.reconstruction
+def _of_reconstructions(study: Study, protocol: Protocol, kind: str) -> Protocol:
+    name = study.scoring.reconstruction_protocol(kind) or protocol.reconstruction
     choices = [p.name for p in PROTOCOLS.values() if p.source == "reconstruct" and p.network == protocol.network]
     if name not in choices:
         raise SpecError(

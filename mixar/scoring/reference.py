@@ -15,21 +15,26 @@ from mixar.scoring.protocols import Protocol, is_of_its_data, protocol_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 
-RECONSTRUCTED = "reconstructed"  # the images that scoring.reconstructions names, where it names a protocol
+# Splits of the images that scoring.reconstructions names, where it names a protocol -> the tokenizer that it is for
+RECONSTRUCTED = {
+    "reconstructed": "continuous",  # and discrete
+    "reconstructed_continuous": "continuous",
+    "reconstructed_discrete": "discrete",
+}
 
 
 def source_of(split: str) -> str:
-    """Which images are scored against this split, and so which protocol holds: sample or reconstruct."""
-    return "reconstruct" if split == RECONSTRUCTED else "sample"
+    """Which images are scored against this split, and so which protocol holds: sample, continuous or discrete."""
+    return RECONSTRUCTED.get(split, "sample")
 
 
 def reference_of(study: Study, split: str) -> tuple[str, int | None]:
     """The manifest's split that a reference is made of, and how many images of it at most; None: all.
 
-    split: train, held_out, or reconstructed where reconstructions have a protocol of their own.
+    split: train, held_out, or of RECONSTRUCTED where reconstructions have a protocol of their own.
     """
     protocol = protocol_of(study, source_of(split))
-    split = protocol.reference if split == RECONSTRUCTED else split
+    split = protocol.reference if split in RECONSTRUCTED else split
     return split, protocol.reference_images if split == "train" else None
 
 

@@ -23,6 +23,7 @@ from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
 from mixar.study import external
 from mixar.study.choices import is_own
+from mixar.study.names import KINDS
 from mixar.study.sections import Study, Training
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
@@ -46,7 +47,7 @@ def problems(study: Study, elsewhere: bool = False, warn: Callable[[str], None] 
     elsewhere: the jobs run on other machines, so that this one needs no GPU. warn: called with what may be a problem.
     Files that are not there are left to `external.missing`.
     """
-    looks: list[Callable[[], object]] = [partial(protocol_of, study, source) for source in ("sample", "reconstruct")]
+    looks: list[Callable[[], object]] = [partial(protocol_of, study, source) for source in ("sample", *KINDS)]
     looks += [partial(_look_at_network, *part) for part in _networks(study)]
     looks += [partial(_look_at_statistics, study), partial(_look_at_extractor, study)]
     looks += [partial(_look_at_further, study)]

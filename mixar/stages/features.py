@@ -25,6 +25,7 @@ from mixar.scoring.files import PSNR, write_features
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.reference import RECONSTRUCTED, reference_of, rows_sha256, source_of
 from mixar.study.layout import Layout
+from mixar.study.names import KINDS
 from mixar.study.sections import Study
 
 
@@ -52,7 +53,7 @@ def _extract(study: Study, layout: Layout, load: Callable[[str], Networks], path
     if not path.is_relative_to(layout.root):
         raise ValueError(f"{path}: not a file of this study, whose images are below {layout.root}")
     is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
-    source = "reconstruct" if is_reconstruction else "sample"
+    source = _source_of(layout, path) if is_reconstruction else "sample"
     require_assets(study, source)
     networks = load(source)
     index, labels, images = read_images(path)
@@ -63,14 +64,23 @@ def _extract(study: Study, layout: Layout, load: Callable[[str], Networks], path
     write_features(layout.features(path), index, labels, outputs, networks.header, psnr, further=others, images=path)
 
 
+def _source_of(layout: Layout, path: Path) -> str:
+    """The tokenizer behind a file of reconstructions. Raises ValueError where it is in neither's folder."""
+    for kind in KINDS:
+        if path.parent == layout.reconstruction(kind, 0).parent:
+            return kind
+    folders = " or ".join(str(layout.reconstruction(kind, 0).parent) for kind in KINDS)
+    raise ValueError(f"{path}: reconstructions are in {folders}; run `reconstruct` again")
+
+
 @needs_memory(lambda study, _, split: (f"features of {split} images", "Leave networks out of scoring.further"))
 def reference_features(study: Study, layout: Layout, split: str) -> None:
     """Write layout.reference_features(split): what scores are measured against.
 
-    split: train, held_out, or reconstructed where the study names a protocol of its own for reconstructions.
+    split: train, held_out, or a key of RECONSTRUCTED where the study names a protocol of its own for reconstructions.
     """
-    if split not in (*SPLITS, RECONSTRUCTED):
-        raise ValueError(f"split {split!r} is unknown; choose from {', '.join((*SPLITS, RECONSTRUCTED))}")
+    if split not in (*SPLITS, *RECONSTRUCTED):
+        raise ValueError(f"split {split!r} is unknown; choose from {', '.join((*SPLITS, *RECONSTRUCTED))}")
     source = source_of(split)
     require_assets(study, source)
     networks = load_networks(study, layout, source, device_of(study))

@@ -50,7 +50,7 @@ def reconstruct(
     """
     if kind not in RECONSTRUCTIONS:
         raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(RECONSTRUCTIONS)}")
-    everything = reference_rows(layout.manifest, *reference_of(study, layout.reconstruction_split))
+    everything = reference_rows(layout.manifest, *reference_of(study, layout.reconstruction_split(kind)))
     shards = range(study.data.num_shards) if shard is None else [shard]
     rows = {i: part_of(everything, i, study.data.num_shards, "images to reconstruct") for i in shards}
     files = [path for path in (layout.manifest, layout.tokenizer(kind)) if path.is_file()]
@@ -74,7 +74,7 @@ def reconstruct(
 
 
 def _reconstruct_shard(study: Study, kind: str, network: Any, shard: int, rows: pa.Table, path: Path) -> None:
-    device, protocol = device_of(study), protocol_of(study, "reconstruct")
+    device, protocol = device_of(study), protocol_of(study, kind)
     rng = torch.Generator().manual_seed(seed_of("reconstruct", shard))
     images, psnrs, task = [], [], f"reconstruct {kind} shard {shard}"
     batches = unit_batches(rows, study.data.image_size, ENCODE_BATCH, Progress(task, "images"), protocol.crop)

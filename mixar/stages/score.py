@@ -42,7 +42,7 @@ def score(
     """
     if source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown; choose from {', '.join(SOURCES)}")
-    protocol = protocol_of(study, source)
+    protocol = protocol_of(study, source if source == "sample" else run)
     require(protocol.statistics, *study.scoring.further_statistics.values())
     values, scored, hashes = SOURCES[source](study, layout, protocol, run, seed, sampler)
     hashes |= {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
@@ -92,7 +92,7 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
 def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kind: str, _seed, _sampler):
     check_kind(kind)
     scored = _read_fresh(layout, [layout.reconstruction(kind, i) for i in range(study.data.num_shards)])
-    split = layout.reconstruction_split
+    split = layout.reconstruction_split(kind)
     reference = _reference(study, layout, split)
     _check_same_network(scored, reference, f"the {split} reference")
     _check_complete(scored.features.index, reference.features.index, f"{kind} reconstructions")

@@ -7,6 +7,7 @@ import os
 
 from mixar.assets.check import asset_named, describe, locate
 from mixar.assets.table import ASSETS, PREFIX
+from mixar.study.names import KINDS
 from mixar.study.sections import Study
 
 
@@ -27,8 +28,9 @@ def references(study: Study) -> dict[str, str]:
         for key, value in (("start", run.start), ("weights", run.weights)):
             if value:
                 named |= {f"runs.{name}.{key} (seed {n})": value.replace("{seed}", str(n)) for n in run.seeds}
-    for key in ("protocol", "reconstructions"):
-        protocol = getattr(study.scoring, key)
+    protocols: list[tuple[str, str | None]] = [("protocol", study.scoring.protocol)]
+    protocols += [("reconstructions", study.scoring.reconstruction_protocol(kind)) for kind in KINDS]
+    for key, protocol in protocols:
         for asset in ASSETS.values():
             if protocol in asset.protocols:
                 named[f"scoring.{key} {protocol}"] = PREFIX + asset.name

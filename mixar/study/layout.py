@@ -96,13 +96,15 @@ class Layout:
         return self.root / "score" / "features" / images.relative_to(self.root)
 
     def reference_features(self, split: str) -> Path:
-        """split: train, held_out, or reconstructed where reconstructions have a protocol of their own."""
+        """split: train, held_out, or a name of `reconstruction_split`."""
         return self.root / "score" / "reference" / f"{split}.parquet"
 
-    @property
-    def reconstruction_split(self) -> str:
-        """The reference split of reconstructions."""
-        return "held_out" if self.study.scoring.reconstructions is None else "reconstructed"
+    def reconstruction_split(self, kind: str) -> str:
+        """The reference of a tokenizer's reconstructions (kind: continuous or discrete): held_out; reconstructed where
+        both have a protocol of their own, reconstructed_KIND where this one has."""
+        if self.study.scoring.reconstruction_protocol(kind) is None:
+            return "held_out"
+        return "reconstructed" if isinstance(self.study.scoring.reconstructions, str) else f"reconstructed_{kind}"
 
     def own_features(self, name: str, shard) -> Path:
         """Features of images from outside the study, by the name of their row."""

@@ -519,8 +519,10 @@ class Scoring(Section):
         description="reference images, crop, rounding and network behind the scores, such as `adm256-gfid`; for your "
         "own data `own-gfd`"
     )
-    reconstructions: str | None = Field(
-        default=None, description="protocol of the reconstructions; null: the one that matches `protocol`"
+    reconstructions: str | dict[Literal["continuous", "discrete"], str] | None = Field(
+        default=None,
+        description="protocol of the reconstructions, or one per tokenizer, such as `{continuous: vavae-val-rfid}`; "
+        "null: the one that matches `protocol`",
     )
     extractor: Extractor = Field(description="feature network behind the scores")
     metrics: tuple[Metric, ...] = Field(
@@ -545,6 +547,12 @@ class Scoring(Section):
     jackknife_groups: Annotated[Count, Field(ge=2)] = Field(
         default=10, description="groups of images, left out in turn for the 95 % intervals"
     )
+
+    def reconstruction_protocol(self, kind: str) -> str | None:
+        """The protocol that the study names for a tokenizer's reconstructions (kind: continuous or discrete)."""
+        if not isinstance(self.reconstructions, dict):
+            return self.reconstructions
+        return next((name for named, name in self.reconstructions.items() if named == kind), None)
 
     @property
     def own_metrics(self) -> dict[str, str]:

@@ -278,3 +278,16 @@ def test_a_heading_of_a_page_keeps_its_arrow_on_the_line():
     page = to_html(quality_table(summary_of(study, all_rows(study))))
 
     assert "Precision\u00a0↑" in page and "#\u00a0Params" in page and " ↑</th>" not in page
+
+
+def test_tokenizers_of_two_protocols_share_the_reconstruction_column_with_a_mark():
+    study = reported_study()
+    rows = [row | {"protocol": "other-rfd"} if row["run"] == "discrete" else row for row in all_rows(study)]
+
+    table = quality_table(summary_of(study, rows))
+
+    assert cell(table, "MaskBit's own images", "rFD-toy-net ↓") == "60.25†"
+    assert cell(table, "MAR", "rFD-toy-net ↓") == "12.50"
+    notes = " ".join(table.notes)
+    assert "protocol toy-rfd, n = 30" in notes and "protocol other-rfd, n = 30" in notes
+    assert "† in the reconstruction column" in notes and "† Another protocol" not in notes

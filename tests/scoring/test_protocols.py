@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from toy_networks import Colours
-from toy_scored import NUM_IMAGES, SMOKE_ID, changed, draw, drawings, features, rows_of
+from toy_scored import NUM_IMAGES, SMOKE_ID, changed, darkened, draw, drawings, features, rows_of
 from toy_scored import house as house
 from toy_scored import pictures as pictures
 
@@ -28,13 +28,15 @@ from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.networks.inception import INCEPTIONS
 from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_id
+from mixar.scoring.reference import source_of
 from mixar.stages.features import image_features, reference_features
-from mixar.stages.reconstruct import RECONSTRUCTIONS, reconstruct
+from mixar.stages.reconstruct import reconstruct
 from mixar.stages.score import score
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
+from mixar.study.names import KINDS
 from mixar.weights import save_weights, tensors_sha256
 
 
@@ -82,7 +84,7 @@ def test_the_emoji_protocol_belongs_to_the_embedded_drawings_their_split_and_the
         return study.model_copy(update={"data": study.data.model_copy(update=changes)})
 
     assert is_of_its_data(protocol, study, None) and row_id(protocol, study, sha256, 512) == "emoji-gfd"
-    assert is_of_its_data(protocol_of(study, "reconstruct"), study, None)
+    assert is_of_its_data(protocol_of(study, "continuous"), study, None)
     assert row_id(protocol, study, "ab" * 32, 512) == "emoji-gfd[extractor=abababab]"
     assert row_id(protocol, study, sha256, 512, other_data="cd" * 32) == "emoji-gfd[data=cdcdcdcd]"
     assert row_id(protocol, with_data(image_size=16, num_classes=2), sha256, 512) == (
@@ -99,7 +101,7 @@ def test_the_imagenet_protocols_belong_to_all_of_imagenet(root):
     study = load_study(root / "config" / "imagenet256.yaml")
     elsewhere = study.model_copy(update={"data": study.data.model_copy(update={"path": "/data/imagenet"})})
 
-    for source in ("sample", "reconstruct"):
+    for source in ("sample", *KINDS):
         protocol = protocol_of(study, source)
         assert is_of_its_data(protocol, study, None)
         assert not is_of_its_data(protocol, elsewhere, None)
@@ -118,7 +120,7 @@ def test_a_study_of_ones_own_has_a_neutral_protocol_whose_id_names_data_and_netw
     study = parse_study(smoke)
     protocol = protocol_of(study, "sample")
 
-    assert protocol_of(study, "reconstruct").name == "own-rfd"
+    assert protocol_of(study, "continuous").name == "own-rfd"
     assert not is_of_its_data(protocol, study, None)
     settings = "is_splits=2, kid_subsets=4, kid_subset_size=16"
     assert row_id(protocol, study, "ab" * 32, 36, other_data="cd" * 32) == (
@@ -148,19 +150,32 @@ def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house
 def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):
     study = load_study(root / "config" / "imagenet256.yaml")
 
-    assert protocol_of(study, "reconstruct").name == "val256-rfid"
+    assert protocol_of(study, "continuous").name == "val256-rfid"
     for name in ("mar-train-rfid", "vavae-val-rfid"):
-        assert protocol_of(changed(study, reconstructions=name), "reconstruct").name == name
+        assert protocol_of(changed(study, reconstructions=name), "discrete").name == name
     for name in ("emoji-rfd", "adm256-gfid", "nothing"):
         with pytest.raises(SpecError, match=f"{name}.*choose from val256-rfid, mar-train-rfid, vavae-val-rfid"):
-            protocol_of(changed(study, reconstructions=name), "reconstruct")
+            protocol_of(changed(study, reconstructions=name), "discrete")
+
+
+def test_each_tokenizer_may_have_a_protocol_of_its_own(root):
+    study = load_study(root / "config" / "imagenet256.yaml")
+    own = changed(study, reconstructions={"continuous": "vavae-val-rfid"})
+    layout = Layout(own)
+
+    assert [protocol_of(own, kind).name for kind in KINDS] == ["vavae-val-rfid", "val256-rfid"]
+    assert [layout.reconstruction_split(kind) for kind in KINDS] == ["reconstructed_continuous", "held_out"]
+    assert source_of("reconstructed_continuous") == "continuous" and source_of("held_out") == "sample"
+    with pytest.raises(SpecError, match="no_such.*choose from val256-rfid"):
+        protocol_of(changed(study, reconstructions={"discrete": "no_such"}), "discrete")
 
 
 def test_another_protocol_of_reconstructions_has_its_own_reference_and_renews_all_features(root):
     study = load_study(root / "config" / "imagenet256.yaml")
     other = changed(study, reconstructions="vavae-val-rfid")
 
-    assert Layout(study).reconstruction_split == "held_out" and Layout(other).reconstruction_split == "reconstructed"
+    assert Layout(study).reconstruction_split("discrete") == "held_out"
+    assert Layout(other).reconstruction_split("discrete") == "reconstructed"
     assert Digests(study).features() != Digests(other).features()
     assert Digests(study).features() == Digests(changed(study, is_splits=3)).features()  # a metric's setting alone
 
@@ -169,9 +184,7 @@ def test_reconstructions_of_training_images_are_scored_against_references_of_the
     study, layout = house
     own = replace(PROTOCOLS["emoji-rfd"], name="emoji-train-rfd", reference="train", reference_images=40)
     monkeypatch.setitem(PROTOCOLS, own.name, own)
-    study = changed(study, reconstructions=own.name)
-    layout.study = study
-    monkeypatch.setitem(RECONSTRUCTIONS, "continuous", lambda *_: lambda unit: unit * 0.9)
+    study = layout.study = changed(darkened(study, layout), reconstructions=own.name)
 
     reference_features(study, layout, "reconstructed")
     for shard in range(study.data.num_shards):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from toy_tokenizers import Darker
 
 from mixar.data.images import write_images
 from mixar.data.manifest import SPLITS, ingest_manifest
@@ -102,6 +103,16 @@ def reference(study, layout, split):
 
 def rows_of(path):
     return {row["metric"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def darkened(study, layout):
+    """The study with a continuous tokenizer whose reconstructions are Darker.share times as bright."""
+    study = study.model_copy(
+        update={"continuous": study.continuous.model_copy(update={"network": "toy_tokenizers:Darker", "train": None})}
+    )
+    save_weights(layout.tokenizer("continuous"), Darker(study.continuous).state_dict(), {})
+    layout.study = study
+    return study
 
 
 def changed(study, **changes):

@@ -102,7 +102,7 @@ rule score:
 
 rule score_reconstruction:
     input:
-        reference=LAYOUT.reference_features(LAYOUT.reconstruction_split),
+        reference=lambda w: LAYOUT.reference_features(LAYOUT.reconstruction_split(w.kind)),
         features=reconstruction_features,
     output:
         LAYOUT.scores("reconstruct", "{kind}"),
