@@ -20,7 +20,7 @@ from mixar.files import json_mapping
 from mixar.progress import duration
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
-from mixar.training.metrics import FILE, FINISHED, STOPPED, Metrics, read_metrics
+from mixar.training.metrics import ENDS, FILE, STOPPED, Metrics, read_metrics
 
 FINISHED_STATE, TRAINING, QUEUED, STOPPED_STATE, WAITING = "finished", "training", "queued", "stopped", "waiting"
 STYLES = {FINISHED_STATE: "green", TRAINING: "bold", QUEUED: "cyan", STOPPED_STATE: "yellow", WAITING: "dim"}
@@ -146,7 +146,8 @@ def _training(study: Study, layout: Layout, run: str, seed: int, jobs: dict[str,
     elif job:
         state = QUEUED
     else:
-        state = STOPPED_STATE if metrics else WAITING
+        is_begun = metrics and not (metrics.events and metrics.events[-1]["event"] in ENDS)  # at a milestone
+        state = STOPPED_STATE if is_begun else WAITING
     return Training(run, seed, state, study.training_of(run).epochs, metrics, holder, job, fault)
 
 
@@ -163,7 +164,7 @@ def _metrics(path: Path) -> tuple[Metrics | None, str]:
 def _is_fresh(metrics: Metrics) -> bool:
     """Whether something was written just now and the training did not say that it ended."""
     lines = [*metrics.rows[-1:], *metrics.held_out[-1:], *metrics.events[-1:]]
-    if not lines or (metrics.events and metrics.events[-1]["event"] in (STOPPED, FINISHED)):
+    if not lines or (metrics.events and metrics.events[-1]["event"] in (STOPPED, *ENDS)):
         return False
     return time.time() - max(line["time"] for line in lines) < QUIET_S
 

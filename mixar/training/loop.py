@@ -254,7 +254,8 @@ def fit(
         now.curve.read(context)
         if context.is_main:
             writer.write(now.state(), is_kept=are_states_kept)
-            watcher.rows(now.curve.ended()[len(now.curve.rows) :])
+            if end == steps:  # at a milestone the open row goes on
+                watcher.rows(now.curve.ended()[len(now.curve.rows) :])
             watcher.checkpoint(now.done, now.done / per_epoch, now.average)
             watcher.event("finished" if end == steps else "milestone", now.done, f"after {now.done}/{steps} steps")
     return now.fit()

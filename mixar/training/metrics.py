@@ -21,7 +21,8 @@ from mixar.files import json_mapping, room_for
 FILE = "metrics.jsonl"
 FORMAT = "mixar metrics, version 1"
 STARTED, RESUMED, ROLLED_BACK, ALARM = "started", "resumed", "rolled back", "alarm"
-STOPPED, FINISHED = "stopped", "finished"
+STOPPED, MILESTONE, FINISHED = "stopped", "milestone", "finished"
+ENDS = (MILESTONE, FINISHED)  # of an attempt that made what it should
 RETURNS = (STARTED, RESUMED, ROLLED_BACK)  # events after which the training repeats the steps beyond theirs
 EARLIER = "earlier"  # folder of the files of other settings
 EPOCH_END = 0.1  # of an epoch: the rows behind the loss at its end
@@ -49,8 +50,8 @@ class Metrics:
     @property
     def restarts(self) -> int:
         """Attempts that took up an unfinished one."""
-        told = [event["event"] for event in self.events if event["event"] in (STARTED, RESUMED, FINISHED)]
-        return sum(now != FINISHED and before != FINISHED for before, now in itertools.pairwise(told))
+        told = [event["event"] for event in self.events if event["event"] in (STARTED, RESUMED, *ENDS)]
+        return sum(now not in ENDS and before not in ENDS for before, now in itertools.pairwise(told))
 
     @property
     def alarms(self) -> list[str]:

@@ -23,7 +23,7 @@ from mixar.study.digests import seed_of
 from mixar.study.sections import MarTraining
 from mixar.training.metrics import (
     ALARM,
-    FINISHED,
+    ENDS,
     RESUMED,
     RETURNS,
     STARTED,
@@ -128,7 +128,7 @@ class Watching:
         if kind in RETURNS:
             self._return_to(step)
         self._append(line)
-        if kind in (STOPPED, FINISHED):
+        if kind in (STOPPED, *ENDS):
             self.close()
 
     def close(self) -> None:

@@ -87,6 +87,12 @@ def test_a_training_that_was_told_to_end_has_stopped_at_once_and_one_with_weight
     assert found(layout).state == "finished"
 
 
+def test_a_training_that_ended_at_a_milestone_waits_for_its_next_job(layout):
+    written(layout, STARTED, ROW, {"event": "milestone", "step": 40, "text": ""})
+
+    assert found(layout).state == "waiting"
+
+
 def test_alarms_and_skipped_steps_are_named(layout):
     written(layout, STARTED, ROW | {"skipped": 2}, {"event": "alarm", "step": 40, "text": "loss 0.5 is above"})
 

@@ -60,6 +60,14 @@ def test_attempts_after_the_first_are_restarts_also_when_the_second_begins_anew(
     assert found.attempt["host"] == "started"
 
 
+def test_going_on_from_a_milestone_is_no_restart(tmp_path):
+    kinds = "started", "milestone", "resumed", "finished"
+
+    path = written(tmp_path / "a", [{"event": kind, "step": 0, "text": ""} for kind in kinds])
+
+    assert read_metrics(path).restarts == 0
+
+
 def test_a_line_that_a_killed_process_cut_off_spoils_no_other(tmp_path):
     path = written(tmp_path / "a", [row(1), row(2)])
     path.write_bytes(path.read_bytes()[:-9])
