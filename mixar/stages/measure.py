@@ -29,7 +29,7 @@ from mixar.study.layout import Layout
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
-from mixar.training.accumulate import optimizer_step
+from mixar.training.accumulate import optimizer_step, parts_of
 from mixar.training.optim import build_optimizer, update_average
 from mixar.training.steps import Guide, training_step
 
@@ -135,7 +135,8 @@ def training_value(study: Study, run: str, num_images: int, device: torch.device
 
     def step(number: int) -> None:
         lr = settings.learning_rate * settings.batch_size / 256
-        found = optimizer_step(model, loss, rows, optimizer, settings, lr, (0, number, 0), 1.0)
+        parts = parts_of(rows, settings, (0, number, 0), device)
+        found = optimizer_step(model, loss, parts, optimizer, settings, lr, 1.0)
         update_average(average, model, settings.ema_decay, found["finite"])
 
     step(0)  # warm up

@@ -34,7 +34,7 @@ from mixar.study.names import check_run, split
 from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
-from mixar.training.accumulate import Step
+from mixar.training.accumulate import Load, Step
 from mixar.training.checkpoints import kept_states, read_state, states, training_folder
 from mixar.training.compiled import compile_regions
 from mixar.training.distributed import Context
@@ -87,9 +87,10 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
                 f"step {done}; delete that file to train under the study's settings, or `mixar resume` again"
             )
         settings = changed(settings, seen)
-        step = _step_of(study, layout, run, store, rows, context.device, settings)
+        step = _step_of(study, layout, run, context.device, settings)
+        load = _load_of(store, rows, context.device)
         if study.hardware_of(run).compile:
-            _compile(model.to(context.device), step, settings, context, name)
+            _compile(model.to(context.device), step, load, settings, context, name)
         run_to_end(
             model,
             step,
@@ -108,17 +109,19 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
             until=epoch,
             are_states_kept=_is_kept(study, layout, name, seed),
             watcher=watcher,
+            load=load,
         )
 
 
-def _compile(model: nn.Module, step: Step, settings: MarTraining, context: Context, name: str) -> None:
+def _compile(model: nn.Module, step: Step, load: Load, settings: MarTraining, context: Context, name: str) -> None:
     """Compile the blocks and the head; where that fails, say why and train as it is."""
     size, device = settings.batch_size // context.world_size, context.device
     indices = torch.arange(min(settings.micro_batch or size, size))
 
     def trial() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            return step(model.train(), indices, torch.Generator(device).manual_seed(0), 0.0)["loss"]
+            batch = load(indices, torch.Generator().manual_seed(0))
+            return step(model.train(), batch, torch.Generator(device).manual_seed(0), 0.0)["loss"]
 
     if (reason := compile_regions(model, trial)) and context.is_main:
         print(f"{name}: hardware.compile: torch.compile failed, training without it ({reason})", flush=True)
@@ -282,22 +285,25 @@ def _generation(study: Study, run: str) -> int:
     return 1 + _generation(study, split(r.parent)[0]) if r.parent else int(r.start is not None)
 
 
-def _step_of(
-    study: Study,
-    layout: Layout,
-    run: str,
-    store: TokenStore,
-    rows: Tensor,
-    device: torch.device,
-    settings: MarTraining,
-) -> Step:
-    """The step that `fit` repeats: a batch of the training split, each image mirrored with probability 1/2."""
+def _load_of(store: TokenStore, rows: Tensor, device: torch.device) -> Load:
+    """Batches of the training split, each image mirrored with probability 1/2; in pinned memory for a GPU."""
+
+    def load(indices: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        batch = store.batch(rows[indices], torch.rand(len(indices), generator=rng) < 0.5)
+        return {k: v.pin_memory() for k, v in batch.items()} if device.type == "cuda" else batch
+
+    return load
+
+
+def _step_of(study: Study, layout: Layout, run: str, device: torch.device, settings: MarTraining) -> Step:
+    """The step that `fit` repeats."""
     ti_mix = study.runs[run].ti_mix
     frozen = generator.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
 
-    def step(model: nn.Module, indices: Tensor, rng: torch.Generator, progress: float) -> dict[str, Tensor | float]:
-        flip = torch.rand(len(indices), generator=rng, device=device) < 0.5
-        batch = {k: v.to(device) for k, v in store.batch(rows[indices], flip.cpu()).items()}
+    def step(
+        model: nn.Module, loaded: dict[str, Tensor], rng: torch.Generator, progress: float
+    ) -> dict[str, Tensor | float]:
+        batch = {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
         guide = Guide(frozen, ti_mix, progress) if ti_mix and frozen is not None else None
         loss = training_step(model, batch, settings, rng, guide)
         return {"loss": loss, "guidance_rate": guide.rate if guide else 1.0}

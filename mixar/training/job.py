@@ -24,7 +24,7 @@ from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, Training
 from mixar.training import checkpoints
-from mixar.training.accumulate import Step
+from mixar.training.accumulate import Load, Step
 from mixar.training.distributed import Context
 from mixar.training.loop import UNWATCHED, Fit, Watcher, fit
 from mixar.training.state import State
@@ -54,6 +54,7 @@ def run_to_end(
     reached: Callable[[int, Fit, dict[str, Any], State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
+    load: Load | None = None,
 ) -> None:
     """Train `model` as `fit` does, publish the result and remove the checkpoints in flight; resumed if interrupted.
 
@@ -88,6 +89,7 @@ def run_to_end(
             reached=pass_on,
             watcher=watcher,
             are_states_kept=are_states_kept,
+            load=load,
         )
         if context.is_main:
             publish(result, _record(result, context))

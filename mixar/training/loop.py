@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,8 @@ from mixar.failures import naming
 from mixar.study import sections
 from mixar.study.digests import seed_of
 from mixar.training import checkpoints
-from mixar.training.accumulate import Step, optimizer_step
+from mixar.training.accumulate import Load, Part, Step, optimizer_step, parts_of
+from mixar.training.ahead import Ahead
 from mixar.training.checkpoints import writing
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
@@ -56,6 +58,7 @@ class Unwatched:
 
 
 UNWATCHED = Unwatched()
+STEPS_AHEAD = 2  # whose batches are loaded while a step runs
 MOST_SKIPPED = 10  # steps in a row without a finite gradient; one more, and the training goes back
 SECONDS_BETWEEN_QUESTIONS, MOST_STEPS_BETWEEN_QUESTIONS = 2.0, 50
 
@@ -159,6 +162,7 @@ def fit(
     reached: Callable[[int, Fit, State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
+    load: Load | None = None,
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
@@ -173,6 +177,8 @@ def fit(
     many epochs leaves. Its tensors change with the next step. An interrupted training may call it again, never later
     than the first checkpoint that includes the epoch.
     are_states_kept: the full states of the milestones and of the end outlive the training, in the folder's `kept`.
+
+    load: makes a step's batch from its indices, ahead of it and in a thread; without it the step gets the indices.
 
     A step whose gradient is not finite changes nothing and is counted. After more than MOST_SKIPPED in a row the
     training goes back to its last checkpoint and draws other noise; where that does not help, it raises
@@ -199,20 +205,25 @@ def fit(
         watcher.event("not saved", done, text)
         print(f"{name}: {text}", flush=True)
 
-    order, order_epoch = torch.empty(0, dtype=torch.long), -1
+    order = lru_cache(maxsize=2)(partial(_order, seed, num_items))
+
+    def parts(index: int) -> list[Part]:
+        epoch, batch = divmod(index, per_epoch)
+        rows = order(epoch)[batch * s.batch_size : (batch + 1) * s.batch_size][share]
+        return parts_of(rows, s, (now.noise(seed), index, context.rank), context.device, load)
+
     wishes, start = Wishes(context, checkpoint_minutes), time.monotonic()
-    with signals_as_wishes() as signalled, writing(folder, not_written) as writer:
+    with (
+        signals_as_wishes() as signalled,
+        writing(folder, not_written) as writer,
+        Ahead(parts, end, depth=STEPS_AHEAD if load else 0) as ahead,
+    ):
         while now.done < end:
             index = now.done
             epoch, batch = divmod(index, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = _order(seed, epoch, num_items), epoch
-            rows = order[batch * s.batch_size : (batch + 1) * s.batch_size][share]
             lr = learning_rate(s, index / per_epoch, index / restart_steps if restart_steps else 1.0)
             with naming(f"{name} step {index + 1}"):
-                scalars = optimizer_step(
-                    wrapped, step, rows, now.optimizer, s, lr, (now.noise(seed), index, context.rank), index / steps
-                )
+                scalars = optimizer_step(wrapped, step, ahead.take(index), now.optimizer, s, lr, index / steps)
             update_average(now.average, model, average_decay(s, steps_before + index), scalars["finite"])
             now.done += 1
             row = {"step": now.done, "epoch": now.done / per_epoch, "learning_rate": lr, **scalars}
@@ -225,6 +236,7 @@ def fit(
             if now.curve.skipped_in_a_row > MOST_SKIPPED:
                 writer.wait()
                 went_back_to = now.go_back(folder, context, name, went_back_to, watcher)
+                ahead.forget()
                 continue
             if batch + 1 == per_epoch and epoch + 1 in milestones:
                 now.curve.read(context)
@@ -382,7 +394,7 @@ def slow_average(s: sections.Training, steps: int, steps_before: float) -> str |
     return f"{found}; the average warms up to a decay of {decays[-1]:.3g} and spans about the last tenth of the steps"
 
 
-def _order(seed: int, epoch: int, num_items: int) -> Tensor:
+def _order(seed: int, num_items: int, epoch: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
     return torch.randperm(num_items, generator=rng)
 

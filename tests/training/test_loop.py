@@ -40,7 +40,7 @@ def noisy_step(model, rows, rng, progress):
     return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
 
 
-OPTIONS = {"steps_before", "begin", "restart_steps", "milestones", "reached", "watcher"}
+OPTIONS = {"load", "steps_before", "begin", "restart_steps", "milestones", "reached", "watcher"}
 
 
 def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, **changes) -> Fit:
@@ -161,6 +161,26 @@ def test_dropout_and_the_steps_generator_draw_different_numbers(tmp_path):
     run_fit(tmp_path, step=step)
 
     assert not any(torch.equal(own, dropout) for own, dropout in drawn)
+
+
+def test_batches_that_are_loaded_ahead_equal_those_made_in_the_step(tmp_path):
+    def load(rows, rng):
+        return ITEMS[rows], torch.randn(len(rows), 3, generator=rng)
+
+    def step(model, batch, rng, progress):
+        x, noise = batch
+        return {"loss": (model(x + noise) - x).square().mean()}
+
+    def stop(done, total, note):
+        if done == 3:  # within an epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "ahead", step=step, load=load, announce=stop)
+    ahead = run_fit(tmp_path / "ahead", step=step, load=load)
+    inline = run_fit(tmp_path / "inline")
+
+    assert same(ahead.weights, inline.weights)
 
 
 def test_an_epoch_meets_every_item_at_most_once_in_an_order_of_its_own(tmp_path):
