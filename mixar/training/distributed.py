@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # as torchrun sets them
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+LAUNCHERS = {"TORCHELASTIC_RUN_ID": "torchrun", "SLURM_PROCID": "srun"}  # what each leaves in the environment
 ALONE = f"for a training of one process: unset {' '.join(VARIABLES + MEETING_POINT)}"
 SECONDS_UNTIL_NOTICE, SECONDS_BETWEEN_NOTICES = 5.0, 60.0
 
@@ -133,12 +134,15 @@ def _meet(rank: int, world_size: int, device: torch.device) -> None:
     where = ":".join(os.environ[name] for name in MEETING_POINT)
     others = "process 1" if world_size == 2 else f"processes 1 to {world_size - 1}"
     whom = f"{'process 0' if rank else others} at {where}"
-    with _said(f"process {rank} of {world_size} waits for {whom}; {ALONE}"), _ended_by_ctrl_c():
+    launched = [name for variable, name in LAUNCHERS.items() if variable in os.environ]
+    left_over = f"neither {' nor '.join(LAUNCHERS.values())} seems to have started it: variables may be left over"
+    advice = ALONE if launched else f"{left_over}; {ALONE}"
+    with _said(f"process {rank} of {world_size} waits for {whom}; {advice}"), _ended_by_ctrl_c():
         try:
             dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
         except dist.DistError as error:
             reason = str(error).splitlines()[0]
-            raise OSError(f"process {rank} of {world_size} cannot meet {whom}: {reason}; {ALONE}") from error
+            raise OSError(f"process {rank} of {world_size} cannot meet {whom}: {reason}; {advice}") from error
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -86,6 +88,21 @@ def after_an_orphan(rank: int, port: int, folder: Path) -> None:
         orphan.__enter__()
     with joined(CPU) as context, held(folder / "made", folder / "run", context) as is_made:
         (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
+
+
+def after_a_long_wait(rank: int, port: int, folder: Path) -> None:
+    """One of two processes that wait for each other 2 seconds at most, while a third holds their folder for 5."""
+    be_one_of_two(rank, port)
+    locks.SECONDS_BETWEEN_NOTICES = 0.5
+    orphan = locks.lease(folder / "run", folder / "made")
+    if rank == 0:
+        orphan.__enter__()
+        threading.Timer(5.0, orphan.__exit__, (None, None, None)).start()
+    with joined(CPU) as context:
+        context.barrier()
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=2))
+        with held(folder / "made", folder / "run", context):
+            context.barrier()
 
 
 def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from two_processes import after_an_orphan, exit_codes_of_two, linear_gradients, told_to_end, worker
+from two_processes import after_a_long_wait, after_an_orphan, exit_codes_of_two, linear_gradients, told_to_end, worker
 
 from mixar.training import distributed
-from mixar.training.distributed import MEETING_POINT, VARIABLES, Context, joined
+from mixar.training.distributed import LAUNCHERS, MEETING_POINT, VARIABLES, Context, joined
 
 CPU = torch.device("cpu")
 PAIR = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
@@ -23,7 +23,7 @@ def launched(monkeypatch):
     """A function that sets torchrun's variables to what it is given and removes the others."""
 
     def launch(**variables):
-        for name in VARIABLES + MEETING_POINT:
+        for name in (*VARIABLES, *MEETING_POINT, *LAUNCHERS):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -52,6 +52,10 @@ def test_all_processes_wait_for_an_orphan_and_one_says_so(tmp_path):
 
     found = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
     assert found == ["True, said 3 times, met 4 times", "True, said 0 times, met 4 times"]
+
+
+def test_a_wait_for_the_lease_may_be_longer_than_the_processes_wait_for_each_other(tmp_path):
+    assert exit_codes_of_two(after_a_long_wait, tmp_path) == [0, 0]
 
 
 def test_a_plain_launch_is_one_process_that_does_nothing_special(launched):
@@ -124,12 +128,27 @@ def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
         monkeypatch.setattr(distributed.dist, "init_process_group", meet)
         printed.clear()
 
-        message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; for"
+        message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; .*; for"
         with pytest.raises(OSError, match=message), joined(CPU):
             pass
 
         assert said[0] == said[2]
-        assert said[0].startswith(f"process {rank} of 4 waits for {whom}; for a training of one process: unset RANK")
+        assert said[0].startswith(f"process {rank} of 4 waits for {whom}; neither torchrun nor srun")
+        assert "for a training of one process: unset RANK" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"), [({}, "variables may be left over; for a"), ({"TORCHELASTIC_RUN_ID": "1"}, "no one; for a")]
+)
+def test_variables_without_a_launcher_are_called_left_over(launched, monkeypatch, mark, said):
+    def meet(*_, **__):
+        raise torch.distributed.DistNetworkError("no one")
+
+    launched(**PAIR, MASTER_ADDR="here", MASTER_PORT="7", **mark)
+    monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+
+    with pytest.raises(OSError, match=f"{said} training of one process: unset RANK"), joined(CPU):
+        pass
 
 
 def test_ctrl_c_ends_a_process_that_waits_for_others(launched, monkeypatch):
