@@ -388,7 +388,7 @@ def _print_plan(found: Plan) -> None:
     from mixar.stages.plan import time_of
 
     table = Table("stage", "of", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("jobs", "GPUs", "GPU-h", "a job", "GiB of\nmemory", "re-\nstarts", "GiB of\ndisk"):
+    for name in ("jobs", "GPU", "GPU-h", "a job", "mem", "cuts", "disk"):
         table.add_column(name, justify="right", no_wrap=True)
     for w in found.work:
         price = [f"{w.gpu_hours:,.1f}" if w.gpus else "", time_of(w.hours)]
@@ -398,7 +398,8 @@ def _print_plan(found: Plan) -> None:
     Console().print(table)
     print(f"\n{found.totals()}")
     print(f"Longest chain: {' → '.join(found.critical)}: {time_of(found.critical_hours)} without the queue.")
-    for line in [*found.notes, "?: not estimated yet."]:
+    legend = "GPU, a job: of one job. mem, disk: GiB; ?: not estimated. cuts: restarts of a job under its time limit."
+    for line in [*found.notes, legend]:
         print(line)
     if found.command:
         print(f"\nTo make only these rows:\n{found.command}")
