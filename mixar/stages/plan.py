@@ -256,7 +256,7 @@ def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
 
 def all_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
     """Every job of the study's DAG."""
-    return [*_token_work(study, layout, counts), *_run_work(study, counts), *_score_work(study, counts)]
+    return [*_token_work(study, layout, counts), *_run_work(study, counts), *_score_work(study, layout, counts)]
 
 
 def _gpu(study: Study) -> int:
@@ -343,10 +343,10 @@ def _training(study: Study, name: str, images: int) -> Work:
     )  # fmt: skip
 
 
-def _score_work(study: Study, counts: dict[str, int]) -> list[Work]:
-    gpu, split = _gpu(study), study.scoring.reconstructions
+def _score_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
+    gpu, splits = _gpu(study), {kind: layout.reconstruction_split(kind) for kind in KINDS}
     references = {"train": counts["train"], "held_out": counts["held_out"]}
-    references |= {} if split is None else {"reconstructed": counts["held_out"]}
+    references |= dict.fromkeys(splits.values(), counts["held_out"])
     work = []
     for kind in KINDS:
         pairs = counted(encoding(study, kind)) + counted(decoding(study, kind))
@@ -362,8 +362,9 @@ def _score_work(study: Study, counts: dict[str, int]) -> list[Work]:
     for name in (MASKBIT, *study.networks):
         needs = (f"sample {name}", "features_reference train", "features_reference held_out")
         work.append(Work("score", name, len(drawings(study, name)), needs, minutes=minutes))
-    against = "features_reference " + ("held_out" if split is None else "reconstructed")
-    work += [Work("score_reconstruction", kind, 1, (f"reconstruct {kind}", against), minutes=1) for kind in KINDS]
+    for kind, reference in splits.items():
+        needs_of_score = (f"reconstruct {kind}", f"features_reference {reference}")
+        work.append(Work("score_reconstruction", kind, 1, needs_of_score, minutes=1))
     rows = [w.key for w in work if w.stage.startswith("score")] + [f"measure {name}" for name in study.runs]
     return [*work, Work("report", "", 1, tuple(rows), minutes=1)]
 
