@@ -138,6 +138,34 @@ def watch(
 
 
 @app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A run of the study that was stopped.", show_default=False)],
+    study: StudyFiles,
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", help="What changes: training.learning_rate=5.0e-5.", show_default=False),
+    ],
+    seed: Seed = 0,
+    later: Annotated[bool, typer.Option("--later", help="Record it only; the next snakemake trains.")] = False,
+) -> None:
+    """Continue a stopped training from its last checkpoint under changed settings, which every table marks."""
+    loaded, layout = load(study)
+    _one_of_names(run, loaded.runs)
+    values = _settings(settings)
+    processes = loaded.hardware_of(run).processes
+    from mixar.stages import resume as stage
+
+    change = stage.resume(loaded, layout, run, seed, values)
+    print(f"{run} seed {seed}: {change.in_words()} (step {change.step}), recorded", flush=True)
+    if later or processes > 1:
+        print("Continue it with the snakemake command that ran it")
+        return
+    from mixar.stages import train as training
+
+    training.train(loaded, layout, run, seed)
+
+
+@app.command()
 def sample(
     study: StudyFiles,
     run: RunName,

@@ -217,6 +217,7 @@ def _short(ours: Result, theirs: Result) -> str:
 
 def _details(name: str, ours: _Side, theirs: _Side) -> tuple[str, ...]:
     details = [_of_side(name, side) for side in (ours, theirs)]
+    details += [f"{side.label}§: {side.fd.changed}." for side in (ours, theirs) if side.fd.changed]
     if ours.kid and theirs.kid:
         decision = verdict(ours.kid, theirs.kid)
         words = {"held": f"lower for {ours.label}", "did not hold": f"lower for {theirs.label}"}

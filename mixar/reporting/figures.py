@@ -112,7 +112,8 @@ def figure7(summary: Summary) -> Figure:
         if len(points):
             _draw_balance(summary.study, axes, points)
         ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
-        text = f"{ground}. {BARS} Marker area: parameters."
+        changes = "".join(f" {note}" for note in summary.changes_in_words(points["run"]))
+        text = f"{ground}. {BARS} Marker area: parameters.{changes}"
         text += " Runs with equal token counts are drawn side by side." if points["tokens"].duplicated().any() else ""
         caption(figure, text)
     return figure
@@ -229,7 +230,8 @@ def figure8(summary: Summary) -> Figure:
             axes.set_xlim(epochs[0] - 0.15 * reach, epochs[-1] + 0.2 * reach)
             _draw_seeds(axes, summary, points)
         ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
-        caption(figure, f"{ground}. {BARS} Small dots: single seeds.{_paired(summary)}")
+        changes = "".join(f" {note}" for note in summary.changes_in_words(points["run"]))
+        caption(figure, f"{ground}. {BARS} Small dots: single seeds.{_paired(summary)}{changes}")
     return figure
 
 

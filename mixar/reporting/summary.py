@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from mixar.reporting.names import OTHERS, OWN
+from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.scoring import protocols
 from mixar.scoring.catalogue import METRICS, Metric, metric_of
 from mixar.study.names import split
@@ -46,6 +46,7 @@ class Result:
     run: str = ""
     ground: tuple[str, ...] = ()  # what two results must share to be comparable
     network: str | None = None  # the feature network, with the hash that its name ends in
+    changed: str | None = None  # which settings of the training were changed on the way
     is_trained: bool = True  # by this study, each seed anew; False: one fixed network
 
     def __bool__(self) -> bool:
@@ -89,6 +90,17 @@ class Summary:
         """One result; a false one where nothing was measured."""
         measured = split(run)[0] if source == "measure" else run  # a milestone costs what its run does
         return self.results.get((measured, metric, source), NOTHING)
+
+    @functools.cached_property
+    def changed(self) -> dict[str, str]:
+        """What was changed by hand within the training of a run, by run."""
+        return {result.run: result.changed for result in self.results.values() if result.changed}
+
+    def changes_in_words(self, runs: Iterable[str]) -> list[str]:
+        """A note on those of these runs whose training was changed by hand; none where there is none."""
+        labels = {run: self.guests.get(run) or label_of(self.study, run) for run in runs if run in self.changed}
+        found = [f"{label}: {self.changed[run]}" for run, label in labels.items()]
+        return [f"§ Settings changed within the training by `mixar resume`: {'; '.join(found)}."] if found else []
 
     def column(self, metric: str, source: str = "sample") -> list[Result]:
         """The results of every run, those of guests included."""
@@ -219,6 +231,7 @@ def _result(study: Study, rows: list[dict]) -> Result:
         run=run,
         ground=_ground(first),
         network=_hashes(first).get("extractor_name"),
+        changed=next(filter(None, (_hashes(row).get("changed") for row in rows)), None),
         is_trained=run in (networks := study.networks) and not networks[run].weights,
     )
 

@@ -19,7 +19,8 @@ from mixar.reporting.summary import JOINED, NOTHING, Result, Summary, check_same
 from mixar.scoring.catalogue import Metric
 from mixar.study.sections import Study
 
-MARKS = ("†", "‡")  # behind cells; a note that begins with one says what it means
+CHANGED = "§"  # a run whose settings were changed within its training
+MARKS = ("†", "‡", CHANGED)  # behind cells; a note that begins with one says what it means
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,15 @@ def quality_table(summary: Summary) -> Table:
         around = [str(len(fd.values) or MISSING), count(fd.n), fd.protocol or MISSING]
         label = summary.guests.get(run) or label_of(study, run)
         rfd_mark = marks.get(own.run, "") if own else ""
-        cells.append([label + marks.get(run, ""), number(own.mean) + rfd_mark, si(parameters.mean), *scores, *around])
+        mark = marks.get(run, "") + CHANGED * (run in summary.changed)
+        cells.append([label + mark, number(own.mean) + rfd_mark, si(parameters.mean), *scores, *around])
         spans = [interval(found[m.name], m.decimals, "") for m in metrics]
         intervals.append(["95 % interval", interval(own, none=""), "", *spans, "", "", ""])
         home = summary.joined.get(run.partition(JOINED)[0], study)
         record = _record(home, run.rpartition(JOINED)[2], label, {"rfd": own, "parameters": parameters, **found})
         records.append({**record, "run": run})
     notes = _quality_notes(summary, marks, titles.values())
+    notes += tuple(summary.changes_in_words(("maskbit", *study.networks, *summary.guests)))
     title, hidden = f"Table 1. Quality: {study.title}", ("# Params", "seeds", *further)
     return Table(title, columns, cells, notes, pd.DataFrame(records), hidden, tuple(intervals))
 
@@ -183,13 +186,14 @@ def efficiency_table(summary: Summary) -> Table:
     for run, found in by_run.items():
         dagger = "†" if devices.get(run, usual) != usual else ""
         values = [shown(found[m].mean) + ("‡" if _is_unsteady(found[m]) else "") for m, shown in COSTS.values()]
-        cells.append([label_of(study, run) + dagger, *values])
+        cells.append([label_of(study, run) + dagger + CHANGED * (run in summary.changed), *values])
         intervals.append(["least and most", *(interval(result, none="") for result in found.values())])
         records.append(_record(study, run, label_of(study, run), found))
     notes = [
         f"Measured on {usual}, {protocol}; FLOPs are computed from the settings.",
         "Seconds per image leave out the generation of the discrete tokens, which guided runs share.",
         *(f"† Measured on {device}." for device in devices.values() if device != usual),
+        *summary.changes_in_words(by_run),
     ]
     if any(_is_unsteady(result) for found in by_run.values() for result in found.values()):
         notes.append(f"‡ The repeats spread by more than {100 * STEADY:.0f} % of their median: other work on the "

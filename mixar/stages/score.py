@@ -25,6 +25,7 @@ from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_kind
 from mixar.study.sections import Study
+from mixar.weights import read_metadata
 
 
 @needs_memory(lambda _, layout, source, run, seed=None, sampler=None: (
@@ -84,6 +85,8 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
     train, held_out = (reference.keeping_root_in(roots_of(layout)) for reference in (train, held_out))
     if run != MASKBIT and layout.weights(run, seed).is_file():
         hashes["weights"] = file_sha256(layout.weights(run, seed))
+        if changed := read_metadata(layout.weights(run, seed)).get("changed"):
+            hashes["changed"] = changed
     values = sample_values(study.scoring, scored.features, train, held_out)
     values += further_values(study.scoring, scored, references["train"])
     return values, scored, hashes | further_hashes(study.scoring, scored.further_sha256)
