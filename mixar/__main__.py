@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from rich.table import Table
 from mixar.assets.shipped import CONFIG, study_file
 from mixar.failures import MORE, is_shortage
 from mixar.files import print_anything
+from mixar.listing import counted
 from mixar.study import external
 from mixar.study.layout import Layout
 from mixar.study.load import load_study
@@ -85,6 +87,21 @@ def tokenize(study: StudyFiles, shard: Shard) -> None:
     from mixar.stages import tokenize as stage
 
     stage.tokenize(*loaded, shard)
+
+
+@app.command()
+def verify(study: StudyFiles) -> None:
+    """Check every token shard: counts, hashes, ranges, labels against the manifest; list what to make again."""
+    loaded = load(study)
+    from mixar.stages import verify as stage
+
+    images, faulty = stage.verify(*loaded)
+    if faulty:
+        files = " ".join(f"--study {shlex.quote(str(path))}" for path in study)
+        commands = [f"  mixar tokenize {files} --shard {shard}" for shard in faulty]
+        found = f"verify: {counted(len(faulty), 'shard')} of {loaded[0].data.num_shards} with faults; make anew:"
+        raise ValueError("\n".join([found, *commands]))
+    print(f"verify: {counted(images, 'image')} in {counted(loaded[0].data.num_shards, 'shard')}, no fault")
 
 
 @app.command()

@@ -6,6 +6,7 @@ a batch costs one sorted gather per shard, which is many times faster than openi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ TOKEN_KEYS = {  # key: (dtype, number of dimensions)
     "index": (np.int64, 1),
     "held_out": (np.uint8, 1),
 }
+HASHES = "hashes"  # in a shard's metadata: each array's BLAKE2b
+HASHED_AT_ONCE = 2**24  # bytes
 GENERATED_KEYS = {"tokens": (np.uint16, 2), "labels": (np.int32, 1), "index": (np.int64, 1)}
 
 DTYPES = {  # safetensors' names
@@ -41,14 +44,36 @@ DTYPES = {  # safetensors' names
 
 
 def write_shard(path: Path, arrays: dict[str, torch.Tensor | np.ndarray], metadata: dict) -> None:
-    """Write arrays and JSON metadata as safetensors, atomically.
+    """Write arrays, their hashes and JSON metadata as safetensors, atomically.
 
     Arrays whose key has a fixed type (TOKEN_KEYS) are converted. Raises ValueError where a value does not fit it.
     """
     plain = {key: a.cpu().numpy() if isinstance(a, torch.Tensor) else np.asarray(a) for key, a in arrays.items()}
     converted = {key: _fitting(key, a, path) for key, a in plain.items()}
+    hashes = {key: hash_of(a) for key, a in converted.items()}
+    # one text: safetensors writes several in an order that changes, and equal shards are equal byte for byte
+    text = json.dumps(metadata | {HASHES: hashes}, sort_keys=True)
     with replaced(path) as temporary:
-        save_file(converted, temporary, metadata={"mixar": json.dumps(metadata, sort_keys=True)})
+        save_file(converted, temporary, metadata={"mixar": text})
+
+
+def hash_of(array: np.ndarray) -> str:
+    """BLAKE2b (128 bits, hex) of an array's bytes."""
+    content = hashlib.blake2b(digest_size=16)
+    rows = max(1, HASHED_AT_ONCE // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        content.update(np.ascontiguousarray(array[start : start + rows]).data)
+    return content.hexdigest()
+
+
+def stored_hashes(path: Path) -> dict[str, str]:
+    """The hash of each array as `write_shard` recorded it; empty in a file of an earlier version.
+
+    `open_shard` has to accept the file first.
+    """
+    with open(path, "rb") as file:
+        header = json_mapping(file.read(int.from_bytes(file.read(8), "little")))
+    return json_mapping(header["__metadata__"]["mixar"]).get(HASHES, {})
 
 
 def _fitting(key: str, array: np.ndarray, path: Path) -> np.ndarray:
@@ -73,6 +98,7 @@ def open_shard(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             length = int.from_bytes(file.read(8), "little")
             header = json_mapping(file.read(length)) if length + 8 <= size else {}
         metadata = json_mapping(header.pop("__metadata__")["mixar"])
+        metadata.pop(HASHES, None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         arrays = {key: _mapped(path, 8 + length, entry, size) for key, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,7 +118,8 @@ def _mapped(path: Path, start: int, entry: dict, size: int) -> np.ndarray:
     return np.memmap(path, dtype, "r", start + begin, shape)
 
 
-def _checked(path: Path, expected: dict[str, tuple]) -> tuple[dict[str, np.ndarray], dict]:
+def open_checked(path: Path, expected: dict[str, tuple]) -> tuple[dict[str, np.ndarray], dict]:
+    """`open_shard` of a file with these keys, types and equal lengths. Raises ValueError where it has others."""
     arrays, metadata = open_shard(path)
     missing = [key for key in expected if key not in arrays]
     if missing:
@@ -126,7 +153,7 @@ class TokenStore:
             raise ValueError("TokenStore: no shards given")
         self.shards: list[dict[str, np.ndarray]] = []
         for path in paths:
-            arrays, metadata = _checked(path, TOKEN_KEYS)
+            arrays, metadata = open_checked(path, TOKEN_KEYS)
             if not self.shards:
                 self.metadata, first = metadata, arrays
             _same_tokens(path, arrays, first, ("latents", "latents_flip", "tokens", "tokens_flip"))
@@ -153,20 +180,36 @@ class TokenStore:
         """Positions, int64, of the images of a split ('train' or 'held_out')."""
         return torch.from_numpy(np.flatnonzero(self.held_out == (split == "held_out")))
 
-    def batch(self, indices, flip) -> dict[str, torch.Tensor]:
-        """x float32 [n, L, C], q int64 [n, L] and c int64 [n] at positions `indices` [n].
+    def buffers(self, n: int) -> dict[str, torch.Tensor]:
+        """Memory for `batch(out=...)` of up to n images, in the shards' types: x float16, q uint16; c int64."""
+        x = torch.empty(n, self.num_tokens, self.channels, dtype=torch.float16)
+        q = torch.empty(n, self.num_tokens, dtype=torch.uint16)
+        return {"x": x, "q": q, "c": torch.empty(n, dtype=torch.int64)}
 
-        flip: bool [n], True takes the mirrored image.
+    def batch(self, indices, flip, out: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """x [n, L, C], q [n, L] and c int64 [n] at positions `indices` [n].
+
+        x is float32 and q int64, or both have the types of `out`. flip: bool [n], True takes the mirrored image.
+        out: CPU tensors with room for n images or more, pinned or not, which are filled; their first n are returned.
         """
         indices, flip = np.asarray(indices, np.int64), np.asarray(flip, bool)
-        x = torch.empty(len(indices), self.num_tokens, self.channels)
-        q = torch.empty(len(indices), self.num_tokens, dtype=torch.int64)
-        order = np.argsort(indices, kind="stable")
-        for arrays, members, rows in self._by_shard(indices, order):
+        n = len(indices)
+        if out is None:
+            out = {
+                "x": torch.empty(n, self.num_tokens, self.channels),
+                "q": torch.empty(n, self.num_tokens, dtype=torch.int64),
+                "c": torch.empty(n, dtype=torch.int64),
+            }
+        elif len(out["x"]) < n:
+            raise ValueError(f"TokenStore.batch: buffers for {len(out['x'])} images, asked for {n}")
+        filled = {key: tensor[:n] for key, tensor in out.items()}
+        x, q = filled["x"].numpy(), filled["q"].numpy()
+        for arrays, members, rows in self._by_shard(indices, np.argsort(indices, kind="stable")):
             for suffix, chosen in (("", ~flip[members]), ("_flip", flip[members])):
-                x.numpy()[members[chosen]] = arrays["latents" + suffix][rows[chosen]]
-                q.numpy()[members[chosen]] = arrays["tokens" + suffix][rows[chosen]]
-        return {"x": x, "q": q, "c": torch.from_numpy(self.labels[indices])}
+                x[members[chosen]] = arrays["latents" + suffix][rows[chosen]]
+                q[members[chosen]] = arrays["tokens" + suffix][rows[chosen]]
+        filled["c"].numpy()[:] = self.labels[indices]
+        return filled
 
     def _by_shard(self, indices: np.ndarray, order: np.ndarray):
         """Yield (arrays, positions in the batch, rows in the shard) with rows ascending: disks read ahead."""
@@ -180,7 +223,7 @@ class TokenStore:
 
 def read_generated(paths: Sequence[Path]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Generated tokens int64 [n, L], labels int64 [n] and evaluation index int64 [n] of shards, joined in order."""
-    shards = [_checked(path, GENERATED_KEYS)[0] for path in paths]
+    shards = [open_checked(path, GENERATED_KEYS)[0] for path in paths]
     for path, arrays in zip(paths, shards, strict=True):
         _same_tokens(path, arrays, shards[0], ("tokens",))
 

@@ -14,6 +14,7 @@ from mixar.data.images import unit_batches
 from mixar.data.manifest import images_sha256, read_manifest
 from mixar.data.selection import part_of
 from mixar.data.shards import write_shard
+from mixar.data.verifying import shard_faults
 from mixar.device import device_of
 from mixar.failures import finite, naming, needs_memory
 from mixar.files import file_sha256
@@ -36,13 +37,30 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
     """Write layout.token_shard(shard): latents and tokens of its manifest rows, and of their mirror images.
 
     Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
+    A whole shard of the same images, networks and settings is kept; any other is made again.
     """
     manifest = read_manifest(layout.manifest)
     rows = part_of(manifest, shard, study.data.num_shards, "images")
     device, paths = device_of(study), {kind: layout.tokenizer(kind) for kind in ("continuous", "discrete")}
+    mean, std = latent_statistics(study, layout)
+    metadata = {
+        "digest": Digests(study).tokenize(),
+        "shard": shard,
+        "num_shards": study.data.num_shards,
+        "images": images_sha256(manifest),
+        "crop": f"ADM centre crop to {study.data.image_size} pixels",
+        "tokenizers": {kind: file_sha256(path) for kind, path in paths.items()},
+        "statistics": {"mean": mean.tolist(), "std": std.tolist()},
+    }
+    sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
+    if (path := layout.token_shard(shard)).exists():
+        fault = next(shard_faults(path, rows, metadata, *sizes), None)
+        if fault is None:
+            print(f"tokenize shard {shard}: {path} is whole and is kept")
+            return
+        print(f"tokenize shard {shard}: {path} is made again: {fault}")
     continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
     discrete = tokenizers.load("discrete", study.discrete, paths["discrete"]).to(device)
-    mean, std = latent_statistics(study, layout)
     rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
     parts: dict[str, list[Tensor]] = {key: [] for key in ("latents", "tokens", "latents_flip", "tokens_flip")}
     progress = Progress(f"tokenize shard {shard}", "images")
@@ -53,19 +71,9 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
                 x = patchify(draw_latents(continuous, view, rng)).cpu()
                 parts["latents" + suffix].append(finite(normalise(x, mean, std), "normalised latents"))
                 parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
-        sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
         tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
     arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
-    metadata = {
-        "digest": Digests(study).tokenize(),
-        "shard": shard,
-        "num_shards": study.data.num_shards,
-        "images": images_sha256(manifest),
-        "crop": f"ADM centre crop to {study.data.image_size} pixels",
-        "tokenizers": {kind: file_sha256(path) for kind, path in paths.items()},
-        "statistics": {"mean": mean.tolist(), "std": std.tolist()},
-    }
-    write_shard(layout.token_shard(shard), arrays, metadata)
+    write_shard(path, arrays, metadata)
 
 
 @torch.inference_mode()

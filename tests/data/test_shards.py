@@ -155,3 +155,23 @@ def test_shards_of_other_grids_or_settings_do_not_mix(paths):
         TokenStore(paths)
     with pytest.raises(ValueError, match="no shards"):
         TokenStore([])
+
+
+def test_a_batch_fills_given_buffers_with_what_it_returns_otherwise(paths):
+    store = TokenStore(paths)
+    indices, flip = [12, 0, 5, 4, 12], [True, False, True, False, False]
+    buffers = store.buffers(8)
+
+    filled = store.batch(indices, flip, out=buffers)
+
+    expected = store.batch(indices, flip)
+    assert all(torch.equal(filled[key].to(expected[key].dtype), expected[key]) for key in expected)
+    assert all(filled[key].data_ptr() == buffers[key].data_ptr() for key in buffers)
+    assert filled["x"].dtype == torch.float16
+
+
+def test_buffers_that_are_too_small_are_refused(paths):
+    store = TokenStore(paths)
+
+    with pytest.raises(ValueError, match="buffers for 2 images, asked for 3"):
+        store.batch([0, 1, 2], [False] * 3, out=store.buffers(2))
