@@ -182,7 +182,7 @@ def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenize
     study, layout, _ = tokenized
     with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
         tokenize(study, layout, 2)
-    with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
+    with pytest.raises(ValueError, match="shard 2 does not exist; the study has 2"):
         generate(study, layout, 2)
     with pytest.raises(ValueError, match="'both' is unknown; choose from continuous, discrete"):
         reconstruct(study, layout, "both", 0)
