@@ -257,9 +257,9 @@ def score(
     from mixar.stages import score as stage
 
     if run is not None:
-        stage.score(loaded, layout, "sample", run, seed, sampler)
+        stage.score_samples(loaded, layout, run, seed, sampler)
     else:
-        stage.score(loaded, layout, "reconstruct", kind)
+        stage.score_reconstructions(loaded, layout, kind)
 
 
 @app.command()

@@ -8,8 +8,8 @@ show, on one sheet. Samples are the first of each class, not selected.
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,4 +97,8 @@ def draw_balance(axes: Axes, study: Study, points: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="results of a finished study, such as results/demo")
+    parser.add_argument("target", type=Path, help="the PNG to write, such as docs/assets/front.png")
+    given = parser.parse_args()
+    main(given.folder, given.target)

@@ -16,7 +16,7 @@ from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, interval, number, si, with_spread
 from mixar.reporting.results import STEADY, spread
 from mixar.reporting.summary import JOINED, NOTHING, Result, Summary, check_same_ground, headline_sampler, strangers
-from mixar.scoring.catalogue import Metric
+from mixar.scoring.catalogue import Metric, metric_of
 from mixar.study.sections import Study
 
 CHANGED = "§"  # a run whose settings were changed within its training
@@ -39,15 +39,17 @@ class Table:
 def quality_table(summary: Summary) -> Table:
     """Table 1: quality of the discrete tokens' own images and of every run, means over seeds ± standard deviation.
 
-    Every further metric that the rows hold has a column after Recall (not in the terminal). Below the runs come guests:
-    brought images and runs of joined studies, with a dagger where they differ in protocol, number of images, features
-    or reference.
+    Every further metric that the rows hold has a column after Recall; the terminal shows only the study's own. Below
+    the runs come guests: brought images and runs of joined studies, with a dagger where they differ in protocol, number
+    of images, features or reference.
     Raises ValueError if the study's own rows of a column differ in one of these.
     """
     study, metrics = summary.study, summary.metrics
     marks = _quality_marks(summary)
     titles = {metric.name: summary.heading(metric) for metric in metrics}
+    brought = {metric_of(entry).name for entry in study.scoring.metrics if ":" in entry}
     usual, further = ([titles[m.name] for m in metrics if (m.column == "always") is always] for always in (True, False))
+    seldom = (titles[m.name] for m in metrics if m.column != "always" and m.name not in brought)
     rfd = f"{summary.distance('reconstruct')} ↓"
     columns = ("Method", rfd, "# Params", *usual, *further, "seeds", "n", "protocol")
     cells, intervals, records = [], [], []
@@ -67,7 +69,7 @@ def quality_table(summary: Summary) -> Table:
         records.append({**record, "run": run})
     notes = _quality_notes(summary, marks, titles.values())
     notes += tuple(summary.changes_in_words(("maskbit", *study.networks, *summary.guests)))
-    title, hidden = f"Table 1. Quality: {study.title}", ("# Params", "seeds", *further)
+    title, hidden = f"Table 1. Quality: {study.title}", ("# Params", "seeds", *seldom)
     return Table(title, columns, cells, notes, pd.DataFrame(records), hidden, tuple(intervals))
 
 

@@ -24,10 +24,9 @@ from mixar.assets.check import require, resolve
 from mixar.failures import finite, naming
 from mixar.scoring.catalogue import FURTHER, Network, network_of
 from mixar.scoring.protocols import protocol_of
-from mixar.study import choices
+from mixar.study import choices, sections
 from mixar.study.code_hashes import source_hash
 from mixar.study.layout import Layout
-from mixar.study.sections import Extractor as Settings
 from mixar.study.sections import Study
 from mixar.weights import load_module, tensors_sha256
 
@@ -47,7 +46,7 @@ class Extractor:
 
 
 def load_extractor(
-    settings: Settings,
+    settings: sections.Extractor,
     path: Path,
     device: torch.device | str = "cpu",
     resize: str | None = None,

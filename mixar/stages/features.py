@@ -80,7 +80,7 @@ def reference_features(study: Study, layout: Layout, split: str) -> None:
     split: train, held_out, or a key of RECONSTRUCTED where the study names a protocol of its own for reconstructions.
     """
     if split not in (*SPLITS, *RECONSTRUCTED):
-        raise ValueError(f"split {split!r} is unknown; choose from {', '.join((*SPLITS, *RECONSTRUCTED))}")
+        raise ValueError(f"--reference: {split!r} is unknown; choose from {', '.join((*SPLITS, *RECONSTRUCTED))}")
     source = source_of(split)
     require_assets(study, source)
     networks = load_networks(study, layout, source, device_of(study))

@@ -48,8 +48,8 @@ def reconstruct(
     Shard i of data.num_shards covers an equal part of them. Column `psnr` is in dB against the cropped
     original, both as uint8.
     """
-    if kind not in RECONSTRUCTIONS:
-        raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(RECONSTRUCTIONS)}")
+    if kind not in ROUNDTRIPS:
+        raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(ROUNDTRIPS)}")
     everything = reference_rows(layout.manifest, *reference_of(study, layout.reconstruction_split(kind)))
     shards = range(study.data.num_shards) if shard is None else [shard]
     rows = {i: part_of(everything, i, study.data.num_shards, "images to reconstruct") for i in shards}
@@ -80,7 +80,7 @@ def _reconstruct_shard(study: Study, kind: str, network: Any, shard: int, rows: 
     batches = unit_batches(rows, study.data.image_size, ENCODE_BATCH, Progress(task, "images"), protocol.crop)
     for number, unit in enumerate(batches):
         with naming(f"{task} batch {number}"):
-            made = unit_to_uint8(RECONSTRUCTIONS[kind](network, unit.to(device), rng), protocol.rounding).cpu()
+            made = unit_to_uint8(ROUNDTRIPS[kind](network, unit.to(device), rng), protocol.rounding).cpu()
         psnrs.append(psnr_db(made, unit_to_uint8(unit)))
         images.append(made)
     write_images(path, rows["index"], rows["label"], torch.cat(images), {"psnr": torch.cat(psnrs)})
@@ -103,4 +103,4 @@ def _discrete_roundtrip(model: Any, images: Tensor, _rng: torch.Generator) -> Te
     return model.decode_tokens(model.tokens(images))
 
 
-RECONSTRUCTIONS = {"continuous": _continuous_roundtrip, "discrete": _discrete_roundtrip}
+ROUNDTRIPS = {"continuous": _continuous_roundtrip, "discrete": _discrete_roundtrip}

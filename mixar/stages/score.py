@@ -5,7 +5,6 @@ The features of all shards are merged by image index, so neither their order nor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from mixar.data.selection import reference_rows
 from mixar.failures import needs_memory
 from mixar.files import file_sha256
 from mixar.reporting.results import make_rows, write_rows
+from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features
 from mixar.scoring.protocols import Protocol, distance_name, protocol_of, row_id, with_ids
 from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
@@ -27,49 +27,18 @@ from mixar.study.names import MASKBIT, check_drawn, check_kind
 from mixar.study.sections import Study
 from mixar.weights import read_metadata
 
+TOO_LARGE = "Leave out metrics of scoring.metrics, or lower scoring.jackknife_groups"
 
-@needs_memory(lambda _, layout, source, run, seed=None, sampler=None: (
-    f"score {source} {run} {'' if seed is None else f'seed {seed} {sampler}'}".strip(),
-    "Leave out metrics of scoring.metrics, or lower scoring.jackknife_groups",
-))  # fmt: skip
-def score(
-    study: Study, layout: Layout, source: str, run: str, seed: int | None = None, sampler: str | None = None
-) -> None:
-    """Write layout.scores(source, run, seed, sampler): one row per metric, with n, protocol and a 95 % interval.
 
-    source 'sample': run is a run of the study or 'maskbit', with seed and sampler; 'reconstruct': 'continuous' or
-    'discrete', with neither.
+@needs_memory(lambda _, layout, run, seed, sampler: (f"score sample {run} seed {seed} {sampler}", TOO_LARGE))
+def score_samples(study: Study, layout: Layout, run: str, seed: int, sampler: str) -> None:
+    """Write layout.scores("sample", run, seed, sampler): one row per metric, with n, protocol and a 95 % interval.
+
+    run: a run of the study, or 'maskbit'.
     Raises ValueError for unknown names, incomplete or mixed features, and too few images, before anything is computed.
     """
-    if source not in SOURCES:
-        raise ValueError(f"source {source!r} is unknown; choose from {', '.join(SOURCES)}")
-    protocol = protocol_of(study, source if source == "sample" else run)
-    require(protocol.statistics, *study.scoring.further_statistics.values())
-    values, scored, hashes = SOURCES[source](study, layout, protocol, run, seed, sampler)
-    hashes |= {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
-    other_data = other_data_of(study, protocol, hashes["data"], count_rows(layout.manifest))
-    identity = row_id(protocol, study, hashes["extractor"], len(scored.features), other_data=other_data)
-    digests = Digests(study)
-    rows = make_rows(
-        study,
-        run,
-        source=source,
-        values=with_ids(values, identity, hashes, digests.metric_code()),
-        seed=seed,
-        sampler=sampler,
-        digest=digests.score() if source == "sample" else digests.score_reconstruction(),
-        device="cpu",
-        hashes=hashes,
-    )
-    write_rows(layout.scores(source, run, seed, sampler), rows)
-    name = distance_name(identity, hashes["extractor_name"], study.study)
-    print(f"score {run} (fd = {name}, n = {len(scored.features)}, {identity})")
-    for v in values:
-        print(f"  {v['metric']:<12} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
-
-
-def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, seed, sampler: str):
     check_drawn(study, run, seed, sampler)
+    protocol = _protocol(study, "sample")
     shards = range(study.evaluation.num_shards)
     scored = _read_fresh(layout, [layout.samples(run, seed, sampler, i) for i in shards])
     _check_complete(scored.features.index, np.arange(study.evaluation.num_images), f"samples of {run!r}")
@@ -79,9 +48,7 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
     train, held_out = (references[split].features for split in SPLITS)
     hashes = {"reference": hash_of(train), "reference_held_out": hash_of(held_out)}
     hashes["data"] = references["train"].images[0]
-    if protocol.statistics:
-        path = resolve(protocol.statistics)
-        train, hashes["statistics"] = train.standing_for(load_statistics(path)), file_sha256(path)
+    train = _against(protocol, train, hashes)
     train, held_out = (reference.keeping_root_in(roots_of(layout)) for reference in (train, held_out))
     if run != MASKBIT and layout.weights(run, seed).is_file():
         hashes["weights"] = file_sha256(layout.weights(run, seed))
@@ -89,11 +56,19 @@ def _score_samples(study: Study, layout: Layout, protocol: Protocol, run: str, s
             hashes["changed"] = changed
     values = sample_values(study.scoring, scored.features, train, held_out)
     values += further_values(study.scoring, scored, references["train"])
-    return values, scored, hashes | further_hashes(study.scoring, scored.further_sha256)
+    hashes |= further_hashes(study.scoring, scored.further_sha256)
+    key = {"source": "sample", "run": run, "seed": seed, "sampler": sampler, "digest": Digests(study).score()}
+    _write(study, layout, protocol, scored, values, hashes, key)
 
 
-def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kind: str, _seed, _sampler):
+@needs_memory(lambda _, layout, kind: (f"score reconstruct {kind}", TOO_LARGE))
+def score_reconstructions(study: Study, layout: Layout, kind: str) -> None:
+    """Write layout.scores("reconstruct", kind): rfd and psnr of a tokenizer, 'continuous' or 'discrete'.
+
+    Raises ValueError as `score_samples` does.
+    """
     check_kind(kind)
+    protocol = _protocol(study, kind)
     scored = _read_fresh(layout, [layout.reconstruction(kind, i) for i in range(study.data.num_shards)])
     split = layout.reconstruction_split(kind)
     reference = _reference(study, layout, split)
@@ -101,13 +76,43 @@ def _score_reconstructions(study: Study, layout: Layout, protocol: Protocol, kin
     _check_complete(scored.features.index, reference.features.index, f"{kind} reconstructions")
     if scored.psnr is None:
         raise ValueError(f"{layout.reconstruction(kind, 0)}: no column {PSNR!r}; run `reconstruct` again, then `score`")
-    originals = reference.features
     hashes = {"reference": hash_of(reference.features), "data": reference.images[0]}
-    if protocol.statistics:
-        path = resolve(protocol.statistics)
-        originals, hashes["statistics"] = originals.standing_for(load_statistics(path)), file_sha256(path)
+    originals = _against(protocol, reference.features, hashes)
     values = reconstruction_values(study.scoring, scored.features, originals, scored.psnr)
-    return values, scored, hashes
+    key = {"source": "reconstruct", "run": kind, "digest": Digests(study).score_reconstruction()}
+    _write(study, layout, protocol, scored, values, hashes, key)
+
+
+def _protocol(study: Study, source: str) -> Protocol:
+    """The protocol of 'sample', or of a tokenizer's reconstructions, its files there. Raises ValueError where one is missing."""
+    protocol = protocol_of(study, source)
+    require(protocol.statistics, *study.scoring.further_statistics.values())
+    return protocol
+
+
+def _against(protocol: Protocol, reference: FeatureSet, hashes: dict[str, str]) -> FeatureSet:
+    """The reference, with the moments of the protocol's statistics where it has them; notes their hash."""
+    if not protocol.statistics:
+        return reference
+    path = resolve(protocol.statistics)
+    hashes["statistics"] = file_sha256(path)
+    return reference.standing_for(load_statistics(path))
+
+
+def _write(
+    study: Study, layout: Layout, protocol: Protocol, scored: Scored, values: list[dict], hashes: dict, key: dict
+) -> None:
+    """Write the rows, and print them. key: source, run and digest; of samples also seed and sampler."""
+    hashes = hashes | {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
+    other_data = other_data_of(study, protocol, hashes["data"], count_rows(layout.manifest))
+    identity = row_id(protocol, study, hashes["extractor"], len(scored.features), other_data=other_data)
+    values = with_ids(values, identity, hashes, Digests(study).metric_code())
+    rows = make_rows(study, values=values, device="cpu", hashes=hashes, **key)
+    write_rows(layout.scores(key["source"], key["run"], key.get("seed"), key.get("sampler")), rows)
+    name = distance_name(identity, hashes["extractor_name"], study.study)
+    print(f"score {key['run']} (fd = {name}, n = {len(scored.features)}, {identity})")
+    for v in values:
+        print(f"  {v['metric']:<12} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
 
 
 def _reference(study: Study, layout: Layout, split: str) -> Scored:
@@ -121,9 +126,6 @@ def _read_fresh(layout: Layout, images: list[Path]) -> Scored:
     for path in images:
         check_fresh(layout.features(path), path)
     return scored
-
-
-SOURCES: dict[str, Callable[..., tuple]] = {"sample": _score_samples, "reconstruct": _score_reconstructions}
 
 
 def _check_complete(index: np.ndarray, expected: np.ndarray, what: str) -> None:

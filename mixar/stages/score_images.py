@@ -24,7 +24,7 @@ from mixar.data.selection import reference_rows
 from mixar.device import device_of
 from mixar.failures import naming, needs_memory
 from mixar.files import file_sha256, json_mapping, write_text
-from mixar.listing import check_name
+from mixar.listing import check_name, counted
 from mixar.progress import Progress
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.reporting.results import make_rows, read_rows, write_rows
@@ -273,6 +273,9 @@ def _tell(
         print(f"{label}: n = {len(labels)}, but {protocol.name} takes {usual}; not comparable with rows of that n.")
     if protocol.labels and (found := _labels(labels, study.data.num_classes)) != protocol.labels:
         print(f"{label}: its labels are {found}; {protocol.name} expects equally many images of each class.")
+    if outside := int((labels >= study.data.num_classes).sum()):
+        last = study.data.num_classes - 1
+        print(f"{label}: {counted(outside, 'label')} outside the study's classes 0 to {last}; number them as it does.")
     if lossy:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(lossy.items()))
         print(f"{label}: {counts} of {len(labels)} images are in a lossy format, which changes the scores; give PNG.")

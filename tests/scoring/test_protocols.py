@@ -31,7 +31,7 @@ from mixar.scoring.protocols import PROTOCOLS, is_of_its_data, protocol_of, row_
 from mixar.scoring.reference import source_of
 from mixar.stages.features import image_features, reference_features
 from mixar.stages.reconstruct import reconstruct
-from mixar.stages.score import score
+from mixar.stages.score import score_reconstructions, score_samples
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
 from mixar.study.layout import Layout
@@ -133,7 +133,7 @@ def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd"]
     hashes = json.loads(row["hashes"])
@@ -190,7 +190,7 @@ def test_reconstructions_of_training_images_are_scored_against_references_of_the
     for shard in range(study.data.num_shards):
         reconstruct(study, layout, "continuous", shard)
         image_features(study, layout, layout.reconstruction("continuous", shard))
-    score(study, layout, "reconstruct", "continuous")
+    score_reconstructions(study, layout, "continuous")
 
     row = rows_of(layout.scores("reconstruct", "continuous"))["rfd"]
     train = read_manifest(layout.manifest, "train")["index"].to_pylist()
@@ -258,19 +258,19 @@ def test_features_of_images_that_were_drawn_anew_are_refused(house):
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
     path = layout.samples("mar", 0, "default", 1)
     later = layout.features(path).stat().st_mtime + 10
     same = path.read_bytes()
 
     path.write_bytes(same)
     touch(path, later)
-    score(study, layout, "sample", "mar", 0, "default")  # touched, but the same images
+    score_samples(study, layout, "mar", 0, "default")  # touched, but the same images
 
     write_images(path, np.arange(20, 40), np.arange(20, 40) % 3, drawings(20, 7))
     touch(path, later)
     with pytest.raises(ValueError, match="features of images that .*shard-00001.parquet no longer holds"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 def test_images_that_were_replaced_by_older_ones_are_noticed_too(house):
@@ -284,7 +284,7 @@ def test_images_that_were_replaced_by_older_ones_are_noticed_too(house):
     touch(path, earlier)  # as a copy that keeps its time
 
     with pytest.raises(ValueError, match="features of images that .*shard-00001.parquet no longer holds"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -300,10 +300,10 @@ def test_references_of_images_that_the_manifest_no_longer_has_there_are_refused(
     with pytest.raises(
         ValueError, match=f"{split}.parquet: not the features of the study's current .*features --reference {split}"
     ):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
     reference_features(study, layout, split)
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
 
 def touch(path, seconds):
@@ -323,7 +323,7 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
     pq.write_table(table.set_column(place, "features", column), path)
 
     with pytest.raises(ValueError, match="values of image 23 are not finite"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 # Networks beside the protocol's own
@@ -351,7 +351,7 @@ def test_a_further_network_adds_rows_of_its_own_with_the_hash_of_its_file(furthe
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
 
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     rows = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert rows["fd_dinov2"]["value"] > 0 and rows["fd_dinov2"]["value"] != rows["fd"]["value"]
@@ -370,7 +370,7 @@ def test_a_further_network_of_the_studys_own_adds_its_distance(house, tmp_path):
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
 
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     row = rows_of(layout.scores("sample", "mar", 0, "default"))["fd_Colours"]
     sha256 = json.loads(row["hashes"])["toy_networks:Colours"]
@@ -385,7 +385,7 @@ def test_features_of_two_files_of_a_further_network_are_refused(further, tmp_pat
     features(study, layout)
 
     with pytest.raises(ValueError, match="scoring.further.dinov2-vitl14: images and reference have features of"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tmp_path):
@@ -395,7 +395,7 @@ def test_statistics_may_stand_for_the_reference_of_a_further_network(further, tm
     features(study, layout)
     statistics = {"dinov2-vitl14": str(tmp_path / "known.npz")}
 
-    score(changed(study, further_statistics=statistics), layout, "sample", "mar", 0, "default")
+    score_samples(changed(study, further_statistics=statistics), layout, "mar", 0, "default")
 
     row, sha256 = (
         rows_of(layout.scores("sample", "mar", 0, "default"))["fd_dinov2"],

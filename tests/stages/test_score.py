@@ -22,6 +22,7 @@ from mixar.reporting.numbers import number
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
+from mixar.reporting.writers import to_text
 from mixar.scoring.catalogue import METRICS, Metric
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.files import read_features, write_features
@@ -29,7 +30,7 @@ from mixar.scoring.protocols import PROTOCOLS, distance_name, is_fid, protocol_o
 from mixar.scoring.reference import reference_of
 from mixar.scoring.statistics import load_statistics
 from mixar.stages.features import image_features, reference_features
-from mixar.stages.score import score
+from mixar.stages.score import score_reconstructions, score_samples
 
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 
@@ -37,7 +38,7 @@ SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 def scored(study, layout, images, run="mar"):
     draw(layout, images, run)
     features(study, layout, run)
-    score(study, layout, "sample", run, 0, "default")
+    score_samples(study, layout, run, 0, "default")
     return rows_of(layout.scores("sample", run, 0, "default"))
 
 
@@ -96,7 +97,7 @@ def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(hou
         rows = parts[shard]
         write_images(layout.samples("mar", 0, "default", shard), rows, rows % 3, images[rows])
         image_features(study, layout, layout.samples("mar", 0, "default", shard))
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     train = load_images(read_manifest(layout.manifest, "train"), SIZE)
     direct = torch_fidelity.calculate_metrics(
@@ -146,6 +147,7 @@ def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monk
     assert table.columns[table.columns.index("Recall ↑") + 1] == "mean_shift"
     mar = next(cells for cells in table.cells if cells[0] == "MAR")
     assert mar[table.columns.index("mean_shift")] == number(row["value"])
+    assert ("mean_shift" in to_text(table)) is (place == "study")  # summary.txt
 
 
 def test_a_column_never_mixes_two_versions_of_a_metric(house, monkeypatch, tmp_path):
@@ -178,7 +180,7 @@ def test_scoring_again_writes_the_same_numbers(house):
     study, layout = house
     first = scored(study, layout, drawings(NUM_IMAGES, 1))
 
-    score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     again = rows_of(layout.scores("sample", "mar", 0, "default"))
     assert [(r["value"], r["low"], r["high"]) for r in again.values()] == [
@@ -226,7 +228,7 @@ def test_reconstructions_are_scored_against_their_own_originals(house):
     study, layout = house
 
     index = reconstruct(study, layout, level=0)
-    score(study, layout, "reconstruct", "continuous")
+    score_reconstructions(study, layout, "continuous")
     rows = rows_of(layout.scores("reconstruct", "continuous"))
 
     assert list(rows) == ["rfd", "psnr"]
@@ -234,7 +236,7 @@ def test_reconstructions_are_scored_against_their_own_originals(house):
     assert rows["psnr"]["value"] == pytest.approx(index.mean() + 20) and rows["psnr"]["unit"] == "dB"
     assert rows["psnr"]["n"] == len(index) and rows["psnr"]["seed"] is None
     reconstruct(study, layout, level=40)
-    score(study, layout, "reconstruct", "continuous")
+    score_reconstructions(study, layout, "continuous")
     assert rows_of(layout.scores("reconstruct", "continuous"))["rfd"]["value"] > 1e-5
 
 
@@ -244,17 +246,17 @@ def test_missing_surplus_and_repeated_images_are_refused(house):
     draw(layout, images)
     features(study, layout, shards=(0, 1))
     with pytest.raises(ValueError, match="shard-00002.parquet: no such features"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
     write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD), np.zeros(SHARD), images[:SHARD])
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match="index 0 occurs twice"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
     write_images(layout.samples("mar", 0, "default", 2), np.arange(SHARD) + 50, np.zeros(SHARD), images[:SHARD])
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match=r"10 of 60 images are missing \(first \[40, 41, 42\]\), and 10 do not belong"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 def test_features_of_another_network_are_refused(house):
@@ -264,11 +266,11 @@ def test_features_of_another_network_are_refused(house):
     new_network(study, layout, seed=1)
     features(study, layout, shards=(2,))
     with pytest.raises(ValueError, match="shard-00002.parquet: made with"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
     features(study, layout)
     with pytest.raises(ValueError, match="the train reference was made with"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 def test_damaged_and_foreign_feature_files_are_named(house):
@@ -280,10 +282,10 @@ def test_damaged_and_foreign_feature_files_are_named(house):
 
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="shard-00001.parquet: not a complete Parquet file"):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
     path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
     with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
-        score(study, layout, "sample", "mar", 0, "default")
+        score_samples(study, layout, "mar", 0, "default")
 
 
 @pytest.mark.parametrize(("key", "said"), [("mixar", "result rows, version 2"), ("mixar", "[]"), ("further", "{")])
@@ -298,18 +300,17 @@ def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("score", "names", "message"),
     [
-        (("sample", "mor", 0, "default"), "run 'mor' is unknown"),
-        (("sample", "mar", 7, "default"), "no seed 7"),
-        (("sample", "mar", 0, "slow"), "sampler 'slow' is unknown"),
-        (("reconstruct", "both"), "kind 'both' is unknown"),
-        (("measure", "mar"), "source 'measure' is unknown"),
+        (score_samples, ("mor", 0, "default"), "run 'mor' is unknown"),
+        (score_samples, ("mar", 7, "default"), "no seed 7"),
+        (score_samples, ("mar", 0, "slow"), "sampler 'slow' is unknown"),
+        (score_reconstructions, ("both",), "kind 'both' is unknown"),
     ],
 )
-def test_unknown_names_are_refused(house, arguments, message):
+def test_unknown_names_are_refused(house, score, names, message):
     with pytest.raises(ValueError, match=message):
-        score(*house, *arguments)
+        score(*house, *names)
 
 
 def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
@@ -324,7 +325,7 @@ def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             image_features(study, layout, path)
-    with pytest.raises(ValueError, match="split 'test' is unknown"):
+    with pytest.raises(ValueError, match="--reference: 'test' is unknown; choose from train, held_out, reconstructed"):
         reference_features(study, layout, "test")
 
 

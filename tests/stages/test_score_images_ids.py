@@ -63,6 +63,16 @@ def test_labels_are_named_where_the_protocol_wants_equally_many_of_every_class(c
     assert found[0]["protocol"] == expected
 
 
+@pytest.mark.parametrize(("classes", "said"), [(5, "9 labels outside the study's classes 0 to 2"), (3, "")])
+def test_labels_outside_the_studys_classes_are_said(classes, said, house, tmp_path, capsys):
+    np.savez(tmp_path / "drawn.npz", arr_0=pixels(), arr_1=np.arange(COUNT) % classes)
+
+    scored(house, tmp_path / "drawn.npz")
+
+    printed = capsys.readouterr().out
+    assert said in printed and ("outside the study's classes" in printed) is bool(said)
+
+
 def test_statistics_alone_also_give_the_distances_of_further_networks_that_have_some(
     house, tmp_path, monkeypatch, capsys
 ):

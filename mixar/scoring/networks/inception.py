@@ -16,7 +16,7 @@ from mixar.assets.table import ASSETS
 from mixar.failures import is_shortage
 from mixar.files import file_sha256
 from mixar.scoring.extractors import Extractor
-from mixar.study.sections import Extractor as Settings
+from mixar.study import sections
 from mixar.weights import as_file, read_metadata, read_weights, tensors_sha256
 
 INCEPTION_NAME = "inception-v3-compat"  # torch-fidelity's own name for it
@@ -71,7 +71,7 @@ class SpatialInception(FeatureExtractorInceptionV3):
         return (self.Mixed_6d.branch1x1(x)[:, :SPATIAL_CHANNELS].movedim(1, -1).flatten(1),)
 
 
-def load(path: Path, settings: Settings, resize: str | None = None, owner: str = "own") -> Extractor:
+def load(path: Path, settings: sections.Extractor, resize: str | None = None, owner: str = "own") -> Extractor:
     """Inception behind the resize of a protocol. Raises ValueError as `read_inception` does.
 
     Only the released weights behind TensorFlow's resize have torch-fidelity's name, and so may make an FID.

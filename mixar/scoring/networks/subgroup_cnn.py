@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mixar.scoring.catalogue import EMOJI_NETWORK, EMOJI_NETWORK_SHA256
 from mixar.scoring.extractors import Extractor
-from mixar.study.sections import Extractor as Settings
+from mixar.study import sections
 from mixar.study.sections import ExtractorTraining
 from mixar.weights import load_module, read_weights, tensors_sha256, unwrapped
 
@@ -118,12 +118,12 @@ def training_loss(
 # Files
 
 
-def build_network(settings: Settings, num_classes: int, image_size: int) -> SubgroupCNN:
+def build_network(settings: sections.Extractor, num_classes: int, image_size: int) -> SubgroupCNN:
     """An untrained network of the study's size. Raises ValueError for sizes it cannot have."""
     return SubgroupCNN(settings.channels, num_classes, image_size)
 
 
-def load(path: Path, settings: Settings, resize: str | None = None, owner: str = "own") -> Extractor:
+def load(path: Path, settings: sections.Extractor, resize: str | None = None, owner: str = "own") -> Extractor:
     """The network with the weights of a file; its name ends in the hash of its tensors.
 
     owner: the study that uses it; the network that comes with mixar keeps its own name.
@@ -135,7 +135,7 @@ def load(path: Path, settings: Settings, resize: str | None = None, owner: str =
     return Extractor(name, sha256, network.requires_grad_(False))
 
 
-def _read(settings: Settings, path: Path) -> PixelSubgroupCNN:
+def _read(settings: sections.Extractor, path: Path) -> PixelSubgroupCNN:
     sizes = ("head.weight", "image_size")
     tensors = unwrapped(read_weights(path), sizes)
     if any(key not in tensors for key in sizes):

@@ -18,7 +18,7 @@ from mixar.scoring.intervals import jackknife, jackknife_groups
 from mixar.scoring.metrics.density_coverage import NEIGHBOURS
 from mixar.scoring.metrics.precision_recall import BLOCK
 from mixar.scoring.values import check_sizes, replicates_of, value_of
-from mixar.stages import score as stage
+from mixar.stages.score import score_samples
 from mixar.study.sections import Extractor, Scoring
 
 SCORING = Scoring(protocol="own-gfd", extractor=Extractor(network="subgroup-cnn", weights="x"))
@@ -138,7 +138,7 @@ def test_a_study_that_names_them_gets_rows_and_columns_from_their_records_alone(
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)
 
-    stage.score(study, layout, "sample", "mar", 0, "default")
+    score_samples(study, layout, "mar", 0, "default")
 
     rows = rows_of(layout.scores("sample", "mar", 0, "default"))
     table = quality_table(summarise(study, read_rows(layout.root)))
