@@ -34,7 +34,7 @@ from mixar.scoring.intervals import jackknife_groups
 from mixar.scoring.metrics.frechet import frechet
 from mixar.scoring.statistics import Sums, load_statistics, save_statistics
 from mixar.scoring.values import replicates_of, value_of
-from mixar.stages.score import score
+from mixar.stages.score import score_samples
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.study.sections import Study
@@ -97,7 +97,7 @@ def measured(task: str, folder: Path, images: int) -> dict:
     study = study_of(folder, images, neighbours=task == WITH_NEIGHBOURS)
     layout, settings = Layout(study), study.scoring
     if task in (COMMAND, WITH_NEIGHBOURS):
-        return _timed(task, lambda: score(study, layout, "sample", RUN, 0, "default") or np.nan)
+        return _timed(task, lambda: score_samples(study, layout, RUN, 0, "default") or np.nan)
     if task == "merge":
         return _timed(task, lambda: len(merged(layout)))
     sample, other = merged(layout), reference(layout, folder)
