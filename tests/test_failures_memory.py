@@ -26,7 +26,7 @@ from mixar.stages.features import reference_features
 from mixar.stages.generate import generate
 from mixar.stages.generator import generator
 from mixar.stages.reconstruct import reconstruct
-from mixar.stages.score import score
+from mixar.stages.score import score_reconstructions, score_samples
 from mixar.stages.tokenize import tokenize
 from mixar.stages.tokenizer import tokenizer
 from mixar.stages.train import train
@@ -111,8 +111,8 @@ class Full:
         (reconstruct, ("continuous", 0), "reconstruct continuous shard 0: .* Raise data.num_shards"),
         (sample.sample, ("mar", 1, "default", 0), "sample mar seed 1 default shard 0: .* Lower evaluation.batch_size"),
         (reference_features, ("train",), "features of train images: .* Leave networks out of scoring.further"),
-        (score, ("sample", "mar", 0, "default"), "score sample mar seed 0 default: .* Leave out metrics"),
-        (score, ("reconstruct", "continuous"), "score reconstruct continuous: out of .* Leave out metrics"),
+        (score_samples, ("mar", 0, "default"), "score sample mar seed 0 default: .* Leave out metrics"),
+        (score_reconstructions, ("continuous",), "score reconstruct continuous: out of .* Leave out metrics"),
         (measure.measure, ("mar",), r"measure mar: .* Lower measure.batch_size, .* \(now 4\)"),
     ],
 )
