@@ -84,7 +84,7 @@ def score_reconstructions(study: Study, layout: Layout, kind: str) -> None:
 
 
 def _protocol(study: Study, source: str) -> Protocol:
-    """The protocol of 'sample', or of a tokenizer's reconstructions. Raises ValueError where a file of it is missing."""
+    """The protocol of samples, or of a tokenizer's reconstructions. Raises ValueError where its files are missing."""
     protocol = protocol_of(study, source)
     require(protocol.statistics, *study.scoring.further_statistics.values())
     return protocol
