@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from mixar.model.decode import steps_of
+from mixar.model.diffusion import NUM_TIMESTEPS
 from mixar.model.guidance import STAGES, Guidance, build_guidance
 from mixar.model.head import NUM_FREQUENCIES
 from mixar.model.layers import width_and_heads
@@ -24,7 +25,6 @@ from mixar.study.sections import Model, Sampler, Study
 
 BACKWARD = 3  # forward and backward together, in forward passes
 QUANTILES = 1000  # of the mask rate, to average the training cost over
-NUM_TIMESTEPS = 1000  # of the diffusion process that the head trains on
 
 
 def count_parameters(study: Study, run: str) -> int:

@@ -58,7 +58,8 @@ def sample_latents(
     cache: dict[str, Any] = {}
     for index, step in enumerate(steps_of(length, sampler)):
         rows = orders[:, step.left : step.missing].sort(dim=1).values
-        z = take(_condition(model, x, q, mask_first(orders, step.missing), c, sampler, cache), _repeat(rows, sampler))
+        m = mask_first(orders, step.missing)
+        z = take(_condition(model, x, q, m, step.missing, c, sampler, cache), _repeat(rows, sampler))
         noise = None if draws is None else draws.heads[index]
         new = model.diffloss.sample(
             z.flatten(0, 1), sampler.head_steps, rng, step.cfg, sampler.temperature, sampler.clip, noise
@@ -86,15 +87,22 @@ def _cfg(length: int, left: int, sampler: Sampler) -> float:
 
 
 def _condition(
-    model: MAR, x: Tensor, q: Tensor, m: Tensor, c: Tensor | None, sampler: Sampler, cache: dict[str, Any]
+    model: MAR,
+    x: Tensor,
+    q: Tensor,
+    m: Tensor,
+    missing: int,
+    c: Tensor | None,
+    sampler: Sampler,
+    cache: dict[str, Any],
 ) -> Tensor:
     """z of the conditional rows; with guidance the same rows without their class follow, [2B, L, D]."""
     drop = torch.full((len(q),), c is None, device=q.device)
     c = torch.zeros_like(q[:, 0]) if c is None else c
     if sampler.cfg == 1:
-        return model.condition(x, q, m, c, drop, cache)
+        return model.condition(x, q, m, c, drop, cache, missing)
     x, q, m, c = (torch.cat([t, t]) for t in (x, q, m, c))
-    return model.condition(x, q, m, c, torch.cat([drop, torch.ones_like(drop)]), cache)
+    return model.condition(x, q, m, c, torch.cat([drop, torch.ones_like(drop)]), cache, missing)
 
 
 def _repeat(rows: Tensor, sampler: Sampler) -> Tensor:

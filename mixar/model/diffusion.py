@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NUM_TIMESTEPS = 1000  # of the process that the head learns
 BETA_MAX = 0.999  # cosine schedule: the last steps would otherwise wipe out everything
 BIN_HALF_WIDTH = 1 / 255  # of the discretised likelihood at t = 0; MAR keeps the 8-bit bins of pixels for latents
 EDGE = 0.999  # targets beyond it belong to the open-ended outer bins
@@ -37,7 +38,7 @@ class Diffusion:
     The tables are float64 arrays, one entry a kept step; they become float32 only where a step uses them.
     """
 
-    def __init__(self, num_steps: int = 1000, timesteps: list[int] | None = None):
+    def __init__(self, num_steps: int = NUM_TIMESTEPS, timesteps: list[int] | None = None):
         self.num_steps = num_steps
         self.timesteps = list(range(num_steps)) if timesteps is None else timesteps
         self.betas = cosine_betas(num_steps)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixar.model.diffusion import Diffusion
+from mixar.model.diffusion import NUM_TIMESTEPS, Diffusion
 from mixar.model.layers import wide
 
 NORM_EPS = 1e-6
@@ -101,6 +101,14 @@ class HeadNetwork(nn.Module):
         return wide(self.final_layer(h, s))  # guidance, loss and steps are computed in float32
 
 
+def draw_noise(rng: torch.Generator, repeats: int, images: int, rows: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Timesteps [repeats, images, rows] and noise [repeats, images, rows, C] for rows of latents like x [..., C]."""
+    size = (repeats, images, rows)
+    t = torch.randint(NUM_TIMESTEPS, size, generator=rng, device=rng.device)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return t, torch.randn(*size, x.shape[-1], generator=rng, device=rng.device, dtype=dtype)
+
+
 class DiffusionHead(nn.Module):
     """Learns and draws p(x given z) for single tokens. channels C, cond_width D, width W, depth in residual blocks."""
 
@@ -123,11 +131,12 @@ class DiffusionHead(nn.Module):
 
         Draw r of row i is at index r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
         """
-        x = wide(x).repeat(repeats, 1)
-        if t is None:
-            t = torch.randint(self.diffusion.num_steps, x.shape[:1], generator=rng, device=x.device)
-        if noise is None:
-            noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        rows, x = len(x), wide(x).repeat(repeats, 1)
+        if t is None or noise is None:
+            assert rng is not None, "neither rng nor t and noise"
+            drawn, normal = draw_noise(rng, repeats, 1, rows, x)
+            t = drawn.flatten() if t is None else t
+            noise = normal.flatten(0, 2) if noise is None else noise
         y = self._embed_times(t) + self.net.cond_embed(z).repeat(repeats, 1)
         output = self.net.denoise(self.diffusion.add_noise(x, t, noise), y)
         mse, bound = self.diffusion.loss_terms(output, x, t, noise)

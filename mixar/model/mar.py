@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mixar.model.guidance import DROPPED, STAGES, Guidance, build_guidance
 from mixar.model.head import DiffusionHead
 from mixar.model.layers import initialise, layer_norm, learned, put, take, width_and_heads
+from mixar.model.masking import split_positions
 from mixar.study.sections import Model, Study
 
 
@@ -65,30 +66,43 @@ class MAR(nn.Module):
         head_batch_multiplier: int = 1,
         t: Tensor | None = None,
         noise: Tensor | None = None,
+        missing: int | None = None,
     ) -> Tensor:
         """The diffusion loss (Eq. 5) averaged over masked positions (Eq. 3) and noise draws: a scalar.
 
         Every row of m must miss equally many tokens. Each masked position meets head_batch_multiplier noise draws;
         its rows are ordered by image and position, and that list is repeated. t and noise for those rows are drawn
-        from rng unless given. Only masked positions reach the head: MAR evaluates all of them and then discards.
+        from rng unless given. missing: tokens that every row misses; None reads it off m, a wait for the device.
+        Only masked positions reach the head: MAR evaluates all of them and then discards.
         """
-        z = self.condition(x, q, m, c, drop)
-        _, masked = split_positions(m)
+        visible, masked = split_positions(m, missing)
+        z = self._condition(x, q, visible, c, drop, {})
         z, target = take(z, masked).flatten(0, 1), take(x, masked).flatten(0, 1)
         return self.diffloss.loss(z, target, rng, t=t, noise=noise, repeats=head_batch_multiplier).mean()
 
     def condition(
-        self, x: Tensor, q: Tensor, m: Tensor, c: Tensor, drop: Tensor, cache: dict[str, Any] | None = None
+        self,
+        x: Tensor,
+        q: Tensor,
+        m: Tensor,
+        c: Tensor,
+        drop: Tensor,
+        cache: dict[str, Any] | None = None,
+        missing: int | None = None,
     ) -> Tensor:
         """z [B, L, D], what the head is conditioned on at each position (Eq. 6).
 
         x may hold anything at masked positions. cache: one dict for all calls with the same q and drop lets a strategy
         keep what depends on these alone.
         """
-        cache = {} if cache is None else cache
+        visible, _ = split_positions(m, missing)
+        return self._condition(x, q, visible, c, drop, {} if cache is None else cache)
+
+    def _condition(
+        self, x: Tensor, q: Tensor, visible: Tensor, c: Tensor, drop: Tensor, cache: dict[str, Any]
+    ) -> Tensor:
         if self.guidance.drop_tokens_in_null:
             q = q.masked_fill(drop[:, None], DROPPED)
-        visible, _ = split_positions(m)
         return self.decode(self.encode(x, q, c, drop, visible, cache), q, visible, cache)
 
     def encode(self, x: Tensor, q: Tensor, c: Tensor, drop: Tensor, visible: Tensor, cache: dict[str, Any]) -> Tensor:
@@ -115,11 +129,3 @@ class MAR(nn.Module):
         for block in blocks:
             h = block(h) if memory is None else block(h, memory)
         return self.guidance.leave(h, stage)
-
-
-def split_positions(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of visible [B, V] and of masked tokens [B, L - V], ascending. Rows must miss equally many."""
-    fewest, most = torch.stack(m.sum(dim=1).aminmax()).tolist()  # one wait for the device, not two
-    assert fewest == most, f"rows miss between {fewest} and {most} tokens; all must miss equally many"
-    order = m.to(torch.uint8).argsort(dim=1, stable=True)
-    return order.split([m.shape[1] - most, most], dim=1)

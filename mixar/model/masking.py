@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MASK_RATE = NormalDist(1.0, 0.25)  # MAR: truncated to [rate_min, 1], the left half of a bell
+
+
+class Group(NamedTuple):
+    """Images that share a mask rate and whose random numbers are made together; `part` of them is at hand."""
+
+    size: int
+    part: slice
 
 
 def sample_orders(batch: int, length: int, rng: torch.Generator) -> Tensor:
@@ -36,6 +44,18 @@ def mask_first(orders: Tensor, count: int) -> Tensor:
     """The mask m [B, L] that hides the first `count` entries of each order. Eq. 8."""
     m = torch.zeros_like(orders, dtype=torch.bool)
     return m.scatter_(1, orders[:, :count], True)
+
+
+def split_positions(m: Tensor, missing: int | None = None) -> tuple[Tensor, Tensor]:
+    """Positions of visible [B, V] and of masked tokens [B, L - V], ascending. Rows must miss equally many.
+
+    missing: how many; None reads it off m and checks every row, which waits for the device.
+    """
+    if missing is None:
+        fewest, missing = torch.stack(m.sum(dim=1).aminmax()).tolist()  # one wait for the device, not two
+        assert fewest == missing, f"rows miss between {fewest} and {missing} tokens; all must miss equally many"
+    order = m.to(torch.uint8).argsort(dim=1, stable=True)
+    return order.split([m.shape[1] - missing, missing], dim=1)
 
 
 def masked_counts(length: int, num_iterations: int) -> list[int]:

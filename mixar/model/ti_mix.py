@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from mixar.failures import finite
+from mixar.model.layers import put, take
+from mixar.model.masking import Group, split_positions
 from mixar.study import choices
 from mixar.study.sections import TiMix
 
@@ -49,28 +51,43 @@ def guidance_rate(ti_mix: TiMix, progress: float) -> float:
 
 @torch.no_grad()
 def draw_tokens(
-    generator: TokenGenerator, q: Tensor, m: Tensor, c: Tensor, temperature: float, rng: torch.Generator
+    generator: TokenGenerator,
+    q: Tensor,
+    m: Tensor,
+    c: Tensor,
+    temperature: float,
+    rng: torch.Generator,
+    group: Group | None = None,
+    missing: int | None = None,
 ) -> Tensor:
     """q_hat [B, L]: missing positions drawn from the generator, which sees the visible tokens. Eq. 10-11.
 
     One forward pass, and each missing position is drawn on its own. generator: a frozen tokens.generator.BitTransformer
-    in eval mode. temperature divides its logits. Raises FloatingPointError where they are not finite.
+    in eval mode. temperature divides its logits. group: whose random numbers are made together; None: of these images.
+    missing: tokens that every row misses; None reads it off m. Raises FloatingPointError where logits are not finite.
     """
     t = generator.split(q)
     t = torch.where(m[..., None], generator.mask_value, t)
-    logits = finite(generator(t, c).float() / temperature, "the generator's logits")[m]
-    probabilities = torch.softmax(logits, dim=-1)
-    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=rng)
-    t[m] = drawn.view(logits.shape[:-1]).to(t.dtype)
-    return generator.join(t)
+    logits = finite(generator(t, c).float() / temperature, "the generator's logits")
+    _, masked = split_positions(m, missing)
+    probabilities = torch.softmax(take(logits.flatten(2), masked).unflatten(2, logits.shape[2:]), dim=-1)
+    size, part = group or Group(len(q), slice(None))
+    times = probabilities.new_empty(size, *probabilities.shape[1:]).exponential_(generator=rng)[part]
+    # The first of exponential times with these rates: torch.multinomial's own draw, made for a group and without waits.
+    drawn = (probabilities / times).argmax(dim=-1)
+    return generator.join(put(t, masked, drawn.to(t.dtype)))
 
 
-def mix_tokens(q: Tensor, q_hat: Tensor, m: Tensor, rate: float, rng: torch.Generator) -> Tensor:
+def mix_tokens(
+    q: Tensor, q_hat: Tensor, m: Tensor, rate: float, rng: torch.Generator, group: Group | None = None
+) -> Tensor:
     """Each missing position keeps q with probability `rate` and takes q_hat otherwise; visible ones keep q. Eq. 12.
 
+    group: whose random numbers are made together; None: of these images.
     Differs from the paper: its first case repeats the symbol being defined; the text makes it the ground-truth token.
     """
-    rho = torch.rand(q.shape, generator=rng, device=q.device)
+    size, part = group or Group(len(q), slice(None))
+    rho = torch.rand(size, *q.shape[1:], generator=rng, device=q.device)[part]
     return torch.where(m & (rho >= rate), q_hat, q)
 
 

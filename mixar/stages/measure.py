@@ -6,6 +6,7 @@ Weights are random: they cost what trained ones do. Batches, steps and samplers 
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
 from mixar.training.accumulate import optimizer_step, parts_of
+from mixar.training.draws import Draws
 from mixar.training.optim import build_optimizer, update_average
 from mixar.training.steps import Guide, training_step
 
@@ -124,18 +126,20 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
 def training_value(study: Study, run: str, num_images: int, device: torch.device) -> dict:
     """Minutes per epoch of `num_images` images, from whole training steps; under TI-Mix with the generator."""
     model, settings = MAR.from_study(study, run).to(device).train(), study.training_of(run)
-    settings = settings.model_copy(update={"micro_batch": study.hardware_of(run).micro_batch})
+    size = study.measure.batch_size
+    micro_batch = math.gcd(size, study.hardware_of(run).micro_batch or size)
+    settings = settings.model_copy(update={"mask_group": None, "micro_batch": micro_batch})  # one group
     optimizer, average = build_optimizer(model, settings), copy.deepcopy(model).eval()
     batch, guide = _batch(study, device), _guide(study, run, device)
     rows = torch.arange(study.measure.batch_size)
 
-    def loss(model: nn.Module, indices: Tensor, rng: torch.Generator, _progress: float) -> dict[str, Tensor]:
+    def loss(model: nn.Module, indices: Tensor, draws: Draws, _progress: float) -> dict[str, Tensor]:
         part = {k: v[indices.to(device)] for k, v in batch.items()}
-        return {"loss": training_step(model, part, settings, rng, guide)}
+        return {"loss": training_step(model, part, settings, draws, guide)}
 
     def step(number: int) -> None:
         lr = settings.learning_rate * settings.batch_size / 256
-        parts = parts_of(rows, settings, (0, number, 0), device)
+        parts = parts_of(rows, slice(0, len(rows)), settings, (0, number), device)
         found = optimizer_step(model, loss, parts, optimizer, settings, lr, 1.0)
         update_average(average, model, settings.ema_decay, found["finite"])
 

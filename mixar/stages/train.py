@@ -38,6 +38,7 @@ from mixar.training.accumulate import Load, Step
 from mixar.training.checkpoints import kept_states, read_state, states, training_folder
 from mixar.training.compiled import compile_regions
 from mixar.training.distributed import Context
+from mixar.training.draws import Draws
 from mixar.training.history import HISTORY, History, changed, read_history, write_history
 from mixar.training.job import micro_batch, run_to_end
 from mixar.training.loop import UNWATCHED, Fit, total_steps
@@ -120,8 +121,8 @@ def _compile(model: nn.Module, step: Step, load: Load, settings: MarTraining, co
 
     def trial() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            batch = load(indices, torch.Generator().manual_seed(0))
-            return step(model.train(), batch, torch.Generator(device).manual_seed(0), 0.0)["loss"]
+            draws = Draws.of_all(device, 0, len(indices))
+            return step(model.train(), load(indices, draws), draws, 0.0)["loss"]
 
     if (reason := compile_regions(model, trial)) and context.is_main:
         print(f"{name}: hardware.compile: torch.compile failed, training without it ({reason})", flush=True)
@@ -288,8 +289,8 @@ def _generation(study: Study, run: str) -> int:
 def _load_of(store: TokenStore, rows: Tensor, device: torch.device) -> Load:
     """Batches of the training split, each image mirrored with probability 1/2; in pinned memory for a GPU."""
 
-    def load(indices: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        batch = store.batch(rows[indices], torch.rand(len(indices), generator=rng) < 0.5)
+    def load(indices: Tensor, draws: Draws) -> dict[str, Tensor]:
+        batch = store.batch(rows[indices], draws.flips())
         return {k: v.pin_memory() for k, v in batch.items()} if device.type == "cuda" else batch
 
     return load
@@ -300,12 +301,10 @@ def _step_of(study: Study, layout: Layout, run: str, device: torch.device, setti
     ti_mix = study.runs[run].ti_mix
     frozen = generator.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
 
-    def step(
-        model: nn.Module, loaded: dict[str, Tensor], rng: torch.Generator, progress: float
-    ) -> dict[str, Tensor | float]:
+    def step(model: nn.Module, loaded: dict[str, Tensor], draws: Draws, progress: float) -> dict[str, Tensor | float]:
         batch = {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
         guide = Guide(frozen, ti_mix, progress) if ti_mix and frozen is not None else None
-        loss = training_step(model, batch, settings, rng, guide)
+        loss = training_step(model, batch, settings, draws, guide)
         return {"loss": loss, "guidance_rate": guide.rate if guide else 1.0}
 
     return step

@@ -24,6 +24,8 @@ LATER: dict[str, tuple] = {
     "max_shift": (None,),
     "network": ("vavae", "maskbit"),
     "options": ({},),
+    "mask_group": (None,),
+    "equal_mask_rates": (False,),
 }
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from mixar.scoring import catalogue
 from mixar.study.choices import unknown
 from mixar.study.errors import explain
+from mixar.study.micro_batches import images_at_once
 from mixar.study.names import milestone, split
-from mixar.study.sections import NO_WEIGHTS, Guidance, Run, Study, TrainingHardware
+from mixar.study.sections import NO_WEIGHTS, Guidance, MarTraining, Run, Study, TrainingHardware
 
 STORED_BITS = 16  # of a token in a shard
 # Run names of other result rows: the generator's own images, and the tokenizers' reconstructions.
@@ -155,12 +156,25 @@ def _hardware_problems(s: Study) -> Iterator[str]:
         if hardware.gpus and s.hardware.device == "cpu" and not s.hardware.gpus:
             yield f"{where}.gpus: {hardware.gpus} GPUs, but hardware.device is 'cpu'; set gpus 0, or device cuda"
         try:
-            found = s.training_of(name).batch_size
+            training = s.training_of(name)
         except ValidationError:  # which _run_problems reports
             continue
-        if run.weights is None and found % hardware.processes:
-            key = f"runs.{name}.training" if "batch_size" in run.training else "training"
-            yield f"{key}.batch_size: {found} images do not divide over {hardware.processes} processes; give a multiple"
+        if run.weights is None:
+            yield from _batch_problems(s, name, training, hardware)
+
+
+def _batch_problems(s: Study, name: str, training: MarTraining, hardware: TrainingHardware) -> Iterator[str]:
+    """Processes, groups and micro-batches that do not divide a run's batch."""
+    batch, group = training.batch_size, training.mask_group or training.batch_size
+    try:
+        images_at_once(batch, hardware.processes, hardware.micro_batch, group)
+    except ValueError as error:
+        key = str(error).partition(":")[0]
+        if key == "micro_batch":
+            where = f"hardware.runs.{name}" if key in s.hardware.runs.get(name, {}) else "hardware"
+        else:
+            where = f"runs.{name}.training" if key in s.runs[name].training else "training"
+        yield f"{where}.{error}"
 
 
 def _report_problems(s: Study) -> Iterator[str]:

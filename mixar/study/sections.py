@@ -331,6 +331,15 @@ class MarTraining(Training):
         default=0.1, description="share of the images whose class is dropped, for classifier-free guidance (MAR)"
     )
     head_batch_multiplier: Count = Field(default=4, description="noise levels drawn for each token and step (MAR)")
+    mask_group: Count | None = Field(
+        default=None,
+        description="images that share a mask rate and whose random numbers are made together; null: the whole batch. "
+        "Divides `batch_size`",
+    )
+    equal_mask_rates: bool = Field(
+        default=False,
+        description="one mask rate for all groups of a step, so that no GPU waits for one with more masked tokens",
+    )
     milestones: tuple[Count, ...] = Field(
         default=(),
         description="epochs whose averaged weights are kept, sampled and scored as `RUN@EPOCH`; ascending",
@@ -663,7 +672,7 @@ class TrainingHardware(Section):
 class Hardware(TrainingHardware):
     """How the study runs here. No key enters a digest: none changes what is computed beyond rounding.
 
-    (The number of processes of a training changes which random numbers each image meets, not their distribution.)
+    (Dropout draws for each micro-batch: with it, processes and micro-batches change which units are dropped.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU if there is one")

@@ -46,7 +46,8 @@ class Context:
         """
         if self.world_size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device] if self.device.type == "cuda" else None)
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def split(self, batch_size: int) -> slice:
         """This process's share of a batch. Shares are equal, so averaged gradients are those of the whole batch.

@@ -1,7 +1,7 @@
 """One training loop for every network of a study.
 
-A step's randomness is a function of (seed, step, part, rank) and nothing else, so a resumed run needs no random state
-and equals an uninterrupted one bit for bit on the same machine.
+A step's randomness is a function of (seed, step, group), dropout's of the micro-batch, too. So a resumed run needs no
+random state and equals an uninterrupted one bit for bit on the same machine.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def fit(
 
     def parts(index: int) -> list[Part]:
         epoch, batch = divmod(index, per_epoch)
-        rows = order(epoch)[batch * s.batch_size : (batch + 1) * s.batch_size][share]
-        return parts_of(rows, s, (now.noise(seed), index, context.rank), context.device, load)
+        rows = order(epoch)[batch * s.batch_size : (batch + 1) * s.batch_size]
+        return parts_of(rows, share, s, (now.noise(seed), index), context.device, load)
 
     wishes, start = Wishes(context, checkpoint_minutes), time.monotonic()
     with (

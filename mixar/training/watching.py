@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mixar.device import peak_memory_gib
 from mixar.study.digests import seed_of
 from mixar.study.sections import MarTraining
+from mixar.training.draws import Draws
 from mixar.training.metrics import (
     ALARM,
     ENDS,
@@ -232,10 +233,10 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]], settin
     device = next(model.parameters()).device
     losses, sizes = [], []
     for number, batch in enumerate(batches):
-        rng = torch.Generator(device).manual_seed(seed_of("held-out loss", number))
+        draws = Draws.of_all(device, seed_of("held-out loss", number), len(batch["q"]))
         batch = {key: value.to(device) for key, value in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            losses.append(training_step(model, batch, settings, rng).float())
+            losses.append(training_step(model, batch, settings, draws).float())
         sizes.append(len(batch["c"]))
     weights = torch.tensor(sizes, device=device) / sum(sizes)
     return float((torch.stack(losses) * weights).sum())

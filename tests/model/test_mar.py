@@ -6,7 +6,7 @@ from toy_models import LENGTH, SMALL, STRATEGIES, assert_near, randomise, toy_ba
 
 from mixar.model.decode import sample_latents
 from mixar.model.layers import put, take
-from mixar.model.mar import split_positions
+from mixar.model.masking import split_positions
 from mixar.model.patches import patchify, unpatchify
 from mixar.study.sections import Sampler
 

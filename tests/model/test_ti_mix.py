@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mixar.model.masking import mask_first, sample_orders
 from mixar.model.ti_mix import draw_tokens, guidance_rate, mix_tokens
 from mixar.study.choices import SCHEDULES
 from mixar.study.sections import TiMix
@@ -38,7 +39,7 @@ def rng(seed=0):
 
 def batch(batch_size=6, length=20):
     q = torch.randint(16, (batch_size, length), generator=rng())
-    m = torch.rand(batch_size, length, generator=rng(1)) < 0.7
+    m = mask_first(sample_orders(batch_size, length, rng(1)), round(0.7 * length))
     return q, m, torch.arange(batch_size)
 
 

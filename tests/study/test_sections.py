@@ -506,9 +506,9 @@ def test_parsing_a_study_imports_neither_torch_nor_arrow(root):
 def test_a_later_key_enters_a_digest_only_at_other_values(smoke, key):
     study = parse_study(smoke)
     other = {"skip_unreadable": True, "max_overlap": 0.5, "optimizer": "muon", "entropy_groups": 2, "max_shift": 1,
-             "network": "own:Network", "options": {"a": 1}}[key]  # fmt: skip
-    section = study.data if key in type(study.data).model_fields else study.discrete
-    section = section if key in type(section).model_fields else section.train
+             "network": "own:Network", "options": {"a": 1}, "mask_group": 4, "equal_mask_rates": True}[key]  # fmt: skip
+    sections = (study.data, study.discrete, study.discrete.train, study.training)
+    section = next(part for part in sections if key in type(part).model_fields)
     assert getattr(section, key) in LATER[key] and key not in plain(section)
 
     changed = section.model_copy(update={key: other})
@@ -535,14 +535,14 @@ def test_a_tokenizer_of_ones_own_is_part_of_what_identifies_the_study(smoke):
 
 
 def test_a_run_has_the_hardware_of_the_study_except_for_its_own_keys(smoke):
-    smoke["hardware"] = {"device": "cuda", "gpus": 8, "micro_batch": 4, "compile": True}
+    smoke["hardware"] = {"device": "cuda", "gpus": 8, "micro_batch": 2, "compile": True}
     smoke["hardware"]["runs"] = {"mar": {"gpus": 4, "nodes": 2, "micro_batch": None}}
 
     study = parse_study(smoke)
 
     ours, others = study.hardware_of("mar"), study.hardware_of("dc_mix")
     assert (ours.gpus, ours.nodes, ours.gpus_per_node, ours.micro_batch, ours.compile) == (4, 2, 2, None, True)
-    assert (others.gpus, others.nodes, others.processes, others.micro_batch) == (8, 1, 8, 4)
+    assert (others.gpus, others.nodes, others.processes, others.micro_batch) == (8, 1, 8, 2)
 
 
 def test_every_card_of_the_table_is_a_choice_and_computes_faster_in_bfloat16(smoke):

@@ -16,8 +16,8 @@ from mixar.model.decode import Draws, sample_latents, steps_of
 from mixar.model.diffusion import Diffusion
 from mixar.model.head import DiffusionHead
 from mixar.model.layers import NORM_EPS, put, take
-from mixar.model.mar import MAR, split_positions
-from mixar.model.masking import mask_first, mask_rate_at
+from mixar.model.mar import MAR
+from mixar.model.masking import mask_first, mask_rate_at, split_positions
 from mixar.model.patches import patchify, unpatchify
 from mixar.study.sections import Sampler, Training
 from mixar.training.optim import learning_rate

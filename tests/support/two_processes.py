@@ -1,4 +1,4 @@
-"""Two processes that train as one: what each of them does, and how they are started and end."""
+"""Processes that train as one: what each of them does, and how they are started and end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from toy_models import CHANNELS, CLASSES, LENGTH, randomise, toy_study
 
 from mixar import locks
+from mixar.model.mar import MAR
 from mixar.study import sections
 from mixar.tokens.generator import BitTransformer, training_loss
+from mixar.training.accumulate import optimizer_step, parts_of
 from mixar.training.distributed import Context, joined
 from mixar.training.job import held
+from mixar.training.optim import build_optimizer
+from mixar.training.steps import Guide, training_step
 
 CPU = torch.device("cpu")
 
@@ -44,9 +49,9 @@ def generator_gradients(context: Context) -> dict[str, torch.Tensor]:
     return {name.replace("module", "generator"): p.grad for name, p in wrapped.named_parameters()}
 
 
-def be_one_of_two(rank: int, port: int) -> None:
+def be_one_of_two(rank: int, port: int, count: int = 2) -> None:
     torch.set_num_threads(1)
-    places = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    places = {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
     os.environ.update(places, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
@@ -105,15 +110,64 @@ def after_a_long_wait(rank: int, port: int, folder: Path) -> None:
             context.barrier()
 
 
-def exit_codes_of_two(target: Callable[[int, int, Path], None], folder: Path) -> list[int | None]:
-    """Run two processes to their end."""
+def trained(context: Context, micro_batch: int | None, **changes) -> dict[str, torch.Tensor]:
+    """Weights after three steps of a small DC-Mix with TI-Mix in float64, batches of 8 and micro-batches of this size;
+    the loss; and how often each process summed gradients. changes: of the training's settings."""
+    study = toy_study(training={"epochs": 1, "batch_size": 8, "learning_rate": 0.1, **changes})
+    settings = study.training_of("dc_mix").model_copy(update={"micro_batch": micro_batch})
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(16, LENGTH, CHANNELS, generator=rng, dtype=torch.float64)
+    q, c = torch.randint(16, (16, LENGTH), generator=rng), torch.arange(16) % CLASSES
+    torch.manual_seed(1)
+    model = randomise(MAR.from_study(study, "dc_mix")).double()
+    generator = BitTransformer(sections.Generator(width=8, depth=1, heads=2, mlp_width=8), 4, LENGTH, CLASSES)
+    guide = Guide(generator.double().eval(), sections.TiMix(), progress=0.5)
+    wrapped, optimizer = context.wrap(model.train()), build_optimizer(model, settings)
+    sums: list[int] = []
+    if context.world_size > 1:
+        wrapped.register_comm_hook(None, lambda _, bucket: counted_sum(sums, bucket, context.world_size))
+
+    def step(network, rows, draws, _progress):
+        mirrored = torch.where(draws.flips()[:, None, None], x[rows].flip(1), x[rows])
+        return {"loss": training_step(network, {"x": mirrored, "q": q[rows], "c": c[rows]}, settings, draws, guide)}
+
+    for number in range(3):
+        rows = torch.arange(8) + 8 * (number % 2)
+        parts = parts_of(rows, context.split(8), settings, (0, number), CPU)
+        found = optimizer_step(wrapped, step, parts, optimizer, settings, 0.01, 0.5)
+    loss = {"loss": context.mean(found["loss"]), "sums": torch.tensor(len(sums))}
+    return loss | {name: p.detach() for name, p in model.named_parameters()}
+
+
+def counted_sum(sums: list, bucket: torch.distributed.GradBucket, count: int) -> torch.futures.Future:
+    """DDP's own sum, counted once a step: by its last bucket."""
+    if bucket.is_last():
+        sums.append(1)
+    work = torch.distributed.all_reduce(bucket.buffer().div_(count), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def one_of_several(rank: int, port: int, folder: Path, count: int, trainings: dict[str, dict]) -> None:
+    """One of `count` processes; process 0 writes the weights of each training."""
+    be_one_of_two(rank, port, count)
+    with joined(CPU) as context:
+        for name, settings in trainings.items():
+            found = trained(context, **settings)
+            if context.is_main:
+                save_file(found, folder / f"{name}.safetensors")
+
+
+def exit_codes_of_two(target: Callable[..., None], folder: Path, count: int = 2, *arguments) -> list[int | None]:
+    """Run two processes, or `count`, to their end."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     server = multiprocessing.get_context("forkserver")
     # seconds, spent once for both processes; DDP imports the first
     server.set_forkserver_preload(["torch._dynamo", "mixar.training.job"])
-    workers = [server.Process(target=target, args=(rank, port, folder), daemon=True) for rank in range(2)]
+    workers = [
+        server.Process(target=target, args=(rank, port, folder, *arguments), daemon=True) for rank in range(count)
+    ]
     for w in workers:
         w.start()
     for w in workers:

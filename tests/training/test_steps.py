@@ -7,13 +7,15 @@ from pathlib import Path
 import torch
 from toy_runs import toy_study
 
+from mixar.model.masking import Group
+from mixar.training.draws import Draws
 from mixar.training.steps import Guide, training_step
 
 
 class Recorder(torch.nn.Module):
     """Stands for the model: keeps what a training step hands over."""
 
-    def forward(self, x, q, m, c, drop, rng, head_batch_multiplier):
+    def forward(self, x, q, m, c, drop, head_batch_multiplier, t, noise, missing):
         self.q, self.m, self.drop, self.repeats = q, m, drop, head_batch_multiplier
         return x.mean()
 
@@ -34,12 +36,13 @@ class Sevens(torch.nn.Module):
 
 
 def step_of(rate: float | None, seed: int = 0) -> tuple[Recorder, torch.Tensor]:
-    study, model, rng = toy_study(Path("unused")), Recorder(), torch.Generator().manual_seed(seed)
+    study, model = toy_study(Path("unused")), Recorder()
+    draws = Draws.of(torch.device("cpu"), (seed, 0), 0, Group(64, slice(0, 64)), equal_rates=False)
     q = torch.zeros(64, 16, dtype=torch.long)
     batch = {"x": torch.zeros(64, 16, 8), "q": q, "c": torch.zeros(64, dtype=torch.long)}
     ti_mix = study.runs["ti"].ti_mix
     guide = None if rate is None else Guide(Sevens(), ti_mix, progress=1 - rate)
-    training_step(model, batch, study.training_of("ti"), rng, guide)
+    training_step(model, batch, study.training_of("ti"), draws, guide)
     return model, q
 
 
