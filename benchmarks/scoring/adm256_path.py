@@ -70,7 +70,7 @@ def draw(layout: Layout, images: int) -> list[Path]:
     rng, paths, half = np.random.default_rng(1), [], images // 2
     for shard in range(2):
         rows = np.arange(shard * half, (shard + 1) * half)
-        paths.append(layout.samples("mar_b", 0, "default", shard))
+        paths.append(layout.samples("control_l", 0, "default", shard))
         write_images(paths[-1], rows, rows % CLASSES, np.stack([picture(rng, i % CLASSES) for i in rows]))
     return paths
 
@@ -95,14 +95,14 @@ def run_path(folder: Path, images: int) -> list[str]:
     steps += [("score", "--reference", split) for split in ("train", "held_out")]
     drawn = draw(layout, images)
     steps += [("score", "--images", str(path)) for path in drawn]
-    steps += [("score", "--run", "mar_b", "--seed", "0")]
+    steps += [("score", "--run", "control_l", "--seed", "0")]
     lines = ["| command | wall s |", "|---|---:|"]
     for verb, *rest in steps:
         said, seconds = call(folder, verb, *study, *rest)
         shown = [Path(word).name if "/" in word else word for word in rest]
         lines.append(f"| `mixar {' '.join([verb, *shown])}` | {seconds:.1f} |")
         print(lines[-1], flush=True)
-    rows = pq.read_table(layout.scores("sample", "mar_b", 0, "default")).to_pylist()
+    rows = pq.read_table(layout.scores("sample", "control_l", 0, "default")).to_pylist()
     lines += [
         "",
         "What the last one said:",

@@ -41,7 +41,7 @@ from mixar.study.sections import Study
 
 ROOT = Path(__file__).parents[2]
 WIDTH, CLASSES, SHARDS, REFERENCE = 2048, 1008, 16, 10_000
-RUN, HEADER = "mar_b", {"extractor": "synthetic", "sha256": "0" * 64, "protocol": "adm256-gfid"}
+RUN, HEADER = "control_l", {"extractor": "synthetic", "sha256": "0" * 64, "protocol": "adm256-gfid"}
 COMMAND, WITH_NEIGHBOURS = "mixar score --run", "mixar score --run, with precision and recall"
 
 

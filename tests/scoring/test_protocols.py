@@ -148,7 +148,7 @@ def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house
 
 
 def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):
-    study = load_study(root / "config" / "imagenet256.yaml")
+    study = changed(load_study(root / "config" / "imagenet256.yaml"), reconstructions=None)
 
     assert protocol_of(study, "continuous").name == "val256-rfid"
     for name in ("mar-train-rfid", "vavae-val-rfid"):
@@ -160,7 +160,7 @@ def test_reconstructions_have_the_samples_protocol_or_one_of_their_own(root):
 
 def test_each_tokenizer_may_have_a_protocol_of_its_own(root):
     study = load_study(root / "config" / "imagenet256.yaml")
-    own = changed(study, reconstructions={"continuous": "vavae-val-rfid"})
+    own = changed(study, reconstructions={"continuous": "vavae-val-rfid"})  # as it is
     layout = Layout(own)
 
     assert [protocol_of(own, kind).name for kind in KINDS] == ["vavae-val-rfid", "val256-rfid"]
@@ -171,7 +171,7 @@ def test_each_tokenizer_may_have_a_protocol_of_its_own(root):
 
 
 def test_another_protocol_of_reconstructions_has_its_own_reference_and_renews_all_features(root):
-    study = load_study(root / "config" / "imagenet256.yaml")
+    study = changed(load_study(root / "config" / "imagenet256.yaml"), reconstructions=None)
     other = changed(study, reconstructions="vavae-val-rfid")
 
     assert Layout(study).reconstruction_split("discrete") == "held_out"

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
+from mixar.reporting.claims import compared_runs, inequality
+from mixar.reporting.results import total_epochs
 from mixar.study.cards import CARDS
 from mixar.study.digests import LATER, Digests, digest, plain, seed_of
 from mixar.study.errors import SpecError, section_in
@@ -49,11 +51,24 @@ def test_the_paper_study_holds_every_run_the_paper_reports(root):
     study = load_study(root / "config" / "imagenet256.yaml")
 
     assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 10, 64)
-    for run in study.report.figure7:
-        assert study.training_of(run).epochs == 320
+    assert {total_epochs(study, name) for name in study.report.figure7} == {320}
     parts = study.report.figure8
-    assert [study.training_of(r).epochs for r in (parts.parent, parts.plain, parts.ti_mix)] == [200, 200, 200]
-    assert study.runs[parts.plain].parent == study.runs[parts.ti_mix].parent == parts.parent
+    assert [total_epochs(study, name) for name in (parts.parent, parts.plain, parts.ti_mix)] == [200, 400, 400]
+    assert study.runs[parts.ti_mix].parent == parts.parent == "dc_mix_l@200" and parts.plain == "dc_mix_l"
+
+
+def test_the_paper_studys_claims_compare_equal_arms(root):
+    study = load_study(root / "config" / "imagenet256.yaml")
+
+    assert compared_runs(study) and not any(inequality(study, *pair) for pair in compared_runs(study))
+    assert study.runs[study.report.claims.baseline].guidance.strategy == "none"
+
+
+def test_mars_own_sizes_are_an_overlay_of_the_paper_study(root):
+    study = load_study(root / "config" / "imagenet256.yaml", root / "config" / "imagenet256-mar.yaml")
+
+    assert {"mar_b", "mar_l", "mar_h", "mixar_l"} <= study.runs.keys()
+    assert study.training_of("mar_h").epochs == 800 and study.hardware_of("mar_h").nodes == 2
 
 
 def test_a_study_survives_the_way_through_json(smoke, tmp_path):
