@@ -87,7 +87,7 @@ def call(*arguments):
 
 def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path):
     layout, rng = Layout(load_study(study_file)), np.random.default_rng(1)
-    shards = [layout.samples("mar_b", 0, "default", shard) for shard in range(2)]
+    shards = [layout.samples("control_l", 0, "default", shard) for shard in range(2)]
     for path, rows in zip(shards, np.arange(IMAGES).reshape(2, -1), strict=True):
         write_images(path, rows, rows % 3, np.stack([picture(rng, i % 3) for i in rows]))
 
@@ -98,9 +98,9 @@ def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path
         *(("features", "--images", path) for path in shards),
     ):
         call(verb, "--study", study_file, *rest)
-    said = call("score", "--study", study_file, "--run", "mar_b")
+    said = call("score", "--study", study_file, "--run", "control_l")
 
-    rows = {row["metric"]: row for row in pq.read_table(layout.scores("sample", "mar_b", 0, "default")).to_pylist()}
+    rows = {row["metric"]: row for row in pq.read_table(layout.scores("sample", "control_l", 0, "default")).to_pylist()}
     sha256 = file_sha256(tmp_path / "random.pth")
     assert list(rows) == ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
     for metric, row in rows.items():

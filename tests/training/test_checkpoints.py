@@ -127,5 +127,5 @@ def test_a_full_disk_is_said_once_a_state_and_leaves_the_older_one(tmp_path, sma
         assert writer.wait()
 
     ((done, reason),) = said
-    assert done == 2 and "state-00000002.pt: File too large; free some room" in reason
+    assert done == 2 and "state-00000002.pt: File too large; free some space" in reason
     assert names(tmp_path) == ["state-00000001.pt", "state-00000003.pt"]

@@ -380,7 +380,7 @@ def test_an_entry_whose_driver_lives_is_not_touched_though_its_claim_cannot_be_r
 
     assert study.cluster.cancelled == []
     assert len(study.cluster.arrays) == 1
-    assert "Slurm job 1 of another running snakemake already" in study.jobs[0].errors[0]
+    assert "Slurm job 1 of another running snakemake is already" in study.jobs[0].errors[0]
 
 
 def test_projects_that_share_a_folder_do_not_see_each_others_jobs(study, monkeypatch, tmp_path):
