@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mixar.assets.check import locate
 from mixar.assets.shipped import ROOT
-from mixar.data.manifest import count_images, count_rows
 from mixar.model import cost
 from mixar.scoring.protocols import IMAGENET
 from mixar.study.cards import CARDS
@@ -245,10 +244,10 @@ def drawings(study: Study, run: str) -> list[tuple[int, str]]:
 
 def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
     """Images of each split: of the manifest, of the data where they are, or of ImageNet. Raises ValueError."""
-    if found := count_rows(layout.manifest):
-        return found, []
-    if locate(study.data.path).exists():
-        return count_images(study.data), []
+    if layout.manifest.is_file() or locate(study.data.path).exists():
+        from mixar.data.manifest import count_images, count_rows  # imported here: pyarrow takes 55 MiB
+
+        return count_rows(layout.manifest) or count_images(study.data), []
     if study.data.path == "asset:imagenet-train":
         return dict(IMAGENET), ["ImageNet is not here: 1,281,167 and 50,000 images are assumed."]
     raise ValueError(f"data.path: {study.data.path} is not there, so its images cannot be counted; get them first")
