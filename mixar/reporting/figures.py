@@ -27,7 +27,7 @@ from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, decimals, fixed, si, signed
 from mixar.reporting.results import epochs_before, total_epochs
 from mixar.reporting.summary import NOTHING, Result, Summary
-from mixar.study.names import milestone, split
+from mixar.study.names import split
 from mixar.study.sections import Study, TiMixFigure
 
 # Okabe and Ito's colours: told apart with every common kind of colour blindness, and in grey.
@@ -179,19 +179,13 @@ def ablation_data(summary: Summary) -> pd.DataFrame:
     study, points, roles = summary.study, [], _roles(summary.study)
     branch = total_epochs(study, roles.parent)
     for role, last in roles.model_dump().items():
-        for run in _up_to(study, last):
+        for run in study.up_to(last):
             fd, epochs = summary.of(run, "fd"), total_epochs(study, run)
             if fd and (role == "parent" or epochs > branch or run == last):
                 low, high = fd.span or (fd.mean, fd.mean)
                 points.append({"role": role, "run": run, "label": label_of(study, last), "epochs": int(epochs),
                                "fd": fd.mean, "low": low, "high": high, "seeds": len(fd.values)})  # fmt: skip
     return pd.DataFrame(points, columns=["role", "run", "label", "epochs", "fd", "low", "high", "seeds"])
-
-
-def _up_to(study: Study, name: str) -> list[str]:
-    """A network and the milestones before it, in the order of training; a milestone at the run's end is the run."""
-    run, last = split(name)[0], study.epochs_of(name)
-    return [milestone(run, epoch) for epoch in study.milestones_of(run) if epoch < last] + [name]
 
 
 def _roles(study: Study) -> TiMixFigure:

@@ -194,11 +194,10 @@ def critical_path(work: dict[str, Work]) -> tuple[tuple[str, ...], float]:
 
 
 def _figure8(study: Study) -> list[str]:
-    """The parent, and both continuations with their milestones, which are its points."""
-    if (shown := study.report.figure8) is None:
-        return []
-    continued = [name for name in study.networks if split(name)[0] in (shown.plain, shown.ti_mix)]
-    return list(dict.fromkeys([shown.parent, *continued]))
+    """The parent and both continuations, each with the milestones that are its points."""
+    roles = study.report.figure8
+    shown = [name for role in roles.model_dump().values() for name in study.up_to(role)] if roles else []
+    return list(dict.fromkeys(shown))
 
 
 PARTS: dict[str, Callable[[Study, Layout], tuple[list[str], list[str], Sequence[str]]]] = {
@@ -215,7 +214,7 @@ def rows_of_part(study: Study, layout: Layout, only: str) -> tuple[list[str], li
     scored, measured, kinds = PARTS[only](study, layout)
     keys = [f"score {r}" for r in scored] + [f"measure {r}" for r in measured]
     keys += [f"score_reconstruction {kind}" for kind in kinds]
-    paths = [layout.scores("sample", run, *names) for run in scored for names in drawings(study, run)]
+    paths = [layout.scores("sample", run, *names) for run in scored for names in study.drawings_of(run)]
     paths += [layout.measures(run) for run in measured] + [layout.scores("reconstruct", kind) for kind in kinds]
     if not keys:
         raise ValueError(f"--only: the study has no {only}; its report names no runs for it")
@@ -232,14 +231,6 @@ def _needed_by(work: dict[str, Work], keys: Iterable[str]) -> dict[str, Work]:
 
 
 # Work
-
-
-def drawings(study: Study, run: str) -> list[tuple[int, str]]:
-    """Seeds and samplers of a run whose images are drawn."""
-    if run == MASKBIT:
-        return [(0, "default")]
-    network = study.networks[run]
-    return [(seed, sampler) for seed in network.seeds for sampler in network.samplers]
 
 
 def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
@@ -302,7 +293,7 @@ def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
     work.append(Work("extractor", "", 1, ("ingest",) if extractor_trained else (), gpu * extractor_trained))
     own = counted(decoding(study, "discrete"))
     for name in (MASKBIT, *study.networks):
-        pairs = drawings(study, name)
+        pairs = study.drawings_of(name)
         flops = sum(
             own if name == MASKBIT else decode + cost.flops_sample(study, split(name)[0], study.samplers[sampler])
             for _, sampler in pairs
@@ -360,7 +351,7 @@ def _score_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Wo
     minutes = 5 * study.evaluation.num_images / 50_000  # assumed
     for name in (MASKBIT, *study.networks):
         needs = (f"sample {name}", "features_reference train", "features_reference held_out")
-        work.append(Work("score", name, len(drawings(study, name)), needs, minutes=minutes))
+        work.append(Work("score", name, len(study.drawings_of(name)), needs, minutes=minutes))
     for kind, reference in splits.items():
         needs_of_score = (f"reconstruct {kind}", f"features_reference {reference}")
         work.append(Work("score_reconstruction", kind, 1, needs_of_score, minutes=1))

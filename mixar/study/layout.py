@@ -139,10 +139,7 @@ class Layout:
 
     def row_files(self) -> list[Path]:
         """Every file of result rows that the finished study has. Brought images have theirs: own_scores."""
-        samples = [("maskbit", 0, "default")]
-        samples += [(name, seed, sampler) for name, run in self.study.networks.items()
-                    for seed in run.seeds for sampler in run.samplers]  # fmt: skip
-        scores = [self.scores("sample", *names) for names in samples]
+        scores = [self.scores("sample", *names) for names in self.study.drawings]
         scores += [self.scores("reconstruct", kind) for kind in ("continuous", "discrete")]
         return scores + [self.measures(run) for run in self.study.runs]
 

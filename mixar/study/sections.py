@@ -748,6 +748,23 @@ class Study(Section):
         earlier = [each for each in self.milestones_of(run) if epoch is None or each < epoch]
         return names.milestone(run, earlier[-1]) if earlier else None
 
+    def up_to(self, name: str) -> list[str]:
+        """A network and the milestones before it, in the order of training; a milestone at the run's end is the run."""
+        run, last = names.split(name)[0], self.epochs_of(name)
+        return [names.milestone(run, epoch) for epoch in self.milestones_of(run) if epoch < last] + [name]
+
+    def drawings_of(self, name: str) -> list[tuple[int, str]]:
+        """Seeds and samplers by which images of a network are drawn; MaskBit's own are decoded once."""
+        if name == names.MASKBIT:
+            return [(0, "default")]
+        network = self.networks[name]
+        return [(seed, sampler) for seed in network.seeds for sampler in network.samplers]
+
+    @property
+    def drawings(self) -> list[tuple[str, int, str]]:
+        """Network, seed and sampler of every set of images: MaskBit's own first, then those of the networks."""
+        return [(name, *drawn) for name in (names.MASKBIT, *self.networks) for drawn in self.drawings_of(name)]
+
     def is_continued(self, name: str) -> bool:
         """Whether a run has this network as its parent, which therefore keeps its whole state."""
         place = names.split(name)[0], self.epochs_of(name)

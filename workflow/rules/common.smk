@@ -22,7 +22,7 @@ from mixar.study.external import missing, missing_in_words, places
 from mixar.study.digests import Digests, digest, plain
 from mixar.study.layout import Layout
 from mixar.study.errors import SpecError
-from mixar.study.names import KINDS, split
+from mixar.study.names import KINDS, MASKBIT, split
 from mixar.study.load import parse_study, read_layer
 from mixar.study.sections import TrainingHardware
 from mixar.study.strict_yaml import check_config
@@ -71,8 +71,6 @@ READERS = {
     "scoring": {"extractor", "features_reference", "sample", "reconstruct", "score", "score_reconstruction"},
 }
 RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
-MASKBIT = ("maskbit", 0, "default")  # the run that shows the generator's own images
-SAMPLES = [MASKBIT] + [(n, s, p) for n, r in STUDY.networks.items() for s in r.seeds for p in r.samplers]
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -146,7 +144,7 @@ def mixing_generator(wildcards):
 
 def sampled_networks(wildcards):
     """What turns generated tokens into images: MaskBit's decoder alone, or a run with the VA-VAE's."""
-    if wildcards.run == "maskbit":
+    if wildcards.run == MASKBIT:
         return [LAYOUT.tokenizer("discrete")]
     return [LAYOUT.weights(wildcards.run, wildcards.seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
 
@@ -162,7 +160,7 @@ def reconstruction_features(wildcards):
 
 def shown_images():
     """What the report's image sheets are cut from: samples, and reconstructions of both tokenizers."""
-    samples = [LAYOUT.samples(*names, shard) for names in SAMPLES for shard in IMAGE_SHARDS]
+    samples = [LAYOUT.samples(*names, shard) for names in STUDY.drawings for shard in IMAGE_SHARDS]
     return samples + [LAYOUT.reconstruction(kind, shard) for kind in KINDS for shard in TOKEN_SHARDS]
 
 
