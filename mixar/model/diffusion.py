@@ -105,9 +105,10 @@ class Diffusion:
         log_variance = c.log_variance_mid + c.log_variance_half * v
         widening = c.log_variance_half * (v + 1)  # log variance above the true posterior's
         kl = 0.5 * (widening + torch.expm1(-widening) + error.square() * torch.exp(-log_variance))
-        first = (t == 0).nonzero()[:, 0]
-        nll = discretised_nll(x[first], error[first], log_variance[first])
-        bound = kl.mean(dim=1).index_copy(0, first, nll.mean(dim=1))
+        # Of every row, because to pick those at t = 0 the host would wait for the device. Where kl is finite, so is the
+        # gradient here, and other rows get zeros.
+        first, nll = t == 0, discretised_nll(x, error, log_variance)
+        bound = torch.where(first, nll.mean(dim=1), kl.mean(dim=1))
         return mse, bound / math.log(2)
 
     def step(

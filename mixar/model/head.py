@@ -8,13 +8,14 @@ Parameter names follow MAR's `diffloss`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixar.model.diffusion import NUM_TIMESTEPS, Diffusion
-from mixar.model.layers import wide
+from mixar.model.layers import normalised, recomputed, wide
 
 NORM_EPS = 1e-6
 NUM_FREQUENCIES = 128  # of the sinusoidal time embedding
@@ -44,10 +45,11 @@ class ResBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def forward(self, h: Tensor, s: Tensor) -> Tensor:
-        # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already. Under autocast h is float32.
-        shift, scale, gate = self.adaLN_modulation[1](s).to(h.dtype).chunk(3, dim=1)
-        change = self.mlp(torch.addcmul(shift, self.in_ln(h), 1 + scale))
-        return torch.addcmul(h, gate, change.to(h.dtype))
+        # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already. Under autocast h is float32,
+        # and what the linear layers return bfloat16. They are kept so: 18 bytes a row and channel, and not 34.
+        shift, scale, gate = self.adaLN_modulation[1](s).chunk(3, dim=1)
+        change = self.mlp(recomputed(modulated, h, self.in_ln, shift, scale))
+        return recomputed(gated, h, gate, change)
 
 
 class FinalLayer(nn.Module):
@@ -59,8 +61,18 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, h: Tensor, s: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation[1](s).to(h.dtype).chunk(2, dim=1)
-        return self.linear(torch.addcmul(shift, F.layer_norm(h, h.shape[-1:], eps=NORM_EPS), 1 + scale))
+        shift, scale = self.adaLN_modulation[1](s).chunk(2, dim=1)
+        return self.linear(recomputed(modulated, h, normalised, shift, scale))
+
+
+def modulated(h: Tensor, norm: Callable[[Tensor], Tensor], shift: Tensor, scale: Tensor) -> Tensor:
+    """shift + norm(h) * (1 + scale), in h's precision."""
+    return torch.addcmul(shift.to(h.dtype), norm(h), 1 + scale.to(h.dtype))
+
+
+def gated(h: Tensor, gate: Tensor, change: Tensor) -> Tensor:
+    """h + gate * change, in h's precision."""
+    return torch.addcmul(h, gate.to(h.dtype), change.to(h.dtype))
 
 
 class HeadNetwork(nn.Module):

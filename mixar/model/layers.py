@@ -6,13 +6,15 @@ half that a layer belongs to. B batch, n tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block as VisionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mixar.study.sections import Model
 
@@ -117,6 +119,16 @@ class Memory:
 def normalised(h: Tensor) -> Tensor:
     """LayerNorm without parameters over the last axis."""
     return F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """function(*inputs), of which only the inputs are kept: the backward pass computes it again.
+
+    The function draws nothing. A compiler chooses by itself what to keep.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def wide(t: Tensor) -> Tensor:

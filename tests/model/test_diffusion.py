@@ -122,6 +122,28 @@ def test_the_bound_trains_the_variance_only_and_the_error_the_noise_only():
     assert by_bound[:, :3].abs().max() == 0 and by_bound[:, 3:].abs().min() > 0
 
 
+def test_the_likelihood_enters_where_t_is_0_alone_and_rows_far_off_keep_finite_gradients():
+    x, noise, v = (part.float() for part in rows(6))
+    t, process = torch.tensor([0, 3, 0, 400, 999, 0]), Diffusion(1000)
+    predicted = torch.where((t == 0)[:, None], noise + v, 1e15)  # cubed in the likelihood, these would overflow
+    output = torch.cat([predicted, v], dim=1)
+
+    def losses(part):
+        leaf = output[part].clone().requires_grad_()
+        mse, bound = process.loss_terms(leaf, x[part], t[part], noise[part])
+        return mse, bound, torch.autograd.grad((mse + bound).sum(), leaf)[0]
+
+    together, first, others = (losses(part) for part in (slice(None), t == 0, t != 0))
+
+    for whole, at_0, elsewhere in zip(together, first, others, strict=True):
+        assert torch.equal(whole[t == 0], at_0) and torch.equal(whole[t != 0], elsewhere)
+        assert whole.isfinite().all()
+    c = process.at(t[t == 0])
+    error, log_variance = c.mean_noise * v[t == 0], c.log_variance_mid + c.log_variance_half * v[t == 0]
+    nll = discretised_nll(x[t == 0], error, log_variance).mean(dim=1)
+    assert torch.allclose(together[1][t == 0], nll / np.log(2), rtol=1e-4)
+
+
 def test_the_bins_of_the_likelihood_fill_the_line():
     centres = torch.arange(-127, 128, dtype=torch.float64)[:, None] * 2 / 255
     edges = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)

@@ -1,7 +1,10 @@
 """The diffusion head by laws; test_released_parity.py compares it with MAR's released code."""
 
+from functools import partial
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mixar.model.head import DiffusionHead
@@ -18,6 +21,32 @@ def tiny_head(seed=0, channels=3, cond_width=6, width=16, depth=2):
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def plain_denoise(net, x, y):
+    """HeadNetwork.denoise with everything kept for the backward pass, and modulation cast to h's precision at once."""
+    h, s = net.input_proj(x).to(x.dtype), F.silu(y)
+    for block in net.res_blocks:
+        shift, scale, gate = block.adaLN_modulation[1](s).to(h.dtype).chunk(3, dim=1)
+        change = block.mlp(torch.addcmul(shift, block.in_ln(h), 1 + scale))
+        h = torch.addcmul(h, gate, change.to(h.dtype))
+    shift, scale = net.final_layer.adaLN_modulation[1](s).to(h.dtype).chunk(2, dim=1)
+    normed = F.layer_norm(h, h.shape[-1:], eps=net.res_blocks[0].in_ln.eps)
+    return net.final_layer.linear(torch.addcmul(shift, normed, 1 + scale)).float()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_recomputed_in_the_backward_pass_changes_no_bit(autocast):
+    head, found = tiny_head(), []
+    x, y = torch.randn(50, 3, generator=rng()), torch.randn(50, 16, generator=rng(1), requires_grad=True)
+
+    for denoise in (head.net.denoise, partial(plain_denoise, head.net)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = denoise(x, y)
+        used = [p for name, p in head.net.named_parameters() if not name.startswith(("time_embed", "cond_embed"))]
+        found.append([output, *torch.autograd.grad(output.square().sum(), [y, *used])])
+
+    assert all(torch.equal(lean, plain) for lean, plain in zip(*found, strict=True))
 
 
 def test_more_rows_than_timesteps_give_the_same_loss_and_gradients():

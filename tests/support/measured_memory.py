@@ -1,0 +1,46 @@
+"""Memory of training steps at full size, counted on tensors without values; see fake_cuda.py."""
+
+from __future__ import annotations
+
+import torch
+from fake_cuda import CudaGenerator, fake_cuda
+
+from mixar.model.mar import MAR
+from mixar.model.masking import Group
+from mixar.tokens.generator import BitTransformer
+from mixar.training.steps import Guide, training_step
+
+GIB = 2**30
+STATE_BYTES = 5 * 4  # of a parameter, float32: weight, gradient (a view of DDP's bucket), two moments, average
+ALL, FEWEST = 1 - 1e-9, 1e-9  # quantiles of the mask rate: every token masked, and as few as may be
+
+
+def draws_of(size: int) -> CudaGenerator:
+    """Draws of a micro-batch that is a group of its own."""
+    draws = CudaGenerator()
+    draws.group, draws.host = Group(size, slice(0, size)), torch.Generator()
+    draws.mask_rate = draws.host
+    return draws
+
+
+def measured(study, run, micro_batch, quantile=ALL):
+    """GiB that a run's training step holds after its forward pass, and the places where the host waits in it.
+
+    Returns (activations, state, waits). state: what is held between steps, a frozen generator included.
+    """
+    s, length = study.training_of(run), study.num_tokens
+    with fake_cuda(quantile) as watch:
+        model, guide = MAR.from_study(study, run).train(), None
+        parameters = sum(p.numel() for p in model.parameters())
+        weights = watch.bytes
+        if ti_mix := study.runs[run].ti_mix:
+            sizes = study.discrete.bits, length, study.data.num_classes
+            guide = Guide(BitTransformer(study.generator, *sizes).eval().requires_grad_(False), ti_mix, progress=0.5)
+        held = watch.bytes - weights
+        x = torch.empty(micro_batch, length, study.continuous.latent_channels)
+        batch = {"x": x, "q": torch.ones(micro_batch, length).long(), "c": torch.ones(micro_batch).long()}
+        before, draws = watch.bytes, draws_of(micro_batch)
+        with torch.autocast("cuda", torch.bfloat16, enabled=s.precision == "bfloat16"):
+            loss = training_step(model, batch, s, draws, guide)
+        assert loss.device.type == "cuda" and loss.dtype == torch.float32
+        return (watch.bytes - before) / GIB, (STATE_BYTES * parameters + held) / GIB, watch.waits
