@@ -335,3 +335,28 @@ def test_damaged_metadata_are_named_with_their_file(tmp_path, said):
 
     with pytest.raises(ValueError, match=r"a\.safetensors: damaged .*; copy or make it again"):
         read_metadata(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "surplus", "shape", "nan"])
+def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path, damage):
+    path, layer = tmp_path / "w.safetensors", torch.nn.Linear(2, 3)
+    tensors = dict(layer.state_dict())
+    if damage == "surplus":
+        tensors["more"] = torch.zeros(1)
+    if damage == "shape":
+        tensors["bias"] = torch.zeros(4)
+    if damage == "nan":
+        tensors["weight"] = torch.full((3, 2), float("nan"))
+    if damage != "missing":
+        save_file(tensors, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-5])
+    reasons = {
+        "missing": "no such weights file",
+        "truncated": "damaged",
+        "surplus": "surplus: more",
+        "shape": r"bias: shape \[4\], expected \[3\]",
+        "nan": "not finite",
+    }
+    with pytest.raises(ValueError, match=reasons[damage]):
+        load_module(torch.nn.Linear(2, 3), path)

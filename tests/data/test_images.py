@@ -11,6 +11,7 @@ from PIL import Image
 
 from mixar.data.images import (
     ROUNDINGS,
+    augment,
     centre_crop,
     images_to_unit,
     iter_images,
@@ -301,6 +302,18 @@ def test_images_are_rounded_half_to_even_unless_told_otherwise():
     values = torch.tensor([0.5 / 255, 1.5 / 255]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
 
     assert unit_to_uint8(values)[0, 0, :, 0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(("max_shift", "reach"), [(None, 2), (0, 0), (1, 1)])
+def test_training_images_move_by_so_many_pixels_at_most_and_are_mirrored(max_shift, reach):
+    images = torch.zeros(400, 16, 16, 3, dtype=torch.uint8)
+    images[:, 8, 5] = 255
+
+    moved = augment(images, torch.Generator().manual_seed(0), torch.device("cpu"), max_shift)
+
+    rows, columns = moved[:, 0].nonzero()[:, 1:].unique(dim=0).T
+    assert set(rows.tolist()) == set(range(8 - reach, 9 + reach))
+    assert set(columns.tolist()) == {c + move for c in (5, 10) for move in range(-reach, reach + 1)}
 
 
 def test_every_protocol_names_a_rounding():

@@ -15,7 +15,6 @@ from mixar.model.mar import MAR
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages.sample import sample
 from mixar.tokens import tokenizers
-from mixar.tokens.latents import latent_decoder, latent_statistics
 from mixar.weights import save_weights
 
 SHARDS = (0, 1)
@@ -145,28 +144,6 @@ def test_maskbit_is_the_decoded_tokens_themselves(drawn):
 
     expected = (model.decode_tokens(tokens) * 255).round().byte().movedim(1, -1)
     assert np.array_equal(images_of(layout, "maskbit", 0, 1)[2], expected.detach().numpy())
-
-
-@torch.no_grad()
-def test_latents_are_denormalised_and_laid_out_row_by_row(drawn):
-    study, layout = drawn
-    z = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
-    normalised = (z.flatten(2).transpose(1, 2) - 1.0) / 2.0  # the toy statistics: mean 1, std 2
-
-    images = latent_decoder(study, layout, CPU)(normalised)
-
-    model = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous"))
-    torch.testing.assert_close(images, (model.decode(z) + 1) / 2, rtol=1e-4, atol=1e-5)
-
-
-def test_one_scale_replaces_the_statistics(tmp_path):
-    study = toy_study(tmp_path, continuous={"scale": 0.25})
-    layout = write_inputs(study)
-    layout.statistics.unlink()
-
-    mean, std = latent_statistics(study, layout)
-
-    assert mean.tolist() == [0.0] * 8 and std.tolist() == [4.0] * 8
 
 
 @pytest.mark.parametrize(
