@@ -104,13 +104,19 @@ class CrossAttention(nn.Module):
 
 
 class Memory:
-    """Tokens [B, N, D] to attend to. Each layer's keys and values of them are computed once and kept."""
+    """Tokens [B, N, D] to attend to.
+
+    While images are drawn, each layer's keys and values of them are computed once and kept. A training step uses them
+    once; a block whose results are computed again must find the tokens alone, as it did the first time.
+    """
 
     def __init__(self, tokens: Tensor):
         self.tokens = tokens
         self._projected: dict[CrossAttention, tuple[Tensor, Tensor]] = {}
 
     def keys_and_values(self, attention: CrossAttention) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return attention.project(self.tokens)
         if attention not in self._projected:
             self._projected[attention] = attention.project(self.tokens)
         return self._projected[attention]

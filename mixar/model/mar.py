@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mixar.model.guidance import DROPPED, STAGES, Guidance, build_guidance
 from mixar.model.head import DiffusionHead
@@ -26,7 +27,10 @@ class MAR(nn.Module):
     """Encoder over visible tokens, decoder over all positions, diffusion head on the masked ones.
 
     The mask token, where a strategy has one, is `guidance.mask_token`; every other name is MAR's.
+    checkpoint_blocks: keep only the inputs of the transformer blocks, whose results the backward pass computes again.
     """
+
+    checkpoint_blocks = False
 
     def __init__(self, model: Model, guidance: Guidance, num_tokens: int, channels: int, num_classes: int):
         super().__init__()
@@ -50,10 +54,12 @@ class MAR(nn.Module):
 
     @classmethod
     def from_study(cls, study: Study, run: str) -> MAR:
-        """The untrained model of a run. Raises ValueError for guidance options that do not fit."""
-        model = study.models[study.runs[run].model]
-        channels = study.continuous.latent_channels
-        return cls(model, build_guidance(study, run), study.num_tokens, channels, study.data.num_classes)
+        """The untrained model of a run, with the settings of its hardware. Raises ValueError for guidance options that
+        do not fit."""
+        sizes, channels = study.models[study.runs[run].model], study.continuous.latent_channels
+        model = cls(sizes, build_guidance(study, run), study.num_tokens, channels, study.data.num_classes)
+        model.checkpoint_blocks = study.hardware_of(run).checkpoint_blocks
+        return model
 
     def forward(
         self,
@@ -127,5 +133,10 @@ class MAR(nn.Module):
     ) -> Tensor:
         h, memory = self.guidance.enter(h, q, positions, stage, cache)
         for block in blocks:
-            h = block(h) if memory is None else block(h, memory)
+            inputs = (h,) if memory is None else (h, memory)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                # dropout draws from the global state, which the second pass must find as the first did
+                h = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=True)
+            else:
+                h = block(*inputs)
         return self.guidance.leave(h, stage)

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from toy_models import LENGTH, SMALL, STRATEGIES, assert_near, randomise, toy_batch, toy_mar
+from toy_models import (
+    EVERY_VARIANT,
+    LENGTH,
+    SMALL,
+    STRATEGIES,
+    assert_near,
+    randomise,
+    toy_batch,
+    toy_mar,
+    toy_study,
+)
 
 from mixar.model.decode import sample_latents
 from mixar.model.layers import put, take
+from mixar.model.mar import MAR
 from mixar.model.masking import split_positions
 from mixar.model.patches import patchify, unpatchify
 from mixar.study.sections import Sampler
@@ -121,3 +132,27 @@ def test_eight_images_can_be_overfitted_and_are_drawn_again(strategy):
     error = (drawn - batch["x"]).square().mean().sqrt() / batch["x"].std()
     others = (drawn - batch["x"].roll(1, dims=0)).square().mean().sqrt() / batch["x"].std()
     assert error < 0.5 < 1.2 < others  # a model that saw nothing would be as far from its image as from another
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_checkpointed_blocks_run_twice_and_change_no_bit_of_loss_and_gradients(strategy, options, autocast):
+    dropout = SMALL.model_copy(update={"dropout": 0.1})
+    model, batch = randomise(toy_mar(strategy, model=dropout, **options)).train(), toy_batch(4)
+    found, calls = [], []
+    model.encoder_blocks[1].mlp.fc1.register_forward_hook(lambda *_: calls.append(model.checkpoint_blocks))
+
+    for model.checkpoint_blocks in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**batch, rng=torch.Generator().manual_seed(0), head_batch_multiplier=2)
+        found.append([loss, *torch.autograd.grad(loss, model.parameters()), torch.rand(3)])
+
+    assert calls == [False, True, True]
+    assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
+
+
+def test_blocks_are_checkpointed_where_the_hardware_of_a_run_says_so():
+    study = toy_study(hardware={"runs": {"dc_ca": {"checkpoint_blocks": True}}})
+
+    assert [run for run in study.runs if MAR.from_study(study, run).checkpoint_blocks] == ["dc_ca"]
