@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 PARQUET = (".parquet",)
+TARS = (".tar",)
 THREADS = 16  # network file systems: waiting, not computing
 
 # What file systems, archives, sharing services and Spark leave in folders, in small letters; hidden names come on top.
@@ -55,7 +56,8 @@ class File(NamedTuple):
 class Listing:
     """The wanted files below a folder in the order of their paths, and what was skipped: suffix or name -> number.
 
-    folders: the names right below the root, those without a wanted file included.
+    folders: the names right below the root, those without a wanted file included. labels: what the study names as the
+    labels of the images; empty where they need none.
     """
 
     root: str
@@ -64,6 +66,7 @@ class Listing:
     splits: Counter[str] = field(default_factory=Counter)  # files of splits that are not meant
     other: Counter[str] = field(default_factory=Counter)  # files with other suffixes
     service: Counter[str] = field(default_factory=Counter)  # hidden and service entries; a folder counts once
+    labels: str = ""
 
     def skipped_in_words(self) -> str:
         """What was skipped and why; empty where nothing was."""
@@ -209,22 +212,41 @@ def _refuse_twice(what: str, *paths: str) -> None:
 
 # The files of a data source
 
-SUFFIXES = {"emoji": PARQUET, "folder": IMAGES, "parquet": PARQUET}  # by built-in source; your own gets every file
+SUFFIXES = {  # by built-in source; your own gets every file
+    "emoji": PARQUET,
+    "folder": IMAGES,
+    "ilsvrc": (*IMAGES, *TARS),
+    "parquet": PARQUET,
+}
+SPLIT_BY_NAME = (PARQUET,)
+
+# ILSVRC's labels of the validation images: the devkit's files, and Kaggle's
+META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
+SOLUTION, SYNSET_MAPPING = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
 
 
-def source_files(source: str, path: str, key: str, role: str) -> Listing:
-    """List the files of a data source. path: a file, a folder, or (Parquet) a pattern with *.
+def label_files(path: str) -> list[File]:
+    """The files that hold the labels at a path: those of a known name in a folder, or the file itself."""
+    root, name = (path, "") if os.path.isdir(path) else os.path.split(path)
+    wanted = [name] if name else [META, GROUND_TRUTH, SOLUTION, SYNSET_MAPPING]
+    places = [(os.path.join(root, name), tuple(name.split("/"))) for name in wanted]
+    return [_file(root, parts, os.stat(place)) for place, parts in places if os.path.isfile(place)]
 
-    key: the study's key, for messages. role: train or held_out. If the names of Parquet files mark splits, only one is
-    taken: the training split for train, the other one for held_out. The listing may be empty. Raises ValueError if the
-    split is ambiguous, and as `list_files`.
+
+def source_files(source: str, path: str, key: str, role: str, labels: str = "") -> Listing:
+    """List the files of a data source. path: a file, a folder, or a pattern with *.
+
+    key: the study's key, for messages. role: train or held_out. labels: for the listing's field. If the names of
+    Parquet files mark splits, only one is taken: the training split for train, the other one for held_out. The listing
+    may be empty. Raises ValueError if the split is ambiguous, and as `list_files`.
     """
     suffixes = SUFFIXES.get(source)
     if os.path.isdir(path):
         found = list_files(path, suffixes)
     else:
         found = Listing(path) if suffixes == IMAGES else _named_files(path)
-    if found.files and suffixes == PARQUET:
+    found.labels = labels
+    if found.files and suffixes in SPLIT_BY_NAME:
         splits = _by_split(found.files)
         meant = _meant(splits, path, key, role)
         found.splits.update({split: len(files) for split, files in splits.items() if split and split != meant})

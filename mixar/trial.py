@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from mixar.data.sources import Original, read_source
-from mixar.listing import source_files
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.model.patches import patchify
@@ -25,7 +24,8 @@ from mixar.model.ti_mix import guidance_rate
 from mixar.scoring.catalogue import network_of
 from mixar.scoring.extractors import Extractor
 from mixar.scoring.features import FeatureSet, InputChangedError, inputs_kept
-from mixar.study import choices, inventory
+from mixar.study import choices
+from mixar.study.inventory import listed
 from mixar.study.sections import Data, Sampler, Scoring, Study, Training
 from mixar.tokens import tokenizers
 from mixar.training.optim import build_optimizer
@@ -124,8 +124,7 @@ def try_extractor(key: str, extractor: Extractor, image_size: int, layers: int) 
 def try_source(data: Data) -> None:
     """List the first images of a source of the study's own. Raises ValueError where that fails."""
     with _tried("data.source", data.source):
-        files = source_files(data.source, inventory.place(data.path), "data.path", "train")
-        for item in itertools.islice(read_source(data.source, files, "data.path").items, IMAGES):
+        for item in itertools.islice(read_source(data.source, listed(data, "path"), "data.path").items, IMAGES):
             original, content = item
             if not isinstance(original, Original) or not (content is None or isinstance(content, bytes)):
                 raise ValueError("items must be pairs of an Original and its bytes, or None for a file of its own")

@@ -239,9 +239,7 @@ class ParquetImages:
 
     def contents(self, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
         for file, row in self.rows[start:stop]:
-            source = self.reader.source(file, row)
-            assert isinstance(source, io.BytesIO), "a row of a Parquet file"
-            yield f"{file} row {row}", source.getvalue()
+            yield f"{file} row {row}", self.reader.encoded(file, row)
 
 
 def _keys(files: list[Path], column: str, dtype: type) -> np.ndarray | None:

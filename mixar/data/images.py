@@ -20,7 +20,8 @@ from PIL import Image
 
 from mixar.assets.check import locate
 from mixar.data.decoding import load_picture, lossy_format, read_picture
-from mixar.data.sources import open_parquet
+from mixar.data.sources import open_parquet, where_of
+from mixar.data.tars import read_encoded
 from mixar.failures import finite, is_shortage
 from mixar.files import iter_batches, replaced
 
@@ -56,21 +57,18 @@ LARGEST = 2**28  # pixels of an image whose short side was scaled to the size of
 # How an original becomes a square; a score's protocol says which one it takes.
 CROPS = {"adm": centre_crop, "bilinear": bilinear_crop}
 
+PLACE = ["file", "row", "offset", "size", "name", "content"]  # columns of the manifest that find and check an image
+
 
 class RowReader:
-    """Encoded images by manifest row; keeps one batch of rows, so ascending rows are read once."""
+    """Encoded images by row of a Parquet file; keeps one batch of rows, so ascending rows are read once."""
 
     def __init__(self):
         self.file, self.parquet, self.starts = "", None, np.zeros(0, np.int64)
         self.batches, self.first, self.images = iter(()), 0, ()  # rows first to first + len(images) are at hand
 
-    def source(self, file: str, row: int) -> str | io.BytesIO:
-        """What Pillow can open: the file itself, or the bytes in one row of a Parquet file.
-
-        Raises ValueError naming a row without bytes, or a damaged file.
-        """
-        if row < 0:
-            return file
+    def encoded(self, file: str, row: int) -> bytes:
+        """The bytes in one row. Raises ValueError naming a row without bytes, or a damaged file."""
         if file != self.file:
             self._open(file)
         group = int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -80,7 +78,7 @@ class RowReader:
         while row >= self.first + len(self.images):
             self.first += len(self.images)
             self.images = next(self.batches)["image"]
-        return io.BytesIO(embedded(self.images[row - self.first], f"{file} row {row}"))
+        return embedded(self.images[row - self.first], f"{file} row {row}")
 
     def _open(self, file: str) -> None:
         parquet = open_parquet(locate(file), ["image"])  # a manifest names shipped files relative to the repository
@@ -98,10 +96,9 @@ def iter_images(rows: pa.Table, size: int, crop: str = "adm") -> Iterator[np.nda
     reader = RowReader()
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes outside the interpreter lock
         for start in range(0, len(rows), 8 * threads):
-            chunk = rows.slice(start, 8 * threads).select(["file", "row", "content"]).to_pylist()
-            places = [(r["file"], r["row"]) for r in chunk]
-            sources = [(reader.source(*p), where_of(*p), r["content"]) for p, r in zip(places, chunk, strict=True)]
-            yield from pool.map(lambda s: _decode(s[0], s[1], s[2], size, CROPS[crop]), sources)
+            chunk = rows.slice(start, 8 * threads).select(PLACE).to_pylist()
+            rest = [reader.encoded(r["file"], r["row"]) if r["row"] >= 0 else None for r in chunk]
+            yield from pool.map(lambda row, encoded: _decode(row, encoded, size, CROPS[crop]), chunk, rest)
 
 
 def content_of(encoded: bytes) -> str:
@@ -109,13 +106,14 @@ def content_of(encoded: bytes) -> str:
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
 
-def _decode(source: str | io.BytesIO, where: str, content: str, size: int, crop: Callable) -> np.ndarray:
+def _decode(row: dict, encoded: bytes | None, size: int, crop: Callable) -> np.ndarray:
+    where = where_of(row["file"], row["row"], row["offset"], row["name"])
     try:
-        encoded = Path(source).read_bytes() if isinstance(source, str) else source.getvalue()
+        encoded = read_encoded(row["file"], row["offset"], row["size"]) if encoded is None else encoded
     except OSError as error:
-        raise ValueError(f"{where}: not readable ({error.strerror}); run `ingest` again") from None
+        raise ValueError(f"{where}: not readable ({error.strerror or error}); run `ingest` again") from None
     image = read_picture(io.BytesIO(encoded), where)
-    if content_of(encoded) != content:
+    if content_of(encoded) != row["content"]:
         raise ValueError(f"{where}: the image has changed since `ingest`; run `ingest` again and every later stage")
     check_proportions(image, size, where)
     return crop(image, size)
@@ -127,11 +125,6 @@ def check_proportions(image: Image.Image, size: int, where: str) -> None:
     if size * size * long / short > LARGEST:
         raise ValueError(f"{where}: {image.width} x {image.height} pixels, too long and narrow for a square crop; "
                          "remove the image")  # fmt: skip
-
-
-def where_of(file: str, row: int) -> str:
-    """An image in messages; row -1: the file is the image."""
-    return file if row < 0 else f"{file} row {row}"
 
 
 def load_images(rows: pa.Table, size: int) -> torch.Tensor:

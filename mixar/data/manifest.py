@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from mixar.assets.check import require
 from mixar.assets.table import PREFIX
 from mixar.data.decoding import read_picture
-from mixar.data.images import check_proportions, content_of, where_of
+from mixar.data.images import check_proportions, content_of
 from mixar.data.shards import TokenStore
 from mixar.data.sources import Original, Originals, read_source
+from mixar.data.tars import read_encoded
 from mixar.failures import is_shortage
-from mixar.listing import THREADS, Listing, counted, source_files
-from mixar.study.inventory import place
+from mixar.listing import THREADS, Listing, counted
+from mixar.study.inventory import listed
 from mixar.study.sections import Data
 
 SPLITS = ("train", "held_out")
@@ -43,12 +44,15 @@ MANIFEST = pa.schema(
         ("fine_name", TEXT),
         ("name", TEXT),
         ("file", TEXT),
-        ("row", pa.int64()),  # of the Parquet file; -1: `file` is the image itself
+        ("row", pa.int64()),  # of a Parquet file; -1: `file` is the image itself, or a tar that holds it
+        ("offset", pa.int64()),  # first byte in a tar, and bytes from there on; -1: elsewhere
+        ("size", pa.int64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("content", TEXT),  # BLAKE2b, 128 bits, of the encoded image
     ]
 )
+NOT_IN_TARS = {"offset": -1, "size": -1}  # what manifests lack that were written before archives were read
 IDENTITY = ["split", "label", "fine_label", "content"]  # what identifies the images, whatever their paths
 
 WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
@@ -78,12 +82,7 @@ def ingest_manifest(
     `skip_unreadable`), for other classes than the study's, and for images in both splits.
     """
     require(*(value for value in (data.path, data.held_out_path) if value and value.startswith(PREFIX)))
-    train = _opened(data, data.path, "data.path", "train", say)
-    sources = [train]
-    if data.held_out_path:
-        sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", say))
-    _check_classes(data, *(originals.classes for _, originals in sources))
-    _check_files(*(listing for listing, _ in sources))
+    sources = _opened(data, say)
     entries = _readable(data, sources, say, progress)
     if data.held_out_path:
         held_out = [False] * len(entries[0]) + [True] * len(entries[1])
@@ -112,14 +111,18 @@ def read_manifest(path: Path, split: str | None = None, columns: list[str] | Non
         raise ValueError(f"{path}: no manifest yet; run `ingest` first")
     try:
         parquet = pq.ParquetFile(path)
-        table = parquet.read(columns if columns is None or split is None else [*columns, "split"])
+        wanted = MANIFEST.names if columns is None else list(dict.fromkeys([*columns, "split"] if split else columns))
+        table = parquet.read([name for name in wanted if name not in NOT_IN_TARS or name in parquet.schema_arrow.names])
     except (pa.ArrowException, OSError) as error:
         if is_shortage(error):
             raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); run `ingest` again") from None
-    if missing := [name for name in MANIFEST.names if name not in parquet.schema_arrow.names]:
+    if missing := [name for name in MANIFEST.names if name not in {*parquet.schema_arrow.names, *NOT_IN_TARS}]:
         raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "
                          "again, and all that follows (snakemake does both)")  # fmt: skip
+    for name in [name for name in wanted if name not in table.column_names]:
+        table = table.append_column(name, pa.array([NOT_IN_TARS[name]] * len(table), pa.int64()))
+    table = table.select(wanted)
     if split is None:
         return table
     rows = table.filter(pc.equal(table["split"], split))
@@ -132,21 +135,17 @@ def count_images(data: Data) -> dict[str, int]:
 
     Raises ValueError for missing or damaged sources, for other classes than the study's, and for files in both splits.
     """
-    train = _opened(data, data.path, "data.path", "train", lambda _: None)
-    sources = [train]
+    sources = _opened(data, lambda _: None)
     if data.held_out_path:
-        sources.append(_opened(data, data.held_out_path, "data.held_out_path", "held_out", lambda _: None))
-    _check_classes(data, *(originals.classes for _, originals in sources))
-    _check_files(*(listing for listing, _ in sources))
-    if data.held_out_path:
-        return {split: originals.total for split, (_, originals) in zip(SPLITS, sources, strict=True)}
-    total = train[1].total
+        return {split: originals.total for split, originals in zip(SPLITS, sources, strict=True)}
+    train = sources[0]
+    total = train.total
     if data.limit and data.limit < total:
         held_out = _held_out_of(data.limit, data)
         return {"train": data.limit - held_out, "held_out": held_out}
     if data.source == "parquet":
         return {"train": total, "held_out": total}
-    identities = [original.identity for original, _ in train[1].items]
+    identities = [original.identity for original, _ in train.items]
     if None in identities:
         return {"train": total, "held_out": total}
     held_out = sum(_share(str(identity)) < data.held_out_rate for identity in identities)
@@ -157,22 +156,28 @@ def _held_out_of(limit: int, data: Data) -> int:
     return max(1, round(limit * data.held_out_rate))
 
 
-def _opened(data: Data, value: str, key: str, role: str, say: Callable[[str], None]) -> tuple[Listing, Originals]:
-    listing = source_files(data.source, place(value), key, role)
-    originals = read_source(data.source, listing, key)
-    if skipped := "; ".join(filter(None, (originals.left_out, listing.skipped_in_words()))):
-        say(f"{key}: skipped in {listing.root}: {skipped}")
-    return listing, originals
+def _opened(data: Data, say: Callable[[str], None]) -> list[Originals]:
+    """The images of `path`, and of `held_out_path` where the study names it; their classes and files fit together."""
+    keys = ["path", "held_out_path"] if data.held_out_path else ["path"]
+    listings = [listed(data, key) for key in keys]
+    sources = []
+    for key, listing in zip(keys, listings, strict=True):
+        sources.append(read_source(data.source, listing, f"data.{key}"))
+        if skipped := "; ".join(filter(None, (sources[-1].left_out, listing.skipped_in_words()))):
+            say(f"data.{key}: skipped in {listing.root}: {skipped}")
+    _check_classes(data, *(originals.classes for originals in sources))
+    _check_files(*listings)
+    return sources
 
 
 def _readable(data: Data, sources: list, say: Callable[[str], None], progress: Callable) -> list[list[Entry]]:
     """The entries of each source. Raises ValueError with every image that cannot be read, unless they are skipped."""
-    total, done = sum(originals.total for _, originals in sources), 0
+    total, done = sum(originals.total for originals in sources), 0
     unreadable: list[str] = []
     entries: list[list[Entry]] = []
     progress(done, total)
     with ThreadPoolExecutor(THREADS) as pool:  # Pillow decodes outside the interpreter lock
-        for _, originals in sources:
+        for originals in sources:
             entries.append([])
             while chunk := list(islice(originals.items, WINDOW)):
                 for found in pool.map(lambda item: _entry(item[0], item[1], data.image_size), chunk):
@@ -194,11 +199,11 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
 
 def _entry(original: Original, encoded: bytes | None, size: int) -> Entry | str:
     """The entry of an image, or why it cannot be used."""
-    where = where_of(original.file, original.row)
+    where = original.where
     if original.row >= 0 and not isinstance(encoded, bytes):
         return f"{where}: image.bytes is missing; images must be embedded in the Parquet file"
     try:
-        encoded = Path(original.file).read_bytes() if encoded is None else encoded
+        encoded = read_encoded(original.file, original.offset, original.size) if encoded is None else encoded
         image = read_picture(io.BytesIO(encoded), where)
         check_proportions(image, size, where)
     except OSError as error:
@@ -245,7 +250,7 @@ def _check_contents(data: Data, train: list[Entry], held_out: list[Entry], say: 
     shared = [(entry.original, known[entry.content]) for entry in held_out if entry.content in known]
     if not shared:
         return
-    some = "\n".join(f"  {where_of(a.file, a.row)} and {where_of(b.file, b.row)}" for a, b in shared[:FEW])
+    some = "\n".join(f"  {a.where} and {b.where}" for a, b in shared[:FEW])
     found = f"found {len(shared)} of {len(held_out)} held-out images among the training images:\n{some}"
     found += f"\n  and {len(shared) - FEW} more" if len(shared) > FEW else ""
     if len(shared) > data.max_overlap * len(held_out):
@@ -264,7 +269,7 @@ def _report_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> No
         if other.label != entry.original.label:
             pairs.setdefault(entry.content, (other, entry.original))
     if pairs:
-        example = " and ".join(f"{where_of(o.file, o.row)} ({o.class_name})" for o in next(iter(pairs.values())))
+        example = " and ".join(f"{o.where} ({o.class_name})" for o in next(iter(pairs.values())))
         found = f"{counted(len(pairs), 'image')} with copies under several labels, such as {example}"
         say(f"data: found {found}; all copies are kept, so remove the wrong ones")
 

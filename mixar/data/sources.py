@@ -1,9 +1,11 @@
 """Where images come from: the embedded emoji, folders of class folders, Hugging Face style Parquet.
 
+ILSVRC has its own file, `mixar.data.ilsvrc`.
+
 A source is a function (listing of files, settings key for messages) -> Originals. It knows names, classes and where the
 encoded bytes are; `mixar.data.manifest` decodes them. For one of your own, name it in the study: `data: {source:
 "my_module:my_source", path: …}`. Its listing then holds every file at the path, and each Original says where the image
-is: in a file of its own (row -1), or in a row of a Parquet file with a column `image`.
+is: in a file of its own, in a row of a Parquet file with a column `image`, or in a tar.
 Problems with files and columns are met here, before any work: ValueError naming the file, what was found and what would
 do.
 """
@@ -26,7 +28,11 @@ from mixar.study import choices
 
 
 class Original(NamedTuple):
-    """One image of a source before it is decoded, and the text that decides its split; None: its content decides."""
+    """One image of a source before it is decoded.
+
+    row: of a Parquet file; -1: the file is the image, or a tar that holds it in `size` bytes from byte `offset` on.
+    identity: the text that decides the image's split; None: its content decides.
+    """
 
     label: int
     class_name: str
@@ -36,10 +42,24 @@ class Original(NamedTuple):
     file: str
     row: int
     identity: str | None
+    offset: int = -1
+    size: int = -1
+
+    @property
+    def where(self) -> str:
+        """The image in messages."""
+        return where_of(self.file, self.row, self.offset, self.name)
+
+
+def where_of(file: str, row: int, offset: int, name: str) -> str:
+    """An image in messages, by these columns of the manifest."""
+    if row >= 0:
+        return f"{file} row {row}"
+    return file if offset < 0 else f"{file} member {name}"
 
 
 class Originals(NamedTuple):
-    """The images of a source, in order: their number, and each with its encoded bytes. bytes None, row -1: the file.
+    """The images of a source, in order: their number, and each with its encoded bytes. None, row -1: read where it is.
 
     classes: label, class_name, fine_label, fine_name of all of them, known before any image is read. left_out: a
     message about files that are not images of the source.

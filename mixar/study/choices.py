@@ -168,7 +168,14 @@ SCHEDULES = Choice(
 )
 OPTIMIZERS = Choice("optimizer", FUNCTION, {name: f"mixar.training.optim:{name}" for name in ("adamw", "muon")})
 SOURCES = Choice(
-    "data.source", FUNCTION, {name: f"mixar.data.sources:{name}" for name in ("emoji", "folder", "parquet")}
+    "data.source",
+    FUNCTION,
+    {
+        "emoji": "mixar.data.sources:emoji",
+        "folder": "mixar.data.sources:folder",
+        "ilsvrc": "mixar.data.ilsvrc:ilsvrc",
+        "parquet": "mixar.data.sources:parquet",
+    },
 )
 EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})
 FURTHER = Choice("scoring.further", CLASS, {name: NETWORKS[name].load for name in catalogue.FURTHER})

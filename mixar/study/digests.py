@@ -19,6 +19,7 @@ from mixar.study.sections import Study
 LATER: dict[str, tuple] = {
     "skip_unreadable": (False,),
     "max_overlap": (0.0,),
+    "held_out_labels": (None,),
     "optimizer": ("adamw",),
     "entropy_groups": (1,),
     "max_shift": (None,),

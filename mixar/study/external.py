@@ -16,6 +16,7 @@ def references(study: Study) -> dict[str, str]:
     named = {
         "data.path": study.data.path,
         "data.held_out_path": study.data.held_out_path,
+        "data.held_out_labels": study.data.held_out_labels,
         "continuous.weights": study.continuous.weights,
         "continuous.statistics": study.continuous.statistics,
         "discrete.weights": study.discrete.weights,

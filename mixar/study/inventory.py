@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from mixar.assets.check import locate
 from mixar.files import file_sha256, json_mapping, write_text
-from mixar.listing import File, source_files
+from mixar.listing import File, Listing, label_files, source_files
 from mixar.study.sections import Data
 
 READ_AGAIN = 2 * 2**30  # bytes that are read to tell a touched file from a changed one: some seconds
@@ -68,14 +68,19 @@ def record(found: dict, path: Path) -> None:
     write_text(path, json.dumps(found))
 
 
+def listed(data: Data, key: str) -> Listing:
+    """The files of one source. key: path or held_out_path. Raises ValueError and OSError as `source_files` does."""
+    role = "held_out" if key == "held_out_path" else "train"
+    labels = place(data.held_out_labels) if data.held_out_labels else ""
+    return source_files(data.source, place(getattr(data, key)), f"data.{key}", role, labels)
+
+
 def _keys(data: Data) -> list[str]:
-    return ["path", "held_out_path"] if data.held_out_path else ["path"]
+    return [key for key in ("path", "held_out_path", "held_out_labels") if getattr(data, key)]
 
 
 def _files(data: Data, key: str) -> list[File]:
-    """The files of one source. Raises ValueError and OSError as `source_files` does."""
-    role = "held_out" if key == "held_out_path" else "train"
-    return source_files(data.source, place(getattr(data, key)), f"data.{key}", role).files
+    return label_files(place(getattr(data, key))) if key == "held_out_labels" else listed(data, key).files
 
 
 def _listed_stamp(data: Data, key: str, before: Recorded | None) -> str:

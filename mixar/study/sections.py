@@ -94,14 +94,20 @@ class Data(Section):
 
     source: Source = Field(
         description="`emoji`: the committed drawings; `folder`: one folder of images per class; `parquet`: columns "
-        "`image.bytes` and `label`, as Hugging Face data sets. Your own: see `mixar/data/sources.py`"
+        "`image.bytes` and `label`, as Hugging Face data sets; `ilsvrc`: ImageNet as it is downloaded, archives "
+        "included. Your own: see `mixar/data/sources.py`"
     )
     path: FilePath = Field(
-        description="training images: the Parquet file (`emoji`), a folder (`folder`), or a file, a folder or a "
-        "pattern such as `data/train-*.parquet` (`parquet`)"
+        description="training images: the Parquet file (`emoji`), a folder (`folder`), a folder or an archive "
+        "(`ilsvrc`), or a file, a folder or a pattern such as `data/train-*.parquet` (`parquet`)"
     )
     held_out_path: FilePath | None = Field(
         default=None, description="validation images of the same kind; null: split off by a hash of each image's name"
+    )
+    held_out_labels: FilePath | None = Field(
+        default=None,
+        description="labels of flat validation images (`ilsvrc`): the devkit's folder or .tar.gz, or Kaggle's "
+        "`LOC_val_solution.csv`",
     )
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="share of the images that is split off if `held_out_path` is null"
@@ -120,6 +126,10 @@ class Data(Section):
     max_overlap: Rate = Field(
         default=0.0, description="share of the held-out images that may also be training images, byte for byte"
     )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if self.held_out_labels and not (self.source == "ilsvrc" or is_own(self.source)):
+            yield "held_out_labels", f"source {self.source!r} reads no such labels; use `ilsvrc`, or leave them out"
 
 
 class Training(Section):

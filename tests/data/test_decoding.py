@@ -15,7 +15,7 @@ from PIL import Image
 from png_files import chunk, png_16_bit, raw_png
 
 from mixar.data.decoding import load_picture, read_picture
-from mixar.data.images import content_of, iter_images
+from mixar.data.images import PLACE, content_of, iter_images
 from mixar.data.manifest import MANIFEST
 
 RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
@@ -111,10 +111,10 @@ def test_16_bit_pictures_inside_parquet_are_read_by_their_range(tmp_path):
     pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     rows = pa.Table.from_pylist(
         [
-            {"file": str(tmp_path / "a.parquet"), "row": row, "content": content_of(image["bytes"])}
+            {"file": str(tmp_path / "a.parquet"), "row": row, "offset": -1, "content": content_of(image["bytes"])}
             for row, image in enumerate(images)
         ],
-        schema=pa.schema([MANIFEST.field(name) for name in ("file", "row", "content")]),
+        schema=pa.schema([MANIFEST.field(name) for name in PLACE]),
     )
 
     found = list(iter_images(rows.slice(0, 1), 8))
@@ -295,7 +295,8 @@ def test_nothing_is_printed_about_pictures_that_are_read(tmp_path):
 def test_a_picture_too_narrow_for_a_square_crop_is_refused(tmp_path):
     Image.new("RGB", (1, 60_000)).save(tmp_path / "line.png")
     content = content_of((tmp_path / "line.png").read_bytes())
-    rows = pa.table({"file": [str(tmp_path / "line.png")], "row": pa.array([-1], pa.int64()), "content": [content]})
+    place = {"file": str(tmp_path / "line.png"), "row": -1, "offset": -1, "content": content}
+    rows = pa.Table.from_pylist([place], schema=pa.schema([MANIFEST.field(name) for name in PLACE]))
 
     with pytest.raises(ValueError, match="line.png: 1 x 60000 pixels, too long and narrow"):
         list(iter_images(rows, 256))

@@ -91,7 +91,7 @@ def test_rows_are_found_in_any_order(foreign, group_rows):
     pq.write_table(pq.read_table(foreign), foreign, row_group_size=group_rows)
     reader, order = RowReader(), [5, 6, 99, 0, 41, 40, 41, 41, 39, 98, 98, 7, *range(COUNT)]
 
-    found = [reader.source(str(foreign), row).getvalue() for row in order]
+    found = [reader.encoded(str(foreign), row) for row in order]
 
     assert found == [png(pixels(COUNT)[row]) for row in order]
 

@@ -343,6 +343,9 @@ def test_the_manifest_of_an_earlier_version_is_named_with_what_would_do(tmp_path
             assert read_manifest(file, split, columns) == read_manifest(file, split).select(columns)
         assert read_manifest(file, columns=columns) == manifest.select(columns)
 
+    pq.write_table(manifest.drop_columns(["offset", "size"]), file)  # as before archives were read
+    assert read_manifest(file) == manifest and read_manifest(file, "train", ["size"]).column_names == ["size"]
+
     pq.write_table(manifest.drop_columns(["content"]), file)
     with pytest.raises(ValueError, match="manifest.parquet: the manifest of an earlier version, without content; run "):
         read_manifest(file, "train")

@@ -7,6 +7,7 @@ rule ingest:
         # A folder's time says nothing of the files in it: the parameter `files` does.
         images=ancient(external(STUDY.data.path)),
         held_out=ancient(external(STUDY.data.held_out_path)),
+        labels=ancient(external(STUDY.data.held_out_labels)),
     output:
         LAYOUT.manifest,
     log:
