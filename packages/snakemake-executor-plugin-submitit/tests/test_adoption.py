@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit.driver import patience
+from cluster import wait_for
 from snakemake_executor_plugin_submitit.driver.backends import Submission
 from snakemake_executor_plugin_submitit.driver.jobs import key_of_job
 from snakemake_executor_plugin_submitit.records.registry import Registry
@@ -197,7 +197,7 @@ def test_a_job_whose_cut_short_submission_cannot_be_cancelled_is_not_submitted_a
     study.kill(first)
     study.cluster.error = None
     monkeypatch.setattr(study.cluster, "cancel_tickets", refuse)
-    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0,))
+    study.pauses_seconds = (0,)
 
     study.driver().run_jobs(study.jobs)
 
@@ -231,7 +231,7 @@ def test_a_submission_that_was_cut_short_is_cancelled_before_the_next(study):
 @pytest.fixture
 def hurried(study, monkeypatch):
     """Short pauses between tries, and an outage that begins after the cluster's limits are known."""
-    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.01,))
+    study.pauses_seconds = (0.01,)
     monkeypatch.setattr(study.cluster, "learn_limits", lambda: None)
 
 
@@ -263,7 +263,7 @@ def test_jobs_of_a_killed_driver_are_asked_for_until_slurm_answers(study, hurrie
     assert study.ended == []
 
 
-def test_a_job_that_only_accounting_could_tell_of_is_cancelled_before_it_is_made_anew(study, monkeypatch):
+def test_a_job_that_only_accounting_could_tell_of_is_cancelled_before_it_is_made_again(study, monkeypatch):
     study.jobs = [Job("train", "mar", params={"epochs": 1})]
     first = study.driver()
     first.run_jobs(study.jobs)
@@ -308,13 +308,10 @@ def test_a_retry_settles_a_submission_that_its_own_driver_left_open(study, hurri
 
 def test_ctrl_c_while_an_outage_is_waited_for_ends_the_wait_and_names_what_is_open(study, monkeypatch, caplog):
     study.jobs = study.jobs[3:]
+    study.pauses_seconds = (600,)
     driver = study.driver()
     driver.run_jobs(study.jobs)
     study.ends("1", "NODE_FAIL", "")
-    waiting = threading.Event()
-    wait = driver.ending.wait
-    monkeypatch.setattr(driver.ending, "wait", lambda seconds: waiting.set() or wait(seconds))
-    monkeypatch.setattr(patience, "PAUSES_SECONDS", (600,))
 
     def submit(*arguments):
         study.cluster.silences = 10
@@ -323,7 +320,7 @@ def test_ctrl_c_while_an_outage_is_waited_for_ends_the_wait_and_names_what_is_op
     monkeypatch.setattr(study.cluster, "submit", submit)
     polling = threading.Thread(target=study.poll, args=[driver])
     polling.start()
-    assert waiting.wait(60)
+    wait_for(lambda: "trying again in 600 s" in caplog.text, "the driver waits")
 
     driver.cancel()
     polling.join(60)

@@ -6,9 +6,8 @@ from threading import Event
 import pytest
 
 from fake_slurm import FakeSlurm
-from snakemake_executor_plugin_submitit.driver import patience
 from snakemake_executor_plugin_submitit.driver.backends import LocalBackend, SlurmBackend, Submission, submit_patiently
-from snakemake_executor_plugin_submitit.driver.patience import Patience
+from snakemake_executor_plugin_submitit.driver.patience import FEW, Patience
 from snakemake_executor_plugin_submitit.node.command import JobCommand
 from snakemake_executor_plugin_submitit.parameters import to_parameters
 from snakemake_executor_plugin_submitit.slurm import clients
@@ -181,20 +180,14 @@ def test_jobs_are_found_by_the_ticket_in_their_comment(fake):
     assert clients.tickets(["ticket-b", "ticket-c"]) == {"ticket-b": ["8"], "ticket-c": []}
 
 
-def submit(tmp_path, say=lambda text: None, ending=None):
+def submit(tmp_path, say=lambda text: None, ending=None, pauses_seconds=(0.01,)):
     command, parameters = prepared(tmp_path)
-    patience = Patience(ending or Event(), say)
+    patience = Patience(ending or Event(), say, pauses_seconds)
     return submit_patiently(SlurmBackend(), [command], parameters, tmp_path / "runs", "ticket", patience)
 
 
-@pytest.fixture
-def hurried(monkeypatch):
-    """Nobody waits long between two tries."""
-    monkeypatch.setattr(patience, "PAUSES_SECONDS", (0.01,))
-
-
 @pytest.mark.parametrize("word", ["Socket timed out on send/recv operation", "Protocol authentication error"])
-def test_a_submission_and_the_question_whether_it_was_taken_outlast_an_outage(tmp_path, fake, hurried, word):
+def test_a_submission_and_the_question_whether_it_was_taken_outlast_an_outage(tmp_path, fake, word):
     said = []
     fake.fail("sbatch", f"sbatch: error: Batch job submission failed: {word}")
     fake.fail("squeue", f"slurm_load_jobs error: {word}")
@@ -214,7 +207,7 @@ def test_a_submission_and_the_question_whether_it_was_taken_outlast_an_outage(tm
     assert "exec " in (fake.folder / "script-1.sh").read_text()
 
 
-def test_what_a_hung_controller_takes_late_is_cancelled_before_the_next_try(tmp_path, fake, hurried):
+def test_what_a_hung_controller_takes_late_is_cancelled_before_the_next_try(tmp_path, fake):
     fake.fail("sbatch", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation")
     # The job comes into the queue after the first question.
     (fake.folder / "bin" / "squeue").write_text(
@@ -237,7 +230,7 @@ def test_a_wrong_account_is_an_error_at_once(tmp_path, fake):
     assert len(fake.calls("sbatch")) == 1
 
 
-def test_a_full_queue_is_tried_for_some_time_only(tmp_path, fake, hurried):
+def test_a_full_queue_is_tried_for_some_time_only(tmp_path, fake):
     fake.fail(
         "sbatch",
         "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates "
@@ -247,10 +240,10 @@ def test_a_full_queue_is_tried_for_some_time_only(tmp_path, fake, hurried):
     with pytest.raises(Submission, match="AssocMaxSubmitJobLimit"):
         submit(tmp_path)
 
-    assert len(fake.calls("sbatch")) == patience.FEW + 1
+    assert len(fake.calls("sbatch")) == FEW + 1
 
 
-def test_a_job_that_was_taken_without_a_readable_answer_is_cancelled(tmp_path, fake, hurried):
+def test_a_job_that_was_taken_without_a_readable_answer_is_cancelled(tmp_path, fake):
     fake.answer("sbatch", "welcome to this cluster")
     fake.fail("squeue", "Unable to contact slurm controller")
     fake.answer("squeue", "1|sample 0 ticket\n")
@@ -262,7 +255,7 @@ def test_a_job_that_was_taken_without_a_readable_answer_is_cancelled(tmp_path, f
     assert len(fake.calls("sbatch")) == 1
 
 
-def test_a_question_that_is_refused_leaves_the_submission_open(tmp_path, fake, hurried):
+def test_a_question_that_is_refused_leaves_the_submission_open(tmp_path, fake):
     fake.answer("sbatch", "welcome to this cluster")
     fake.fail("squeue", "squeue: error: no such option")
 
@@ -285,7 +278,7 @@ def test_a_run_that_is_being_stopped_waits_no_longer(tmp_path, fake, silent):
     assert len(fake.calls("sbatch")) == 1
 
 
-def test_a_question_is_asked_again_after_a_silence(hurried):
+def test_a_question_is_asked_again_after_a_silence():
     answers = [QueryFailed("Unable to contact"), "too early", "the answer"]
 
     def question():
@@ -294,8 +287,9 @@ def test_a_question_is_asked_again_after_a_silence(hurried):
             return answer
         raise answer
 
-    assert Patience(Event(), print).ask(question, "") == "the answer"
-    assert Patience(Event(), print).ask(lambda: "at once", "") == "at once"
+    patience = Patience(Event(), print, pauses_seconds=(0.01,))
+    assert patience.ask(question, "") == "the answer"
+    assert patience.ask(lambda: "at once", "") == "at once"
 
 
 def test_limits_are_waited_for_in_an_outage_alone(fake):

@@ -14,19 +14,17 @@ pytestmark = pytest.mark.slurm
 
 
 def test_without_slurm_a_test_is_skipped(monkeypatch):
-    monkeypatch.setattr("cluster.SEARCH_PATH", "")
     monkeypatch.delenv("REQUIRE_SLURM", raising=False)
 
     with pytest.raises(pytest.skip.Exception, match="there is no munged"):
-        require()
+        require(path="")
 
 
 def test_without_slurm_a_test_fails_where_slurm_is_required(monkeypatch):
-    monkeypatch.setattr("cluster.SEARCH_PATH", "")
     monkeypatch.setenv("REQUIRE_SLURM", "1")
 
     with pytest.raises(pytest.fail.Exception, match="REQUIRE_SLURM=1, but there is no munged"):
-        require()
+        require(path="")
 
 
 def test_a_job_gets_the_gpus_it_asked_for(cluster):

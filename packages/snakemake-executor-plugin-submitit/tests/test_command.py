@@ -16,7 +16,6 @@ import pytest
 
 from cluster import wait_for
 from fake_slurm import FakeSlurm
-from snakemake_executor_plugin_submitit.node import command as node_side
 from snakemake_executor_plugin_submitit.node import processes
 from snakemake_executor_plugin_submitit.node.command import JobCommand
 from snakemake_executor_plugin_submitit.node.launch import command as launch
@@ -86,7 +85,7 @@ class Node:
         self.submission = f"sub-{uuid.uuid4().hex[:12]}"
 
     def start(self, line, **changes):
-        settings = {"runtime_minutes": 60, "kill_wait_seconds": 4, "outputs": []} | changes
+        settings = {"runtime_minutes": 60, "kill_wait_seconds": 4, "outputs": [], **changes}
         command = JobCommand(line, "train mar", "key", self.submission, str(self.folder), **settings)
         self.started.append(Attempt(command, self.environment, self.folder, self.stdout))
         return self.started[-1]
@@ -162,13 +161,16 @@ def test_a_command_that_fails_gives_the_job_its_code(node):
 
 
 @pytest.mark.parametrize("line, code", [("true", 1), ("exit 5", 5)])
-def test_what_a_command_did_not_make_or_did_not_find_is_recorded(node, monkeypatch, line, code):
-    monkeypatch.setattr(node_side, "CACHED_SECONDS", 0)
+def test_what_a_command_did_not_make_or_did_not_find_is_recorded(node, line, code):
     old = node.folder / "old"
     old.touch()
 
     process = node.start(
-        line, outputs=[str(old)], inputs=[str(node.folder / "in")], markers=[str(node.folder / "mark")]
+        line,
+        outputs=[str(old)],
+        inputs=[str(node.folder / "in")],
+        markers=[str(node.folder / "mark")],
+        cached_seconds=0,
     )
 
     assert process.wait(20) == code
@@ -179,11 +181,10 @@ def test_what_a_command_did_not_make_or_did_not_find_is_recorded(node, monkeypat
     assert not (node.folder / "mark").exists()
 
 
-def test_an_old_output_is_no_success(node, monkeypatch):
-    monkeypatch.setattr(node_side, "CACHED_SECONDS", 0)
+def test_an_old_output_is_no_success(node):
     (node.folder / "old").touch()
 
-    assert node.start("true", outputs=[str(node.folder / "old")]).wait(20) == 1
+    assert node.start("true", outputs=[str(node.folder / "old")], cached_seconds=0).wait(20) == 1
 
     assert node.attempts()[0].fault == f"The command ended with exit code 0, but did not make {node.folder / 'old'}."
 
@@ -367,12 +368,12 @@ def test_two_attempts_never_run_at_the_same_time(node):
     assert f"leases/key, held by a process on {socket.gethostname()}" in second.output.read_text()
 
 
-def waiting(node, **environment):
+def waiting(node, lease_seconds=60, **environment):
     """An attempt that waits for the lease of one that runs."""
     node.start("echo start >> journal; sleep 60")
     node.wait_for_start()
     node.environment |= environment
-    second = node.start("echo second >> journal", runtime_minutes=1)
+    second = node.start("echo second >> journal", runtime_minutes=1, lease_seconds=lease_seconds)
     wait_for(lambda: second.output.exists() and "waiting for" in second.output.read_text(), "it waits", 20)
     return second
 
@@ -423,11 +424,10 @@ def test_nobody_waits_for_a_lease_until_the_time_limit(node):
 
 
 @pytest.mark.parametrize("queue, is_gone", [("7_1|RUNNING|None|gpu1\n", False), ("", True)])
-def test_a_lease_is_waited_for_so_long_and_then_its_holder_is_named(node, monkeypatch, queue, is_gone):
-    monkeypatch.setattr(node_side, "LEASE_SECONDS", 1)
+def test_after_a_limited_wait_for_a_lease_its_holder_is_named(node, queue, is_gone):
     node.slurm.answer("squeue", queue)
 
-    second = waiting(node, SLURM_ARRAY_TASK_ID="2")
+    second = waiting(node, lease_seconds=1, SLURM_ARRAY_TASK_ID="2")
 
     assert second.wait(20) == 1
     text = second.output.read_text()
@@ -459,7 +459,7 @@ def test_what_finished_just_before_a_requeue_is_not_run_again(node):
 
 def test_results_of_earlier_attempts_are_removed(node):
     for name in ("7_1_0_result.pkl", "7_1_0_result.pkl.save_tmp"):
-        (node.folder / name).write_text("of another time")
+        (node.folder / name).write_text("of an earlier attempt")
 
     node.start("true").wait(20)
 
@@ -469,7 +469,7 @@ def test_results_of_earlier_attempts_are_removed(node):
 def test_torchrun_gives_its_workers_the_time_that_the_command_gets(node):
     line = "echo $TORCH_ELASTIC_SHUTDOWN_TIMEOUT >> journal; exit 1"
     node.start(line, checkpoint_seconds=77).wait(20)
-    node.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"  # the user's own word
+    node.environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "5"  # set by the user
     node.start(line, checkpoint_seconds=77).wait(20)
 
     assert node.journal() == ["77", "5"]
@@ -488,11 +488,10 @@ def test_the_early_signal_reaches_no_child(node):
     assert node.journal() == ["start", "end"]
 
 
-def test_if_slurm_takes_no_requeue_the_record_says_what_was_wanted(node, monkeypatch):
-    monkeypatch.setattr(node_side, "REQUEUE_TRIES", 2)
+def test_if_slurm_refuses_the_requeue_the_record_keeps_the_reason(node):
     node.slurm.fail("scontrol", "Unable to contact slurm controller")
 
-    assert node.start_and_signal(SAVING, signal.SIGUSR2) == 1
+    assert node.start_and_signal(SAVING, signal.SIGUSR2, requeue_tries=2) == 1
 
     assert node.journal() == ["start", "saved"]
     assert [(a.ended_by, a.gave_up) for a in node.attempts()] == [("preempted", False)]

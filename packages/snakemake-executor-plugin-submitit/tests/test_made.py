@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def fault(folder, action, *outputs, passing=(), inputs=()):
-    """What is wrong where a command does this and ends with 0."""
+def fault(folder, action, *outputs, passing=(), inputs=(), **changes):
+    """The fault of a command that does this and exits with 0. changes: fields of the state before."""
     outputs, passing, inputs = ([str(folder / name) for name in names] for names in (outputs, passing, inputs))
     time.sleep(0.02)  # file systems count change times in ticks
-    before = look([*outputs, *passing], inputs, folder / "registry")
+    before = replace(look([*outputs, *passing], inputs, folder / "registry"), **changes)
     action()
     return fault_of_success(before, outputs, passing, seconds=0)
 
@@ -110,11 +111,9 @@ def test_many_paths_are_counted(folder):
     assert fault(folder, nothing, *(f"out{i}" for i in range(9))).endswith("out4 and 4 more.")
 
 
-def test_where_no_mark_can_be_set_a_changed_change_time_counts(folder, monkeypatch):
-    monkeypatch.setattr("snakemake_executor_plugin_submitit.node.outputs._marks", lambda outputs, folder: {})
-
-    assert "did not make" in fault(folder, nothing, "out")
-    assert fault(folder, (folder / "out").touch, "out") == ""
+def test_where_no_mark_can_be_set_a_changed_change_time_counts(folder):
+    assert "did not make" in fault(folder, nothing, "out", marks={})
+    assert fault(folder, (folder / "out").touch, "out", marks={}) == ""
 
 
 # The inputs go after Snakemake has seen them, as they do while a job is queued.

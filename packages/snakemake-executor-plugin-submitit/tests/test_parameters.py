@@ -100,7 +100,7 @@ def test_a_sites_further_options_give_way_to_a_rules_gpus():
     ],
 )
 def test_a_site_cuts_time_limits_and_gives_restarts_to_what_resumes(runtime, max_timeouts, limit, restarts):
-    resources, site = {"runtime": runtime, "slurm_max_timeouts": max_timeouts}, {"max_runtime": limit}
+    resources, site = {"runtime": runtime, "max_timeouts": max_timeouts}, {"max_runtime": limit}
 
     parameters = to_parameters(resources, 1, site=site)
 

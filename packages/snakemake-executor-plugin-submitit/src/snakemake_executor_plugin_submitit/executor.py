@@ -1,7 +1,7 @@
 """The executor: submits Snakemake's jobs, polls them, and adopts the jobs of a dead driver.
 
 Two threads work here. Snakemake's scheduler calls `run_jobs`; a polling thread of the base class calls
-`check_active_jobs`. Snakemake empties its own list of jobs during a poll, so `live` is what counts.
+`check_active_jobs`. Snakemake empties its own list of jobs during a poll, so `live` is the list to trust.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.utils import encode_target_jobs_cli_args, format_cli_arg
 
 from snakemake_executor_plugin_submitit.driver.adopt import Earlier, ended_unseen, take_stock
-from snakemake_executor_plugin_submitit.driver.backends import BACKENDS, Submission, submit_patiently
+from snakemake_executor_plugin_submitit.driver.backends import BACKENDS, Backend, Submission, submit_patiently
 from snakemake_executor_plugin_submitit.driver.jobs import Description, check_targets, describe, keys_of_members, safe
 from snakemake_executor_plugin_submitit.driver.patience import Patience
 from snakemake_executor_plugin_submitit.driver.poll import Live, Poll, pause
@@ -36,20 +36,20 @@ from snakemake_executor_plugin_submitit.records.registry import Driver, Entry, r
 from snakemake_executor_plugin_submitit.settings import FOLDER, read_site
 from snakemake_executor_plugin_submitit.slurm.clients import CANCEL_SECONDS, QueryFailed, misleading_variables
 
-# Of Ctrl-C for a submission under way, and for an answer of a Slurm that has been silent.
+# How long Ctrl-C waits for a submission under way, and for the answer of a silent Slurm.
 SUBMISSION_SECONDS = 15
 SILENCE_SECONDS = 5
 
 
 class Executor(RemoteExecutor):
-    """One driver's view of its jobs."""
+    """One driver's view of its jobs. backend: where they run, instead of what --submitit-cluster names."""
 
-    def __init__(self, workflow, logger) -> None:
-        # All of it before the base class starts the polling thread.
+    def __init__(self, workflow, logger, backend: Backend | None = None) -> None:
+        # The base class starts the polling thread, so it comes last.
         settings = workflow.executor_settings
         for name in misleading_variables(dict(os.environ)):
             del os.environ[name]
-        self.backend = BACKENDS[settings.cluster]()
+        self.backend = backend or BACKENDS[settings.cluster]()
         self.folder = Path(settings.folder or FOLDER).absolute()
         self.site = read_site(settings.site)
         self.ledger = Ledger(self.folder, logger)
@@ -316,7 +316,7 @@ class Executor(RemoteExecutor):
 
     def cancel(self) -> None:
         """Ctrl-C, or an error of Snakemake itself: cancel all that is ours, also in the middle of a poll."""
-        self.ending.set()  # the polling thread submits nothing any more
+        self.ending.set()  # the polling thread no longer submits
         self._keep_folders()
         # A submission under way is waited for, to know its jobs; one that hangs is found by its ticket.
         was_free = self.submitting.acquire(timeout=SUBMISSION_SECONDS)

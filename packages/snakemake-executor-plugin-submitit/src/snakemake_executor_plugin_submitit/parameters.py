@@ -270,11 +270,12 @@ def longest_of(site: Mapping[str, Any]) -> float:
     return number(site, "max_runtime", 0, least=1) if site.get("max_runtime") is not None else math.inf
 
 
-def timeouts_within(resources: Mapping[str, Any], site: Mapping[str, Any], default: int) -> int:
-    """How often a job may reach its time limit. Where the site cuts the limit, as often as gives it the same time in
-    all; a job that may not reach it once does not resume, and gets no restarts.
+def timeouts_within(asked: Mapping[str, Any], site: Mapping[str, Any], default: int) -> int:
+    """How often a job may reach its time limit. If the site shortens the limit, the job gets more restarts, so that
+    its total time stays the same. A job with max_timeouts=0 cannot resume and gets none.
+
+    asked: resources under their plain names.
     """
-    asked = {plain(name): value for name, value in resources.items()}
     times, minutes = number(asked, "max_timeouts", default), runtime_of(asked)
     if times == 0 or minutes <= longest_of(site):
         return times

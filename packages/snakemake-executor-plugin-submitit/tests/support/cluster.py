@@ -27,14 +27,14 @@ ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-ins
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
 
-def missing_programs(accounting: bool = False) -> list[str]:
+def missing_programs(accounting: bool = False, path: str = SEARCH_PATH) -> list[str]:
     wanted = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
-    return [name for name in wanted if shutil.which(name, path=SEARCH_PATH) is None]
+    return [name for name in wanted if shutil.which(name, path=path) is None]
 
 
-def require(accounting: bool = False) -> None:
-    """Skip a test without Slurm; fail it where REQUIRE_SLURM=1 says that Slurm has to be there."""
-    missing = missing_programs(accounting)
+def require(accounting: bool = False, path: str = SEARCH_PATH) -> None:
+    """Skip a test without Slurm; fail it where REQUIRE_SLURM=1 demands it."""
+    missing = missing_programs(accounting, path)
     if missing and os.environ.get("REQUIRE_SLURM") == "1":
         pytest.fail(f"REQUIRE_SLURM=1, but there is no {', '.join(missing)}; see README.md for the packages")
     if missing:

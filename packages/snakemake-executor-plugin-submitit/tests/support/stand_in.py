@@ -8,10 +8,10 @@ import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace as Names
-from unittest.mock import patch
 
 from snakemake_executor_plugin_submitit import Executor, ExecutorSettings, common_settings
-from snakemake_executor_plugin_submitit.driver.backends import BACKENDS, Submission
+from snakemake_executor_plugin_submitit.driver.backends import Submission
+from snakemake_executor_plugin_submitit.driver.patience import PAUSES_SECONDS
 from snakemake_executor_plugin_submitit.records.attempts import Attempts
 from snakemake_executor_plugin_submitit.records.files import mark_incomplete
 from snakemake_executor_plugin_submitit.records.registry import Registry
@@ -21,7 +21,7 @@ from snakemake_executor_plugin_submitit.slurm.texts import Status
 
 @dataclass
 class Cluster:
-    """What a backend does, noted."""
+    """A backend that records what it is asked to do."""
 
     name = "slurm"
     place: str = "Slurm cluster test"
@@ -135,6 +135,7 @@ class Study:
     cluster: Cluster = field(default_factory=Cluster)
     ended: list = field(default_factory=list)
     forced: list = field(default_factory=list)  # rules
+    pauses_seconds: tuple = PAUSES_SECONDS
     is_immediate: bool = False
     shows_logs: bool = False
     triggers: tuple = ("MTIME", "PARAMS", "INPUT", "SOFTWARE_ENV", "CODE")
@@ -178,14 +179,14 @@ class Study:
             output_settings=Names(show_failed_logs=self.shows_logs),
             scheduler=scheduler,
         )
-        with patch.dict(BACKENDS, slurm=lambda: self.cluster):
-            driver = Driven(workflow, logging.getLogger("test"))
+        driver = Driven(workflow, logging.getLogger("test"), backend=self.cluster)
+        driver.patience.pauses_seconds = self.pauses_seconds
         driver.wait_thread = threading.Thread()  # the real one sleeps; the tests poll themselves
         driver.wait_thread.start()
         return driver
 
     def poll(self, driver):
-        """One poll, as the base class makes it; the jobs that go on."""
+        """One poll, as the base class makes it; the jobs that continue."""
         infos, driver.active_jobs = driver.active_jobs, []
 
         async def collect():
@@ -195,7 +196,7 @@ class Study:
         return [info.job for info in driver.active_jobs]
 
     def ends(self, job, state, ended_by, exit_code=0):
-        """A job of this id has run, and Slurm has this word for it."""
+        """End the job with this id; Slurm reports `state`."""
         for entry in Registry(self.folder / "submitit").all():
             if entry.job == job:
                 records = Attempts(self.folder / "submitit", entry.key)
@@ -205,7 +206,7 @@ class Study:
         self.cluster.states[job] = Status(state)
 
     def finished(self):
-        """What is written down about ended jobs: names and outcomes."""
+        """The recorded names and outcomes of ended jobs."""
         file = self.folder / "submitit" / "finished.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
         return [(line["name"], line["outcome"]) for line in lines]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from snakemake_executor_plugin_submitit.driver.patience import FEW, Patience, pauses
+from snakemake_executor_plugin_submitit.driver.patience import FEW, Patience
 from snakemake_executor_plugin_submitit.node.command import JobCommand
 from snakemake_executor_plugin_submitit.records.files import private_folder
 from snakemake_executor_plugin_submitit.slurm import clients
@@ -231,7 +231,7 @@ def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str
     sbatch may fail after the controller took the job. So after each failure whatever carries the ticket is cancelled,
     and nothing is submitted before Slurm has confirmed that. Raises Submission.
     """
-    for number, pause in enumerate(pauses()):
+    for number, pause in enumerate(patience.pauses()):
         try:
             ids = backend.submit(commands, parameters, folder)
             patience.is_silent = False

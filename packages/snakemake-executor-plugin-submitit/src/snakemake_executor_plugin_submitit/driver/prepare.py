@@ -77,6 +77,6 @@ def prepare(
         kill_wait_seconds=kill_wait_seconds,
         checkpoint_seconds=settings.checkpoint_seconds,
         max_preemptions=preemptions,
-        max_timeouts=timeouts_within(d.resources, site, settings.max_timeouts),
+        max_timeouts=timeouts_within(own, site, settings.max_timeouts),
     )
     return command, parameters

@@ -1,9 +1,9 @@
 """What runs on the node: one Snakemake job, with time to save its state when Slurm takes the node away.
 
-submitit pickles a `JobCommand` and calls it in the batch process. Its own signal handlers are replaced: they take every
-signal near a short limit for a timeout, and know nothing of SIGTERM. Slurm gives notice in two ways. SIGUSR2 comes
-early, before the time limit or at a preemption (`preempt_send_user_signal`): the job saves, and this requeues it.
-SIGTERM comes KillWait before the end, and Slurm has decided already: the job saves, and nothing else happens.
+submitit pickles a `JobCommand` and calls it in the batch process. We replace submitit's signal handlers: they take
+every signal near a short limit for a timeout, and ignore SIGTERM. Slurm warns in two ways. SIGUSR2 comes early, before
+the time limit or at a preemption (`preempt_send_user_signal`): the job saves, and this module requeues it. SIGTERM
+comes KillWait seconds before the end, when Slurm has already decided: the job saves and ends.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from snakemake_executor_plugin_submitit.slurm.texts import Notice, is_preempted,
 
 HEARTBEAT_SECONDS = 60
 REQUEUE_TRIES = 5
-# What an attempt left behind is killed within a minute, and file systems free a dead node's locks within some more.
+# Leftover processes of an attempt die within a minute; a dead node's locks may take longer.
 LEASE_SECONDS = 900
 LOCAL_REQUEUE_CODE = 144  # submitit's local controller starts a task again that ends with this
 
 
 class Signals:
-    """The signals that Slurm sends, as flags: handlers do nothing else, so they can interrupt anything."""
+    """The signals that Slurm sends, as flags. Handlers only set them, so they may interrupt anything."""
 
     NUMBERS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGCONT)
 
     def __init__(self) -> None:
         self.noticed = self.terminated = False
-        self.since = time.time()  # the time limit counts from here on, also while a job waits for its lease
+        self.since = time.time()  # the time limit counts from here, while waiting for the lease, too
 
     def _take(self, number: int, _frame: object) -> None:
         self.noticed |= number == signal.SIGUSR2
@@ -63,11 +63,13 @@ class Signals:
 class JobCommand:
     """A Snakemake job as submitit's callable.
 
-    line: the inner Snakemake. key: the job in the registry. submission: one for all attempts that share the budgets.
-    outputs, passing, inputs: what success must have made, what it may have removed again, what must be there before.
-    parts: keys of the jobs in its group, whose leases it holds; of a single job none but its own.
-    markers: what tells Snakemake that outputs are incomplete. The inner one removes it, but what the outputs were made
-    from is written down by the driver alone, and that may be dead: so success marks them again, for a driver to accept.
+    line: the inner Snakemake. key: the job in the registry. submission: shared by all attempts under one budget.
+    outputs, passing, inputs: files that success must make, may remove again, and needs before it starts.
+    parts: keys of the jobs in its group, whose leases it holds; empty for a single job.
+    markers: files that tell Snakemake that outputs are incomplete. The inner Snakemake removes them, but only a driver
+    records what the outputs were made from, and it may be dead. So success marks them again, for a driver to accept.
+    lease_seconds: how long it waits for another attempt to end. cached_seconds: how long a file system may hide an
+    output.
     """
 
     line: str
@@ -84,18 +86,21 @@ class JobCommand:
     runtime_minutes: int = 60
     notice_seconds: int = 120
     kill_wait_seconds: int = 30
+    lease_seconds: float = LEASE_SECONDS
+    cached_seconds: float = CACHED_SECONDS
+    requeue_tries: int = REQUEUE_TRIES
     checkpoint_seconds: int = 300
     max_preemptions: int = 100
     max_timeouts: int = 0
 
     def checkpoint(self):
-        """For submitit's own handler, which listens until this one does: there is nothing to save yet."""
+        """For submitit's own handler, active until ours replaces it: there is nothing to save yet."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def __call__(self) -> str:
-        """Run the job; its end is in the records of attempts. Exits with the command's code where that is not 0."""
+        """Run the job and record its end. Exits with the command's code if that is not 0."""
         job, signals = own_job_id(), Signals()
         forget_results(job)
         hide_log()
@@ -130,11 +135,11 @@ class JobCommand:
             if signals.terminated:
                 sys.exit(128 + signal.SIGTERM)
             is_last = signals.noticed and self._notice(signals).is_time_limit
-            if is_last or waited > LEASE_SECONDS:
+            if is_last or waited > self.lease_seconds:
                 say(f"{self.name}: {path} is still held after {waited:.0f} s by {holder(path, job, is_slurm())}")
                 sys.exit(1)
             if signals.noticed:  # a preemption, and there is nothing to save yet
-                requeue(job)
+                requeue(job, self.requeue_tries)
                 sys.exit(1)
             if waited - said > HEARTBEAT_SECONDS or not said:
                 said = waited
@@ -163,7 +168,7 @@ class JobCommand:
             command.close()
         code = command.code()
         if code == 0:
-            fault = fault_of_success(before, self.outputs, self.passing, 0 if reason else CACHED_SECONDS)
+            fault = fault_of_success(before, self.outputs, self.passing, 0 if reason else self.cached_seconds)
         else:
             fault = missing_inputs(before) or meaning(printed_since(begin))
         if code == 0 and not fault:
@@ -182,7 +187,7 @@ class JobCommand:
         self._interrupted(reason, records, attempt, earlier)
 
     def _watch(self, command: Command, signals: Signals, records: Attempts, attempt: Attempt) -> str:
-        """Wait for the command's end, or for a signal and then for the state it saves. Returns the signal's reason."""
+        """Wait for the command's end, or for a signal and then for the saved state. Returns the signal's reason."""
         while True:
             ended = command.wait(lambda: signals.noticed or signals.terminated, HEARTBEAT_SECONDS)
             if ended and not signals.terminated:
@@ -204,7 +209,7 @@ class JobCommand:
         return read_notice(own_slurm_record(), time.time(), left, self.notice_seconds)
 
     def _patience(self, notice: Notice) -> tuple[str, float]:
-        """The reason of a notice, and how long the command may take to save. The rest is for the requeue."""
+        """The reason of a notice and the seconds that the command may take to save; the rest is for the requeue."""
         left = notice.seconds_left
         seconds = min(left - max(0.25 * left, 3.0), self.checkpoint_seconds)
         return (ends.TIME_LIMIT if notice.is_time_limit else ends.PREEMPTED), max(seconds, 1.0)
@@ -218,24 +223,24 @@ class JobCommand:
         return reason
 
     def _interrupted(self, reason: str, records: Attempts, attempt: Attempt, earlier: list[Attempt]) -> NoReturn:
-        """Leave after a signal: requeue where that is for us to do and the budget allows it."""
+        """Exit after a signal. Requeue unless Slurm does so itself or the budget is spent."""
         over = timeouts(earlier) >= self.max_timeouts if reason == ends.TIME_LIMIT else False
         over |= reason == ends.PREEMPTED and interruptions(earlier) >= self.max_preemptions
         records.update(attempt, ended_by=reason, gave_up=over)
         if over:
             say(f"{self.name}: {reason} again; no requeue is left")
         elif reason != ends.TERMINATED:
-            requeue(attempt.job)
+            requeue(attempt.job, self.requeue_tries)
         sys.exit(1)
 
 
 def is_done(earlier: list[Attempt], outputs: list[str]) -> bool:
-    """True where an earlier attempt of this submission finished: Slurm requeues also what ended just in time."""
+    """True if an earlier attempt of this submission finished: Slurm may requeue a job that ended just in time."""
     return any(a.ended_by == ends.FINISHED for a in earlier) and all(os.path.exists(path) for path in outputs)
 
 
 def exit_code(code: int | None) -> int:
-    """What a job ends with after a failed command, as a shell would: 128 and the signal's number for a killed one."""
+    """The job's exit code after a failed command, as in a shell: 128 plus the signal's number if it was killed."""
     if not code:
         return 1
     return code if code > 0 else 128 - code
@@ -250,7 +255,7 @@ def allow_open_files(more: int) -> None:
 
 
 def own_job_id() -> str:
-    """The id by which the driver knows this job: of an array element with its index."""
+    """The id by which the driver knows this job; an array element's includes its index."""
     e = os.environ
     if "SUBMITIT_DEBUG_JOB_ID" in e:
         return e["SUBMITIT_DEBUG_JOB_ID"]
@@ -266,7 +271,7 @@ def is_slurm() -> bool:
 
 
 def forget_results(job: str) -> None:
-    """Remove what earlier attempts left for submitit: results of another time, and halves of them."""
+    """Remove submitit's results of earlier attempts, complete or partial."""
     if folder := os.environ.get("SUBMITIT_FOLDER"):
         for suffix in ("", ".save_tmp"):
             (Path(folder) / f"{job}_0_result.pkl{suffix}").unlink(missing_ok=True)
@@ -281,7 +286,7 @@ def hide_log() -> None:
 
 
 def own_slurm_record() -> str:
-    """What the controller says about this job, or nothing."""
+    """The controller's record of this job; "" if it does not answer."""
     if not is_slurm():
         return ""
     try:
@@ -292,10 +297,10 @@ def own_slurm_record() -> str:
 
 
 def ask_steps_to_stop() -> bool:
-    """SIGTERM for the tasks of a job on several nodes; False where there are none to ask.
+    """Send SIGTERM to the tasks of a job on several nodes; False if there are none.
 
-    Sent to srun instead, it would end the step at once. By the id with the index: in one element of each array
-    SLURM_JOB_ID is the id of the array, and would mean all elements.
+    SIGTERM to srun would end the step at once. We use the id with the index: in one element of each array, SLURM_JOB_ID
+    is the id of the array and would signal all elements.
     """
     if not is_slurm() or int(os.environ.get("SLURM_JOB_NUM_NODES", "1")) < 2:
         return False
@@ -306,11 +311,11 @@ def ask_steps_to_stop() -> bool:
     return True
 
 
-def requeue(job: str) -> None:
-    """Put this job back into the queue. If Slurm does not answer, the driver submits it again."""
+def requeue(job: str, tries: int) -> None:
+    """Put this job back into the queue. If Slurm does not answer, the driver resubmits it."""
     if not is_slurm():
         sys.exit(LOCAL_REQUEUE_CODE)
-    for attempt in range(REQUEUE_TRIES):
+    for attempt in range(tries):
         try:
             client("scontrol", "requeue", job, seconds=10)
         except QueryFailed as error:

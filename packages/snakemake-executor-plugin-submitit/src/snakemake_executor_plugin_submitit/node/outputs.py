@@ -1,5 +1,5 @@
-"""Whether an attempt has made its outputs. Exit code 0 alone does not show it: Snakemake also ends with 0
-after waiting in vain for an input, and outputs of an earlier run would then count as new.
+"""Checks that an attempt made its outputs. Exit code 0 is not enough: Snakemake also exits with 0 after it waited
+for an input in vain, and outputs of an earlier run would then count as new.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# A file system may show a file for so long as it was before.
+# A network file system may show a file's old state this long.
 CACHED_SECONDS = 10
 NAMED = 5  # paths in a message
 
 
 @dataclass(frozen=True)
 class Before:
-    """Files as they are when an attempt begins.
+    """Files at the start of an attempt.
 
-    marks: file system -> the change time that it gives now, in nanoseconds. Modification times would not do: archives
-    restore old ones. Nor would the node's clock: file servers have their own.
+    marks: file system -> its change time now, in nanoseconds. Modification times do not work, because archives restore
+    old ones; neither does the node's clock, because file servers have their own.
     """
 
     marks: dict[int, int]
-    inodes: dict[str, os.stat_result]  # of the outputs that are there already
+    inodes: dict[str, os.stat_result]  # of outputs that already exist
     missing: list[str]  # inputs
 
     def is_new(self, path: str) -> bool:
@@ -45,21 +45,21 @@ class Before:
         mark = self.marks.get(found.st_dev)
         if mark is not None:
             return found.st_ctime_ns >= mark
-        # Its folder takes no file whose time could be compared with.
+        # No file could be made there to take a time from.
         return earlier is None or found.st_ctime_ns != earlier.st_ctime_ns
 
 
 def look(outputs: Iterable[str], inputs: Iterable[str], folder: Path) -> Before:
-    """What is there before an attempt. folder: one that can be written to, where outputs share its file system."""
+    """The state before an attempt. folder: a writable one, which gives the time of its own file system."""
     outputs = list(outputs)
     found = {path: inode for path in outputs if (inode := status(path))}
     return Before(_marks(outputs, folder), found, [path for path in inputs if not os.path.exists(path)])
 
 
 def fault_of_success(before: Before, outputs: list[str], passing: list[str], seconds: float = CACHED_SECONDS) -> str:
-    """What is wrong with an attempt whose command ended with 0; "" where nothing is.
+    """What is wrong with an attempt whose command exited with 0; "" if nothing is.
 
-    passing: outputs that may be gone already, since nobody needs them, but may not be old.
+    passing: outputs that may already be removed, since no job needs them, but must not be old.
     """
     missing = missing_inputs(before)
     old = _wait_for_none(lambda: [path for path in outputs if not before.is_new(path)], 0 if missing else seconds)
@@ -70,7 +70,7 @@ def fault_of_success(before: Before, outputs: list[str], passing: list[str], sec
 
 
 def missing_inputs(before: Before) -> str:
-    """The inputs that were missing when the attempt began and still are, as a sentence; "" where there are none."""
+    """The inputs that were missing at the start and still are, as a sentence; "" if there are none."""
     missing = [path for path in before.missing if not os.path.exists(path)]
     if not missing:
         return ""
@@ -85,7 +85,7 @@ def status(path: str) -> os.stat_result | None:
 
 
 def entries(path: str) -> Iterable[os.stat_result]:
-    """Of everything in a folder; nothing for a file."""
+    """The status of everything in a folder; nothing for a file."""
     for folder, folders, files in os.walk(path):
         yield from filter(None, (status(os.path.join(folder, name)) for name in (*files, *folders)))
 
@@ -109,7 +109,7 @@ def _existing(folder: str) -> str:
 
 
 def _change_time_now(folder: Path) -> int:
-    """What this file system's clock says: the change time of a file that is made and removed. Raises OSError."""
+    """This file system's clock: the change time of a temporary file. Raises OSError."""
     path = folder / f".snakemake-submitit-{uuid.uuid4().hex[:12]}"
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -122,7 +122,7 @@ def _change_time_now(folder: Path) -> int:
 def _wait_for_none(left: Callable[[], list[str]], seconds: float) -> list[str]:
     deadline = time.monotonic() + seconds
     while (found := left()) and time.monotonic() < deadline:
-        for path in found:  # opening a file makes NFS ask for its times again
+        for path in found:  # opening a file makes NFS refresh its times
             with contextlib.suppress(OSError):
                 os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
         time.sleep(0.2)
