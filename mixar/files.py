@@ -117,9 +117,13 @@ def write_table(path: str | Path, table: pa.Table, group_rows: int | None = None
 
 
 def iter_batches(
-    parquet: pq.ParquetFile, path: str | Path, columns: Sequence[str], row_groups: Sequence[int] | None = None
+    parquet: pq.ParquetFile,
+    path: str | Path,
+    columns: Sequence[str],
+    row_groups: Sequence[int] | None = None,
+    batch_bytes: float = BATCH_BYTES,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file, or of some of its row groups, as batches of at most 32 rows and about 64 MiB.
+    """Yield rows of a Parquet file, or of some row groups, in batches of at most 32 rows and about `batch_bytes`.
 
     Arrow cannot hold 2 GiB in one array of structs, such as `image` with its bytes, so readers of images never take a
     whole row group at once. Raises ValueError naming the path where the file is damaged.
@@ -130,7 +134,7 @@ def iter_batches(
     sizes = [(group.total_byte_size, group.num_rows) for group in map(parquet.metadata.row_group, chosen)]
     largest = max((size / rows for size, rows in sizes if rows), default=1)
     try:
-        yield from parquet.iter_batches(min(BATCH_ROWS, max(1, int(BATCH_BYTES / max(1, largest)))), chosen, columns)
+        yield from parquet.iter_batches(min(BATCH_ROWS, max(1, int(batch_bytes / max(1, largest)))), chosen, columns)
     except (ArrowException, OSError) as error:
         if is_shortage(error):
             raise

@@ -39,15 +39,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def lease(folder: Path, made: Path, announce: Callable[[str], None] = say) -> Iterator[bool]:
+def lease(
+    folder: Path, made: Path, announce: Callable[[str], None] = say, seconds_between: float = SECONDS_BETWEEN_NOTICES
+) -> Iterator[bool]:
     """Hold `folder` exclusively while making the file `made`. Yields True if another process made it in the meantime.
 
     Waits while another process holds the folder: a killed driver may have left its training alive. announce: called
-    with the holder at once and every half minute; called too if the file system has no locks, and then the folder
+    with the holder at once and every `seconds_between`; called too if the file system has no locks, and then the folder
     counts as free.
     """
     before = _written(made)
-    with _locked(folder, announce) as handle:
+    with _locked(folder, announce, seconds_between) as handle:
         with room_for(folder / LEASE):
             handle.truncate(0)
             signature = f"{os.getpid()} {socket.gethostname()} {time.strftime('%Y-%m-%d %H:%M:%S')}"
@@ -60,24 +62,24 @@ def _written(path: Path) -> int | None:
 
 
 @contextmanager
-def _locked(folder: Path, announce: Callable[[str], None]) -> Iterator[IO]:
+def _locked(folder: Path, announce: Callable[[str], None], seconds_between: float) -> Iterator[IO]:
     """The open and locked lease file of `folder`."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LEASE, "a+", encoding="utf-8") as handle:
-            _wait(folder, handle, announce)
+            _wait(folder, handle, announce, seconds_between)
             # the last holder may have removed the folder: a lock on a removed file excludes no other process
             if (folder / LEASE).exists() and os.path.samestat(os.stat(folder / LEASE), os.fstat(handle.fileno())):
                 yield handle
                 return
 
 
-def _wait(folder: Path, handle: IO, announce: Callable[[str], None]) -> None:
+def _wait(folder: Path, handle: IO, announce: Callable[[str], None], seconds_between: float) -> None:
     """Return once the lease is locked, or the file system has no locks."""
     began, announced = time.monotonic(), None
     while (is_held := try_lock(handle)) is False:
         now = time.monotonic()
-        if announced is None or now - announced >= SECONDS_BETWEEN_NOTICES:
+        if announced is None or now - announced >= seconds_between:
             announced = now
             announce(
                 f"{folder}: waiting for {_signature(handle)} ({now - began:.0f} s so far). It may be left over "

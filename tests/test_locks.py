@@ -20,7 +20,7 @@ from mixar.locks import holder, lease
 
 
 @contextmanager
-def waiting(folder, made, said):
+def waiting(folder, made, said, seconds_between=locks.SECONDS_BETWEEN_NOTICES):
     """A second lease in a thread that waits for the first one; yields a function that returns what it found."""
     found, has_spoken = [], threading.Event()
 
@@ -29,7 +29,7 @@ def waiting(folder, made, said):
         has_spoken.set()
 
     def wait():
-        with lease(folder, made, announce) as is_made:
+        with lease(folder, made, announce, seconds_between) as is_made:
             found.append((is_made, holder(folder)))
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -54,8 +54,7 @@ def test_who_holds_a_folder_is_said_at_once(tmp_path):
     assert holder(tmp_path / "run") is None and holder(tmp_path / "nothing") is None
 
 
-def test_who_holds_a_folder_is_said_now_and_then(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "SECONDS_BETWEEN_NOTICES", 0.0)
+def test_who_holds_a_folder_is_said_now_and_then(tmp_path):
     said, often = [], threading.Event()
 
     class Said(list):
@@ -64,7 +63,7 @@ def test_who_holds_a_folder_is_said_now_and_then(tmp_path, monkeypatch):
             if len(said) == 3:
                 often.set()
 
-    with lease(tmp_path, tmp_path / "made"), waiting(tmp_path, tmp_path / "made", Said()) as result:
+    with lease(tmp_path, tmp_path / "made"), waiting(tmp_path, tmp_path / "made", Said(), 0.0) as result:
         assert often.wait(30)
     result()
 

@@ -192,17 +192,19 @@ def augment(
 GROUP_BYTES = 2**26  # of the pixels in one row group
 
 
-def write_images(path: Path, index, labels, images, columns: dict | None = None) -> None:
+def write_images(
+    path: Path, index, labels, images, columns: dict | None = None, group_bytes: int = GROUP_BYTES
+) -> None:
     """Write images uint8 [n, H, W, 3] as PNG beside their index and label; `columns` adds further float columns.
 
-    A row group holds at most 64 MiB of pixels, so that every reader can hold one.
+    A row group holds at most `group_bytes` of pixels, so that every reader can hold one.
     """
     images = np.asarray(torch.as_tensor(images).cpu())
     keys = {"index": pa.array(np.asarray(index), pa.int64()), "label": pa.array(np.asarray(labels), pa.int32())}
     extra = {name: pa.array(np.asarray(values), pa.float64()) for name, values in (columns or {}).items()}
     table, png = pa.table({**keys, **extra}), pa.struct([("bytes", pa.binary())])
     assert len(table) == len(images), (len(table), images.shape)
-    schema, step = table.schema.insert(2, pa.field("image", png)), max(1, GROUP_BYTES // max(1, images[:1].nbytes))
+    schema, step = table.schema.insert(2, pa.field("image", png)), max(1, group_bytes // max(1, images[:1].nbytes))
     with replaced(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for start in range(0, len(images), step):
             pngs = pa.array([{"bytes": _png(image)} for image in images[start : start + step]], png)

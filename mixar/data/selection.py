@@ -28,14 +28,14 @@ def part_of(rows: pa.Table, shard: int, num_shards: int, what: str) -> pa.Table:
     return rows.slice(start, end - start)
 
 
-def training_images(study: Study, layout: Layout) -> Tensor:
+def training_images(study: Study, layout: Layout, limit_gib: float = MEMORY_LIMIT_GIB) -> Tensor:
     """All training images as one uint8 tensor [n, H, W, 3], in manifest order, for training small networks.
 
-    Raises ValueError where they would not fit in memory.
+    Raises ValueError where they need more than `limit_gib`.
     """
     rows, size = read_manifest(layout.manifest, "train"), study.data.image_size
     gib = len(rows) * size**2 * 3 / 2**30
-    if gib > MEMORY_LIMIT_GIB:
+    if gib > limit_gib:
         raise ValueError(f"data.image_size: {len(rows)} images of {size} pixels need {gib:.0f} GiB; give `weights`")
     return load_images(rows, size)
 

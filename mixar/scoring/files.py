@@ -49,6 +49,7 @@ def write_features(
     *,
     further: Mapping[str, tuple[Tensor, str]] | None = None,
     images: Path | str = "",
+    group_rows: int = GROUP_ROWS,
 ) -> None:
     """Write features [n, F] and logits [n, V] with their keys and the header.
 
@@ -67,7 +68,7 @@ def write_features(
     metadata["further"] = json.dumps({name: sha256 for name, (_, sha256) in further.items()})
     metadata["images"] = file_sha256(images) if isinstance(images, Path) else images
     metadata["state"] = _state(images) if isinstance(images, Path) else ""
-    write_table(path, pa.table(columns, metadata=metadata), GROUP_ROWS)
+    write_table(path, pa.table(columns, metadata=metadata), group_rows)
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -73,11 +73,12 @@ def _source_of(layout: Layout, path: Path) -> str:
     raise ValueError(f"{path}: reconstructions are in {folders}; run `reconstruct` again")
 
 
-@needs_memory(lambda study, _, split: (f"features of {split} images", "Leave networks out of scoring.further"))
-def reference_features(study: Study, layout: Layout, split: str) -> None:
+@needs_memory(lambda study, _, split, **__: (f"features of {split} images", "Leave networks out of scoring.further"))
+def reference_features(study: Study, layout: Layout, split: str, batch_size: int = BATCH) -> None:
     """Write layout.reference_features(split): what scores are measured against.
 
     split: train, held_out, or a key of RECONSTRUCTED where the study names a protocol of its own for reconstructions.
+    batch_size: images per forward pass.
     """
     if split not in (*SPLITS, *RECONSTRUCTED):
         raise ValueError(f"--reference: {split!r} is unknown; choose from {', '.join((*SPLITS, *RECONSTRUCTED))}")
@@ -86,7 +87,8 @@ def reference_features(study: Study, layout: Layout, split: str) -> None:
     networks = load_networks(study, layout, source, device_of(study))
     rows = reference_rows(layout.manifest, *reference_of(study, split))
     images = iter_images(rows, study.data.image_size, protocol_of(study, source).crop)
-    batches = (torch.from_numpy(np.stack(part)) for part in iter(lambda: list(itertools.islice(images, BATCH)), []))
+    parts = iter(lambda: list(itertools.islice(images, batch_size)), [])
+    batches = (torch.from_numpy(np.stack(part)) for part in parts)
     with naming(f"features of {split} images"):
         outputs, others = networks.extract(_announced(f"features of {split} images", batches, len(rows)))
     path, made_of = layout.reference_features(split), rows_sha256(study, split, rows)

@@ -58,14 +58,21 @@ class Reference:
     hashes: dict[str, str]
 
 
-@needs_memory(lambda study, layout, path, *_: (f"score-images {path}", "Leave out metrics of scoring.metrics"))
+@needs_memory(lambda study, layout, path, *_, **__: (f"score-images {path}", "Leave out metrics of scoring.metrics"))
 def score_images(
-    study: Study, layout: Layout, path: Path, label: str | None, protocol: str | None, replace: bool
+    study: Study,
+    layout: Layout,
+    path: Path,
+    label: str | None,
+    protocol: str | None,
+    replace: bool,
+    shard_size: int = SHARD,
 ) -> str:
     """Score the images at `path` and write layout.scores("own", name); returns the row's name, made of the label.
 
     label: as Table 1 prints it; default: the path's last part. protocol: must be the study's, whose references, feature
     networks and folder are used. replace: drop what an earlier call with this label made of other images.
+    shard_size: images per feature file.
     Raises ValueError for all that is unfit, before any feature is computed.
     """
     label = (label or Path(os.path.abspath(path)).stem).strip()  # `.` has a name there
@@ -78,7 +85,7 @@ def score_images(
     _check_count(len(collection.index), reference)
     sha256, lossy = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
     _claim(layout, name, {"images": sha256, "n": len(collection.index), "path": str(path)}, replace)
-    scored = _features(layout, name, collection, networks, {**networks.header, "brought": sha256})
+    scored = _features(layout, name, collection, networks, {**networks.header, "brought": sha256}, shard_size)
     values = sample_values(reference.scoring, scored.features, reference.train, reference.held_out)
     values += further_values(reference.scoring, scored, reference.images)
     labels = _labels(collection.labels, study.data.num_classes)
@@ -230,11 +237,13 @@ def _others(file: Path, record: dict) -> str:
     return "" if same else f"holds {before['n']} other images, from {before['path']}"
 
 
-def _features(layout: Layout, name: str, collection, networks: Networks, header: dict[str, str]) -> Scored:
+def _features(
+    layout: Layout, name: str, collection, networks: Networks, header: dict[str, str], shard_size: int
+) -> Scored:
     """Features of all images, shard by shard; a whole shard of the same images and networks is kept."""
     total, progress, paths = len(collection.index), Progress(f"features of {name}", "images"), []
-    for shard, start in enumerate(range(0, total, SHARD)):
-        path, stop = layout.own_features(name, shard), min(start + SHARD, total)
+    for shard, start in enumerate(range(0, total, shard_size)):
+        path, stop = layout.own_features(name, shard), min(start + shard_size, total)
         index, labels = collection.index[start:stop], collection.labels[start:stop]
         paths.append(path)
         if not _is_done(path, networks, header, index):

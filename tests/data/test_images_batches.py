@@ -14,7 +14,6 @@ import torch
 from toy_images import pixels, png
 
 from mixar import files
-from mixar.data import images as image_files
 from mixar.data.collection import iter_pixels, open_collection
 from mixar.data.images import RowReader, iter_images, read_images, write_images
 from mixar.data.manifest import count_images, ingest_manifest
@@ -96,11 +95,10 @@ def test_rows_are_found_in_any_order(foreign, group_rows):
     assert found == [png(pixels(COUNT)[row]) for row in order]
 
 
-def test_drawn_images_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "GROUP_BYTES", 30 * 16 * 16 * 3)
+def test_drawn_images_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path):
     path, images, psnr = tmp_path / "a.parquet", pixels(COUNT), np.linspace(20, 30, COUNT)
 
-    write_images(path, np.arange(COUNT), np.arange(COUNT) % 7, images, {"psnr": psnr})
+    write_images(path, np.arange(COUNT), np.arange(COUNT) % 7, images, {"psnr": psnr}, group_bytes=30 * 16 * 16 * 3)
 
     parquet = pq.ParquetFile(path)
     assert [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)] == [30, 30, 30, 10]
@@ -111,19 +109,21 @@ def test_drawn_images_are_written_in_small_row_groups_and_read_again(no_chunks, 
     assert np.array_equal(read_selected([path], [99, 3]), images[[99, 3]])
 
 
-def test_batches_shrink_where_rows_are_large(foreign, monkeypatch):
+def test_batches_shrink_where_rows_are_large(foreign):
     parquet = pq.ParquetFile(foreign)
-    monkeypatch.setattr(files, "BATCH_BYTES", 3.5 * parquet.metadata.row_group(0).total_byte_size / COUNT)
+    room = 3.5 * parquet.metadata.row_group(0).total_byte_size / COUNT
 
-    assert {len(batch) for batch in files.iter_batches(parquet, foreign, ["image"])} == {3, 1}
+    batches = files.iter_batches(parquet, foreign, ["image"], batch_bytes=room)
+
+    assert {len(batch) for batch in batches} == {3, 1}
 
 
-def test_features_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path, monkeypatch):
-    monkeypatch.setattr("mixar.scoring.files.GROUP_ROWS", 40)
+def test_features_are_written_in_small_row_groups_and_read_again(no_chunks, tmp_path):
     features, logits = torch.randn(COUNT, 8), torch.randn(COUNT, 3)
     header = {"extractor": "toy", "sha256": "", "protocol": "toy"}
 
-    write_features(tmp_path / "a.parquet", np.arange(COUNT), np.zeros(COUNT), (features, logits), header)
+    keys = np.arange(COUNT), np.zeros(COUNT)
+    write_features(tmp_path / "a.parquet", *keys, (features, logits), header, group_rows=40)
 
     assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 3
     found = read_features([tmp_path / "a.parquet"])

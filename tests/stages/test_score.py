@@ -83,13 +83,12 @@ def registered(extractor) -> str:
     return extractor.name
 
 
-def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(house, monkeypatch):
+def test_five_random_shards_equal_one_direct_call_of_the_library_bit_for_bit(house):
     study, layout = house
     study = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"shard_size": BATCH})})
     images, s = drawings(NUM_IMAGES, 1), study.scoring
     # the last bits of a matrix product depend on the size of its batch
-    monkeypatch.setattr("mixar.stages.features.BATCH", BATCH)
-    reference_features(study, layout, "train")
+    reference_features(study, layout, "train", batch_size=BATCH)
     parts = np.random.default_rng(3).permutation(NUM_IMAGES).reshape(5, BATCH)
     assert study.evaluation.num_shards == 5
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from toy_brought import forward_passes as forward_passes
 from toy_brought import house as house
 from toy_brought import pictures as pictures
 from toy_brought import rows, scored, values
@@ -20,7 +21,6 @@ from mixar.files import write_table
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
-from mixar.scoring import extractors
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages.features import reference_features
 from mixar.stages.score_images import _claim
@@ -99,20 +99,18 @@ def test_the_folder_one_stands_in_gives_its_own_name(house, tmp_path, monkeypatc
 # Once more
 
 
-def test_a_second_call_goes_on_where_the_first_stopped(house, tmp_path, monkeypatch):
+def test_a_second_call_continues_where_the_first_stopped(house, tmp_path, forward_passes):
     study, layout = house
-    monkeypatch.setattr("mixar.stages.score_images.SHARD", 8)
-    path, seen = folder(tmp_path / "a", pixels()), []
-    name = scored(house, path, "Mine")
+    path = folder(tmp_path / "a", pixels())
+    name = scored(house, path, "Mine", shard_size=8)
     first, kept = values(layout, name), layout.own_features(name, 0).stat().st_mtime_ns
     layout.own_features(name, 1).write_bytes(b"half of a shard")
     layout.own_features(name, 2).unlink()
-    extract = extractors.extract_all
-    monkeypatch.setattr(extractors, "extract_all", lambda *a: seen.append(1) or extract(*a))
+    forward_passes.clear()
 
-    scored(house, path, "Mine")
+    scored(house, path, "Mine", shard_size=8)
 
-    assert len(seen) == 2 and layout.own_features(name, 0).stat().st_mtime_ns == kept
+    assert len(forward_passes) == 2 and layout.own_features(name, 0).stat().st_mtime_ns == kept
     assert values(layout, name) == first
 
 

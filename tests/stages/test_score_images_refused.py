@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from png_files import png_16_bit
+from toy_brought import forward_passes as forward_passes
 from toy_brought import house as house
 from toy_brought import pictures as pictures
 from toy_brought import scored
 from toy_images import folder, pixels, png
 
 from mixar.data.images import write_images
-from mixar.scoring import extractors
 
 
 def broken(root, image, content):
@@ -111,14 +111,15 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_unfit_images_are_refused_before_any_feature(case, house, tmp_path, monkeypatch):  # noqa: F811
+def test_unfit_images_are_refused_before_any_feature(case, house, tmp_path, forward_passes):  # noqa: F811
     make, message = UNFIT[case]
-    monkeypatch.setattr(extractors, "extract_all", lambda *_: pytest.fail("a feature was computed"))
     path = make(tmp_path / "unfit")
+    forward_passes.clear()
 
     with pytest.raises(ValueError, match=message):
         scored(house, path, "Mine")
 
+    assert not forward_passes, "a feature was computed"
     assert not list(house[1].root.rglob("own*"))
 
 

@@ -170,12 +170,11 @@ def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
     assert torch.equal(images, load_images(read_manifest(layout.manifest, "train"), 8))
 
 
-def test_images_that_do_not_fit_in_memory_are_refused(tokenized, monkeypatch):
+def test_images_that_do_not_fit_in_memory_are_refused(tokenized):
     study, layout, _ = tokenized
-    monkeypatch.setattr("mixar.data.selection.MEMORY_LIMIT_GIB", 1e-9)
 
     with pytest.raises(ValueError, match="24 images of 8 pixels need"):
-        training_images(study, layout)
+        training_images(study, layout, limit_gib=1e-9)
 
 
 def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenized, tmp_path):

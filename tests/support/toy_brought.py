@@ -8,7 +8,7 @@ from toy_scored import stand_for_the_emoji
 
 from mixar.data.manifest import SPLITS, ingest_manifest
 from mixar.files import write_table
-from mixar.scoring.networks.subgroup_cnn import build_network
+from mixar.scoring.networks.subgroup_cnn import PixelSubgroupCNN, build_network
 from mixar.stages.features import reference_features
 from mixar.stages.score_images import score_images
 from mixar.study.layout import Layout
@@ -44,8 +44,22 @@ def house(smoke, pictures, tmp_path, monkeypatch):
     return study, layout
 
 
-def scored(house, path, label=None, protocol=None, replace=False):
-    return score_images(*house, path, label, protocol, replace)
+def scored(house, path, label=None, protocol=None, replace=False, **how):
+    return score_images(*house, path, label, protocol, replace, **how)
+
+
+@pytest.fixture
+def forward_passes():
+    """A list that grows by one with every forward pass of the study's feature network."""
+    seen = []
+
+    def note(module, _inputs):
+        if isinstance(module, PixelSubgroupCNN):
+            seen.append(module)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    yield seen
+    handle.remove()
 
 
 def values(layout, name):
