@@ -217,8 +217,9 @@ SUFFIXES = {  # by built-in source; your own gets every file
     "folder": IMAGES,
     "ilsvrc": (*IMAGES, *TARS),
     "parquet": PARQUET,
+    "webdataset": TARS,
 }
-SPLIT_BY_NAME = (PARQUET,)
+SPLIT_BY_NAME = (PARQUET, TARS)  # of these, file names such as train-00000-of-00294.parquet tell the splits apart
 
 # ILSVRC's labels of the validation images: the devkit's files, and Kaggle's
 META, GROUND_TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
@@ -237,8 +238,8 @@ def source_files(source: str, path: str, key: str, role: str, labels: str = "") 
     """List the files of a data source. path: a file, a folder, or a pattern with *.
 
     key: the study's key, for messages. role: train or held_out. labels: for the listing's field. If the names of
-    Parquet files mark splits, only one is taken: the training split for train, the other one for held_out. The listing
-    may be empty. Raises ValueError if the split is ambiguous, and as `list_files`.
+    Parquet files or shards mark splits, only one is taken: the training split for train, validation or else test for
+    held_out. The listing may be empty. Raises ValueError if the split is ambiguous, and as `list_files`.
     """
     suffixes = SUFFIXES.get(source)
     if os.path.isdir(path):
@@ -290,7 +291,8 @@ def _by_split(files: list[File]) -> dict[str | None, list[File]]:
 
 def _meant(splits: dict[str | None, list[File]], path: str, key: str, role: str) -> str | None:
     """The split that is taken of several. Raises ValueError where that is not clear."""
-    meant = list(splits) if len(splits) == 1 else [s for s in splits if (s == "train") == (role == "train")]
+    wanted: list[str | None] = ["train"] if role == "train" else ["validation", "test"]
+    meant = list(splits) if len(splits) == 1 else [split for split in wanted if split in splits][:1]
     if len(meant) != 1 or (None in splits and len(splits) > 1):
         raise ValueError(f"{key}: {path} holds files of several splits ({_examples(splits)}); name those of one split, "
                          f"with a pattern such as {_pattern(splits, meant)}")  # fmt: skip
@@ -306,7 +308,7 @@ def _examples(splits: dict[str | None, list[File]]) -> str:
 def _pattern(splits: dict[str | None, list[File]], meant: list[str | None]) -> str:
     """A pattern for the files of one split: of one that may be meant, where there is any."""
     folder, name = os.path.split(splits[next(filter(None, [*meant, *splits]))][0].path)
-    return os.path.join(folder, re.sub(r"\d.*(?=\.parquet$)", "*", name))
+    return os.path.join(folder, re.sub(r"\d.*(?=\.(parquet|tar)$)", "*", name))
 
 
 # Folders that look like classes

@@ -195,7 +195,7 @@ def test_folders_tell_splits_apart_as_well(tmp_path):
 @pytest.mark.parametrize(
     ("role", "files", "advice"),
     [
-        ("held_out", ("train-0", "validation-0", "test-0"), "test"),
+        ("held_out", ("train-0", "validation-0", "extra"), "validation"),
         ("train", ("validation-0", "test-0"), "test"),
         ("train", ("a", "test-0", "train-0"), "train"),
         ("train", ("validation-0", "extra"), "validation"),

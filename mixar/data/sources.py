@@ -1,6 +1,6 @@
 """Where images come from: the embedded emoji, folders of class folders, Hugging Face style Parquet.
 
-ILSVRC has its own file, `mixar.data.ilsvrc`.
+ILSVRC and WebDataset have their own files, `mixar.data.ilsvrc` and `mixar.data.webdataset`.
 
 A source is a function (listing of files, settings key for messages) -> Originals. It knows names, classes and where the
 encoded bytes are; `mixar.data.manifest` decodes them. For one of your own, name it in the study: `data: {source:

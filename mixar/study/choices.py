@@ -175,6 +175,7 @@ SOURCES = Choice(
         "folder": "mixar.data.sources:folder",
         "ilsvrc": "mixar.data.ilsvrc:ilsvrc",
         "parquet": "mixar.data.sources:parquet",
+        "webdataset": "mixar.data.webdataset:webdataset",
     },
 )
 EXTRACTORS = Choice("scoring.extractor.network", CLASS, {name: NETWORKS[name].load for name in catalogue.EXTRACTORS})

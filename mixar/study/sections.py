@@ -95,11 +95,13 @@ class Data(Section):
     source: Source = Field(
         description="`emoji`: the committed drawings; `folder`: one folder of images per class; `parquet`: columns "
         "`image.bytes` and `label`, as Hugging Face data sets; `ilsvrc`: ImageNet as it is downloaded, archives "
-        "included. Your own: see `mixar/data/sources.py`"
+        "included; `webdataset`: tars of `000000.jpg` beside `000000.cls` or `.json`. Your own: "
+        "see `mixar/data/sources.py`"
     )
     path: FilePath = Field(
         description="training images: the Parquet file (`emoji`), a folder (`folder`), a folder or an archive "
-        "(`ilsvrc`), or a file, a folder or a pattern such as `data/train-*.parquet` (`parquet`)"
+        "(`ilsvrc`), or a file, a folder or a pattern such as `data/train-*.parquet` (`parquet`, "
+        "`webdataset`)"
     )
     held_out_path: FilePath | None = Field(
         default=None, description="validation images of the same kind; null: split off by a hash of each image's name"
