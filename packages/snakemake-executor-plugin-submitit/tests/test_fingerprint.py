@@ -130,7 +130,7 @@ def test_an_object_that_snakemake_does_not_compare_is_not_compared():
 
 @pytest.fixture
 def described(tmp_path, monkeypatch):
-    """A function that describes a job anew, as the next driver would."""
+    """A function that describes a job again, as the next driver would."""
     monkeypatch.chdir(tmp_path)
     workflow = Study(tmp_path, []).driver().workflow
 

@@ -1,4 +1,4 @@
-"""Resources as submitit parameters, and the sbatch files that come of them."""
+"""Resources as submitit parameters, and the sbatch files that result."""
 
 import pytest
 

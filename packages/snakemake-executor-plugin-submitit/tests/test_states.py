@@ -169,7 +169,7 @@ def test_success_that_slurm_runs_again_is_no_success_yet(state):
         (Status("TIMEOUT"), [attempt("time limit", 3500), attempt("time limit", 3500)], FAIL),
         # Long before the limit: a preemption that Slurm calls so.
         (Status("TIMEOUT"), [attempt("terminated", 600)], RESUBMIT),
-        # The job could not requeue itself.
+        # The job failed to requeue itself.
         (Status("FAILED"), [attempt("preempted")], RESUBMIT),
         (Status("FAILED"), [attempt("preempted", gave_up=True)], FAIL),
         (Status("FAILED"), [attempt("time limit", 3500, gave_up=True)], FAIL),

@@ -127,7 +127,7 @@ class Executor(RemoteExecutor):
             self._submit(batch)
 
     def _take_stock(self, described: list[tuple[Description, Any]]) -> Earlier:
-        """What earlier drivers left of these jobs; those that cannot be made now are refused."""
+        """Take stock of what earlier drivers left of these jobs; refuse those that cannot run now."""
         try:
             taken = self._claim_late([job for _, job in described])
             refused = {d.key: taken[key] for d, job in described for key in keys_of_members(job) if key in taken}
@@ -166,7 +166,7 @@ class Executor(RemoteExecutor):
             self._follow(job, live, register_job=False)
 
     def _prepare(self, d: Description, job, submission: str) -> Prepared | None:
-        """None where the job is refused."""
+        """None if the job is refused."""
         self.threads_of_job = max(int(d.threads), 1)
         try:
             command, parameters = prepare(
@@ -245,7 +245,7 @@ class Executor(RemoteExecutor):
     # Following: the polling thread
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Report jobs that are over, and yield all others. Whatever goes wrong, no job is lost."""
+        """Report jobs that are over, and yield all others. Errors lose no job."""
         verdicts = {}
         if active_jobs:
             async with self.status_rate_limiter:
@@ -315,7 +315,7 @@ class Executor(RemoteExecutor):
     # Ending
 
     def cancel(self) -> None:
-        """Ctrl-C, or an error of Snakemake itself: cancel all that is ours, also in the middle of a poll."""
+        """Cancel all our jobs, even during a poll; called on Ctrl-C or an error of Snakemake itself."""
         self.ending.set()  # the polling thread no longer submits
         self._keep_folders()
         # A submission under way is waited for, to know its jobs; one that hangs is found by its ticket.
@@ -385,7 +385,7 @@ class Executor(RemoteExecutor):
 
     @property
     def tmpdir(self) -> str:
-        # Of this driver alone: files in it are named by Snakemake's numbers of jobs, which every driver gives anew.
+        # One per driver: its files are named by Snakemake's job numbers, which restart with every driver.
         private_folder(self.runs)
         path = self.runs / "tmp"
         path.mkdir(exist_ok=True)

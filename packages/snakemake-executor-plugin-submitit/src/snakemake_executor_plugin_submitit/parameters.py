@@ -108,7 +108,7 @@ def plain(name: str) -> str:
 
 
 def check_texts(asked: Mapping[str, Any]) -> None:
-    """Raise ValueError where what becomes an sbatch option is no single line."""
+    """Raise ValueError if text for an sbatch option is not a single line."""
     for name in (*TEXTS, "cpu_partition"):
         value = asked.get(name) or ""
         if isinstance(value, bool) or not isinstance(value, str | int) or has_control_characters(value):
@@ -180,7 +180,7 @@ def to_parameters(
 
 
 def translated(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The standard executor's names as ours. Raises ValueError where two names contradict each other."""
+    """Translate the standard executor's names into ours. Raises ValueError if two names contradict each other."""
     result = {name: value for name, value in asked.items() if name not in OPTIONAL_NUMBERS or value not in (0, -1)}
     nodes = number(asked, "nodes", 1, least=1)
     if "gpu_model" in result:

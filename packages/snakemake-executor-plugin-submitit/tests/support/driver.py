@@ -33,7 +33,7 @@ while (( step < steps )) || [ ! -e $file ]; do sleep 0.2; (( ++step )); : > $nam
 echo "$name end" >> journal
 """
 
-# Stands before squeue and sacct: counts its calls, fails or hangs while a file says so.
+# A shim for squeue and sacct: counts its calls; fails or hangs while a file exists.
 SHIM = """#!/bin/bash
 echo {name} >> {folder}/asked
 if [ -e {folder}/fail ]; then echo refused >> {folder}/refused; echo "{name}: error: Unable to contact" >&2; exit 1; fi

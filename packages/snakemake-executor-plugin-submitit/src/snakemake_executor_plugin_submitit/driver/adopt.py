@@ -17,18 +17,18 @@ from snakemake_executor_plugin_submitit.records.registry import Driver, Entry, R
 from snakemake_executor_plugin_submitit.slurm.clients import Answer, QueryFailed
 from snakemake_executor_plugin_submitit.slurm.texts import Status, is_outage
 
-# Of a job that Slurm does not know: without a sign of life for so long it has ended.
+# A job that Slurm does not know counts as ended after this long without a sign of life.
 QUIET_SECONDS = 600
 
 Ends = list[tuple[Entry, Verdict]]
-Found = list[tuple[Description, Entry]]  # an entry may be of several jobs, and a job of several entries
+Found = list[tuple[Description, Entry]]  # an entry may cover several jobs, and a job may have several entries
 
 
 @dataclass
 class Earlier:
-    """What an earlier driver left of the wanted jobs.
+    """What earlier drivers left of the wanted jobs.
 
-    good: key -> entry of what need not be submitted. refused: key -> why a job cannot be submitted now.
+    good: key -> entry of jobs that need no submission. refused: key -> why a job cannot be submitted now.
     """
 
     good: dict[str, Entry] = field(default_factory=dict)
@@ -131,7 +131,7 @@ def ended_unseen(registry: Registry, alive: set[str], backend: Backend, folder: 
     left = [e for e in unseen if e.place == backend.place]
     try:
         answer = backend.query([entry.job for entry in left]) if left else Answer()
-    except QueryFailed:  # a later driver asks again
+    except QueryFailed:  # a later driver will ask again
         return []
     found = [(entry, answer.found.get(entry.job), entry.attempts(folder)) for entry in left]
     return [
@@ -177,7 +177,7 @@ def is_good(entry: Entry, d: Description, answer: Answer, folder: Path) -> bool:
         return False
     if status is not None and status.state != "COMPLETED":
         return False
-    # The attempt itself has seen that its outputs are new. Their times say nothing: archives keep old ones.
+    # The attempt itself has seen that its outputs are new. Their times prove nothing: archives keep old ones.
     records = entry.attempts(folder)
     has_finished = bool(records) and records[-1].ended_by == ends.FINISHED
     return has_finished and all(os.path.exists(path) for path in [*d.made, *d.passing])

@@ -28,7 +28,7 @@ THOROUGH_EVERY = 10  # queries
 class Submission(RuntimeError):
     """Jobs could not be submitted.
 
-    is_outage, is_full: the same may work later. is_open: Slurm has not said whether it took them all the same.
+    is_outage, is_full: the same may work later. is_open: Slurm may have accepted them.
     """
 
     def __init__(self, message: str, is_open: bool = False) -> None:
@@ -50,7 +50,7 @@ class SlurmBackend:
         self._has_unknown = False
 
     def check(self) -> None:
-        """Raise ValueError where nothing can be submitted from here."""
+        """Raise ValueError if nothing can be submitted from here."""
         check_submitit()
         missing = [name for name in CLIENTS if not shutil.which(name)]
         if missing:
@@ -61,7 +61,7 @@ class SlurmBackend:
 
     @property
     def place(self) -> str:
-        """Where ids of jobs mean something: several clusters may share a home."""
+        """Where job ids are valid: several clusters may share a home."""
         return f"Slurm cluster {self.limits.cluster_name}"
 
     @property
@@ -102,7 +102,7 @@ class SlurmBackend:
         return clients.cancel(jobs, seconds)
 
     def cancel_tickets(self, tickets: Iterable[str], seconds: float = CANCEL_SECONDS) -> None:
-        """Cancel what was submitted with these tickets. Raises QueryFailed where Slurm does not confirm that."""
+        """Cancel what was submitted with these tickets. Raises QueryFailed if Slurm does not confirm."""
         found = clients.tickets(tickets, seconds)
         left = self.cancel((job for jobs in found.values() for job in jobs), seconds)
         if left:
@@ -178,7 +178,7 @@ class DebugBackend:
     def submit(self, commands: Sequence[JobCommand], parameters: dict[str, Any], folder: Path) -> list[str]:
         jobs = submit(self.name, commands, parameters, folder)
         for job in jobs:
-            with contextlib.suppress(Exception, SystemExit):  # the record of the attempt says what happened
+            with contextlib.suppress(Exception, SystemExit):  # the attempt's record holds the outcome
                 job.results()
         return [job.job_id for job in jobs]
 
@@ -217,7 +217,7 @@ def submit(cluster: str, commands: Sequence[JobCommand], parameters: dict[str, A
         here = {} if cluster == "slurm" else {"tasks_per_node": 1}
         executor.update_parameters(**parameters | here)
         jobs = executor.submit_array(commands)
-    except Exception as error:  # submitit raises many kinds
+    except Exception as error:  # submitit raises many types of error
         raise Submission(str(error).strip() or type(error).__name__) from error
     for path in {path for job in jobs for path in (job.paths.submitted_pickle, job.paths.submission_file)}:
         with contextlib.suppress(OSError):  # the folder is private as well
@@ -226,7 +226,7 @@ def submit(cluster: str, commands: Sequence[JobCommand], parameters: dict[str, A
 
 
 def submit_patiently(backend: Backend, commands, parameters, folder, ticket: str, patience: Patience) -> list[str]:
-    """Submit; in an outage, wait for its end and try again. A full queue is tried for some time only.
+    """Submit; in an outage, wait for its end and try again. Stops trying after a few tries if the queue is full.
 
     sbatch may fail after the controller took the job. So after each failure whatever carries the ticket is cancelled,
     and nothing is submitted before Slurm has confirmed that. Raises Submission.

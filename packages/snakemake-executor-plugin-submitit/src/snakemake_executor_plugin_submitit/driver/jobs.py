@@ -1,4 +1,4 @@
-"""What this plugin needs to know of a Snakemake job, single or group."""
+"""What this plugin needs to know about a Snakemake job, single or group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snakemake_executor_plugin_submitit.records.registry import key_of
 # Snakemake's flags of what is no file of the shared file system once a job has ended.
 NOT_ON_DISK = ("pipe", "service", "nodelocal", "storage_object")
 
-# Lengths that any terminal, file system and Slurm take.
+# Lengths that every terminal, file system and Slurm accept.
 SHOWN_CHARACTERS, NAME_CHARACTERS, FOLDER_CHARACTERS = 200, 80, 400
 
 
@@ -35,9 +35,9 @@ class Description:
     outputs: list[str]
     made: list[str]  # outputs that must be new when the job has ended
     passing: list[str]  # outputs that may be removed by then, because nobody needs them
-    inputs: list[str]  # what must be there when the job begins
+    inputs: list[str]  # must exist when the job begins
     markers: list[str]  # files by which Snakemake knows that it has not accepted these outputs yet
-    is_forced: bool  # the user wants it made anew, whatever there is
+    is_forced: bool  # the user wants it made again in any case
     resources: dict[str, Any]
     threads: int
 
@@ -73,7 +73,7 @@ def parts_of(job, workflow) -> dict[str, Fingerprint]:
 
 
 def names(job) -> list[str]:
-    """Rule and wildcards; of a group its own name."""
+    """Rule and wildcards; for a group, its name."""
     return [job.name] if job.is_group() else [job.rule.name, *(str(value) for value in job.wildcards)]
 
 
@@ -145,7 +145,7 @@ def folder_of(rule: str, wildcards: list[str]) -> Path:
 
 
 def safe(text: str) -> str:
-    """As a file's or a Slurm job's name: plain characters, not too many. What was changed stays apart by a digest."""
+    """A valid name for a file or Slurm job: plain characters, limited length. A digest keeps changed names distinct."""
     name = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", text).lstrip(".-")[:NAME_CHARACTERS]
     return name if name == text and name else f"{name}-{_digest(text)}".lstrip("-")
 

@@ -1,4 +1,4 @@
-"""Following jobs: how often to ask, and what an answer means for each."""
+"""Follows jobs: how often to ask Slurm, and what its answer means for each job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snakemake_executor_plugin_submitit.records.registry import Entry
 from snakemake_executor_plugin_submitit.slurm.clients import Answer, Limits
 from snakemake_executor_plugin_submitit.slurm.texts import Status
 
-GROWTH = 1.5  # of the pause between two queries that bring nothing new
+GROWTH = 1.5  # of the pause, after a query that brings nothing new
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Live:
 
 @dataclass
 class Poll:
-    """What earlier queries said, and when to ask again. Pauses grow while nothing changes."""
+    """Results of earlier queries, and when to ask again. Pauses grow while nothing changes."""
 
     least: float
     most: float

@@ -1,4 +1,4 @@
-"""What a Snakemake job becomes: a command for the node, and what it asks Slurm for."""
+"""Turns a Snakemake job into a command for the node and a request to Slurm."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare(
     kill_wait_seconds: int,
     also: Collection[str],
 ) -> tuple[JobCommand, dict[str, Any]]:
-    """The command and submitit's parameters. line: the inner Snakemake. also: resources that are not for us.
+    """The command and submitit's parameters. line: the inner Snakemake. also: resources that this plugin ignores.
 
     Raises ValueError for resources that do not fit.
     """

@@ -1,7 +1,7 @@
-"""What becomes of a job. Pure: what Slurm says and the job's records in, a decision out.
+"""Decides what happens to a job. Pure: Slurm's state and the job's records in, a decision out.
 
 Slurm's state decides whether a job is over; the records of attempts only explain. A job that ended well may be queued
-again by a preemption, so nothing but Slurm's word counts as long as Slurm knows the job.
+again by a preemption, so only Slurm's state counts as long as Slurm knows the job.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from snakemake_executor_plugin_submitit.records import attempts as ends
 from snakemake_executor_plugin_submitit.records.attempts import Attempt, timeouts
 from snakemake_executor_plugin_submitit.slurm.texts import Status
 
-# Ends that are no fault of the job.
+# Ends that the job did not cause.
 TAKEN = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"}
 # Reasons, as regular expressions, for which a pending job may never start, and what to do about them.
 STUCK = {

@@ -1,4 +1,4 @@
-"""Logs of failed jobs on the terminal: of a long one its end."""
+"""Logs of failed jobs on the terminal; of long logs, only the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN_BYTES = 16 * 1024
 
 
 class OnlyTails(logging.Filter):
-    """For a run that shows the logs of failed jobs: of a long one the terminal gets the end.
+    """Shows only the end of a failed job's long log.
 
     Snakemake prints the files that a record names, so a file with the end takes a long one's place.
     """

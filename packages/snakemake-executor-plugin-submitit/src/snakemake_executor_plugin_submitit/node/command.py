@@ -112,8 +112,8 @@ class JobCommand:
                     return ends.FINISHED
                 return self._attempt(job, signals, earlier)
         finally:
-            if "SUBMITIT_DEBUG_JOB_ID" not in os.environ:  # then this process is the driver's own
-                os.umask(0o077)  # submitit writes its results now; what the rules wrote has the user's own mask
+            if "SUBMITIT_DEBUG_JOB_ID" not in os.environ:  # then this is the driver's process
+                os.umask(0o077)  # for the results that submitit writes now; the rules wrote under the user's mask
 
     @contextlib.contextmanager
     def _leases(self, job: str, signals: Signals) -> Iterator[None]:
@@ -157,7 +157,7 @@ class JobCommand:
         say(f"{self.name}: attempt {attempt.number} as job {job} on {attempt.node}")
         # Unlike the key, a submission is unique on the node, whatever else runs there.
         mark = f"{self.submission}-{attempt.number}"
-        # torchrun passes SIGTERM on to its workers, but kills them after 30 s where this does not say otherwise.
+        # torchrun passes SIGTERM on to its workers, but kills them after 30 s unless this is set.
         patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(self.checkpoint_seconds)}
         begin = printed_so_far()
         before = look([*self.outputs, *self.passing], self.inputs, records.folder)
@@ -173,11 +173,11 @@ class JobCommand:
             fault = missing_inputs(before) or meaning(printed_since(begin))
         if code == 0 and not fault:
             for path in self.markers:
-                mark_incomplete(Path(path), attempt.began)  # Snakemake takes its time for the start of the job
+                mark_incomplete(Path(path), attempt.began)  # Snakemake reads its time as the job's start
             records.update(attempt, ended_by=ends.FINISHED, exit_code=0)
             return ends.FINISHED
         if not reason and is_preempted(own_slurm_record()):
-            # Without an early signal Slurm tells srun's tasks at once, and this process only at the end.
+            # Without an early signal Slurm signals srun's tasks at once, but this process only at the end.
             reason = ends.PREEMPTED
         if not reason:
             if fault:

@@ -1,4 +1,4 @@
-"""The lease of a job: a locked file, so that two attempts never run at the same time, wherever they were started."""
+"""The lease of a job: a locked file, so that two attempts never run at the same time, on any node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit.slurm.clients import QueryFailed, query
 def try_lease(path: Path, job: str) -> IO | None:
     """Hold the lease and sign it; None while another process holds it. It ends with the handle and all its forks.
 
-    Raises OSError, naming the file, where it cannot be written.
+    Raises OSError, naming the file, if it cannot be written.
     """
     handle = try_lock(path)
     if handle:

@@ -1,4 +1,4 @@
-"""What a job printed, and what that says about its end."""
+"""Reads a job's output for the cause of its failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNS = {
 
 
 def meaning(text: str) -> str:
-    """What a job's output says about its failure, as a sentence; "" where it says nothing that is known here."""
+    """What a job's output says about its failure, as a sentence; "" if nothing in it is known."""
     return next((hint for signs, hint in SIGNS.items() if re.search(signs, text)), "")
 
 

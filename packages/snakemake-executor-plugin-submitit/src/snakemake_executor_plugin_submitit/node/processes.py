@@ -67,7 +67,7 @@ def descendants(root: int) -> Iterator[int]:
 
 
 def kill(mark: str, seconds: float = 30, guard: int | None = None) -> bool:
-    """SIGKILL all `members`, until there are none; False if there still are some after so long."""
+    """SIGKILL all `members`, until there are none; False if some are left when the time is up."""
     deadline = time.monotonic() + seconds
     while left := members(mark, guard):
         for process in left:
@@ -98,7 +98,7 @@ class Command:
     def code(self) -> int | None:
         """The line's exit code, of a signal negative; None while it runs."""
         if self._code is None and select.select([self.news], [], [], 0)[0]:
-            self._hear(os.read(self.news, 64).split() or [-signal.SIGKILL])  # nothing: the guard itself was killed
+            self._hear(os.read(self.news, 64).split() or [-signal.SIGKILL])  # empty: the guard itself was killed
         return self._code
 
     def _hear(self, words: list) -> None:
@@ -106,7 +106,7 @@ class Command:
             self._code = int(words[0])
 
     def ask_to_stop(self) -> None:
-        """SIGTERM: the sign to save one's state. To the line's own group; launchers pass it on."""
+        """Send SIGTERM to the line's process group, as a request to save; launchers pass it on."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process, signal.SIGTERM)
 
@@ -170,7 +170,7 @@ def _start_guard(line: str, mark: str, environment: Mapping[str, str]) -> tuple[
 def _start(line: str, environment: Mapping[str, str]) -> subprocess.Popen:
     """Run a line with bash, which gives its place to the line's last command: that one gets the signals."""
     with tempfile.TemporaryFile() as arguments:
-        # The early signal is for the job's first process; what it starts would die of it.
+        # The early signal is for the job's first process; it would kill the children.
         return subprocess.Popen(
             ["/bin/bash", "-c", f"trap '' USR2\n{_with_arguments_in_file(line, arguments)}"],
             env=environment,

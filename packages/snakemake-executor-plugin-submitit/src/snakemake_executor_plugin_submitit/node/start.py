@@ -1,6 +1,6 @@
 """What a job runs first on its node: submitit's own program, once it is certain whose pickle that will load.
 
-A pickle can do anything in the name of who loads it. submitit calls this as it would call a Python, so the arguments
+A pickle can run anything as the user who loads it. submitit calls this as it would call a Python, so the arguments
 are Python's, and the last one is the folder.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.records.files import check_owner, check_private
 
-PICKLE_SECONDS = 60  # it gets its name when sbatch has told the driver the job's id
+PICKLE_SECONDS = 60  # it is renamed once sbatch has returned the job's id
 
 
 def check_pickle(folder: Path, pickle: Path, seconds: float = PICKLE_SECONDS) -> None:
-    """Raise ValueError where the pickle is not this user's, or may be replaced by others, or does not come."""
+    """Raise ValueError if the pickle belongs to another user, can be replaced by one, or does not appear in time."""
     check_private(folder)
     deadline = time.monotonic() + seconds
     while not pickle.exists():

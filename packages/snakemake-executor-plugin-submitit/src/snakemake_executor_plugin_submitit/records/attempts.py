@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snakemake_executor_plugin_submitit.records.files import write_json
 
-# How an attempt ended. "" is one that was never heard of again: killed, or its node died.
+# How an attempt ended. "" means no record of an end: it was killed, or its node died.
 FINISHED, FAILED, PREEMPTED, TIME_LIMIT, TERMINATED = "finished", "failed", "preempted", "time limit", "terminated"
 
 
@@ -30,7 +30,7 @@ class Attempt:
     ended_by: str = ""
     exit_code: int | None = None
     gave_up: bool = False  # True where the budget for another attempt was used up
-    fault: str = ""  # what was wrong, where the exit code does not say it
+    fault: str = ""  # what was wrong, if the exit code does not show it
 
     @property
     def seconds(self) -> float:

@@ -1,6 +1,6 @@
-"""What a driver writes down about its jobs: entries of those that live, and once for each what it took.
+"""A driver's notes on its jobs: entries of live jobs, and the cost of each ended one, once.
 
-None of it may stop a job or keep the news of its end from Snakemake, so a full disk is a warning here.
+Failing to write must neither stop a job nor hide its end from Snakemake, so a full disk only causes a warning.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Ledger:
                 self.registry.drop(entry.key)
 
     def has_finished(self, entry: Entry) -> bool:
-        """True if the job's own last word is that it ended well."""
+        """True if the job's last record says that it ended well."""
         records = entry.attempts(self.folder)
         return bool(records) and records[-1].job == entry.job and records[-1].ended_by == ends.FINISHED
 

@@ -1,4 +1,4 @@
-"""What was submitted, on disk: one file per Snakemake job, and one per driver that is alive.
+"""Submissions on disk: one file per Snakemake job, and one per live driver.
 
 Snakemake's own markers lose a job's id as soon as the job starts, so the driver after a killed one reads these.
 """
@@ -39,7 +39,7 @@ class Entry:
     resubmissions: int = 0
     late: int = 0  # of these, after a time limit
     is_accounted: bool = False  # what it took is written down already
-    place: str = ""  # where its id means something
+    place: str = ""  # where its id is valid
     markers: list[str] = field(default_factory=list)  # what the job marks as not accepted, once it has ended well
 
     @property
@@ -114,7 +114,7 @@ class Driver:
         self.handle: IO | None = None
 
     def claim(self, keys: Collection[str]) -> set[str]:
-        """Say which jobs this driver is going to make. Returns the ids of the others that are alive.
+        """Claim the jobs that this driver will make. Returns the ids of the others that are alive.
 
         Raises ValueError, naming the other driver, where one that is alive is going to make any of them.
         """
@@ -174,7 +174,7 @@ class Driver:
 
 
 def _words_of(path: Path) -> dict:
-    """What a living driver wrote about itself; it makes no jobs that we know of where this cannot be read."""
+    """What a live driver wrote about itself; without jobs if that cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         said = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(said, dict) and {"process", "host", "since", "keys"} <= said.keys():

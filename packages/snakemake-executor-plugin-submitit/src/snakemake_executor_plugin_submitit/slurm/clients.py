@@ -1,4 +1,4 @@
-"""Slurm's client programs: one query for all jobs, cancelling, the cluster's limits. Texts are read in states.py."""
+"""Calls Slurm's clients: one query for all jobs, cancelling, the cluster's limits. texts.py parses their output."""
 
 from __future__ import annotations
 

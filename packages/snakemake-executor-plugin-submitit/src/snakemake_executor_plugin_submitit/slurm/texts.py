@@ -1,6 +1,6 @@
-"""What Slurm says, read. Pure: texts in, values out.
+"""Parses Slurm's output. Pure: texts in, values out.
 
-Times are seconds since 1970. Nothing here decides what becomes of a job: see driver/states.py.
+Times are seconds since 1970. Decisions are in driver/states.py.
 """
 
 from __future__ import annotations
