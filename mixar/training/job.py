@@ -145,7 +145,13 @@ def train_network(
 
 
 @contextmanager
-def held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
+def held(
+    output: Path,
+    folder: Path,
+    context: Context,
+    say: Callable[[str], None] = locks.say,
+    seconds_between: float = locks.SECONDS_BETWEEN_NOTICES,
+) -> Iterator[bool]:
     """Lock the checkpoints for all processes of this training. Yields True if another one wrote `output` meanwhile.
 
     A killed driver may leave its training running: the next one waits for it and then has nothing to do. Process 0
@@ -154,11 +160,11 @@ def held(output: Path, folder: Path, context: Context) -> Iterator[bool]:
     """
 
     def announce(text: str) -> None:
-        locks.say(text)
+        say(text)
         context.told(WAITING)
 
     if context.is_main:
-        with locks.lease(folder, output, announce) as is_made:
+        with locks.lease(folder, output, announce, seconds_between) as is_made:
             yield context.told(MADE if is_made else FREE) == MADE
         return
     while (found := context.told(WAITING)) == WAITING:

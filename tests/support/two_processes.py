@@ -78,7 +78,6 @@ def told_to_end(rank: int, port: int, folder: Path) -> None:
 def after_an_orphan(rank: int, port: int, folder: Path) -> None:
     """One of two processes whose folder is held by a third until this has been said three times."""
     be_one_of_two(rank, port)
-    locks.SECONDS_BETWEEN_NOTICES = 0.0
     said, orphan = [], locks.lease(folder / "run", folder / "made")
 
     def say(text: str) -> None:
@@ -87,18 +86,17 @@ def after_an_orphan(rank: int, port: int, folder: Path) -> None:
             (folder / "made").write_text("")
             orphan.__exit__(None, None, None)
 
-    locks.say, rounds, broadcast = say, [], torch.distributed.broadcast
+    rounds, broadcast = [], torch.distributed.broadcast
     torch.distributed.broadcast = lambda *args: (rounds.append(1), broadcast(*args))
     if rank == 0:
         orphan.__enter__()
-    with joined(CPU) as context, held(folder / "made", folder / "run", context) as is_made:
+    with joined(CPU) as context, held(folder / "made", folder / "run", context, say, 0.0) as is_made:
         (folder / f"{rank}.txt").write_text(f"{is_made}, said {len(said)} times, met {len(rounds)} times")
 
 
 def after_a_long_wait(rank: int, port: int, folder: Path) -> None:
     """One of two processes that wait for each other 2 seconds at most, while a third holds their folder for 5."""
     be_one_of_two(rank, port)
-    locks.SECONDS_BETWEEN_NOTICES = 0.5
     orphan = locks.lease(folder / "run", folder / "made")
     if rank == 0:
         orphan.__enter__()
@@ -106,7 +104,7 @@ def after_a_long_wait(rank: int, port: int, folder: Path) -> None:
     with joined(CPU) as context:
         context.barrier()
         torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=2))
-        with held(folder / "made", folder / "run", context):
+        with held(folder / "made", folder / "run", context, seconds_between=0.5):
             context.barrier()
 
 
