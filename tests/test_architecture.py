@@ -159,6 +159,81 @@ def test_a_file_of_tests_is_named_after_a_module_of_its_room():
         assert beginnings & modules, f"{path}: expected test_<module>.py or test_<module>_<aspect>.py"
 
 
+# Modules whose tests are in the files of those that use them. A new module has a file of its own.
+TESTED_ELSEWHERE = {
+    *("device", "provenance", "trial"),
+    *("assets.shipped", "assets.table", "data.tars", "data.verifying", "model.layers", "model.patches"),
+    *("reporting.names", "reporting.pictures", "reporting.writers", "scoring.files", "scoring.reference"),
+    *("scoring.networks.dinov2", "scoring.networks.inception", "scoring.networks.vgg16"),
+    *("stages.assets", "stages.convert", "stages.extractor", "stages.features", "stages.generate"),
+    *("stages.generator", "stages.ingest", "stages.reconstruct"),
+    *("study.errors", "study.micro_batches", "study.names", "study.problems", "study.values"),
+    *("training.draws", "training.history", "training.job", "training.optim", "training.stopping"),
+}
+
+
+def test_a_module_has_a_file_of_tests():
+    for path in MODULES:
+        name, tests = module_of(path).removeprefix("mixar."), ROOT / "tests" / path.parent.relative_to(ROOT / "mixar")
+        stem = path.stem.strip("_")
+        own = [*tests.glob(f"test_{stem}.py"), *tests.glob(f"test_{stem}_*.py")]
+        assert path.stem == "__init__" or own or name in TESTED_ELSEWHERE, f"{path}: write {tests}/test_{stem}.py"
+
+
+# What tests set within mixar, and why no argument, own code of a study or fake at the edge does.
+PROTOCOLS = "a protocol is a row with a name; no study can bring its own"
+PATCHED = {
+    "mixar.scoring.protocols.PROTOCOLS": PROTOCOLS,
+    "mixar.scoring.protocols.DATA": PROTOCOLS,
+    "mixar.assets.table.ASSETS": "the hash of ADM's 30 MB of statistics, which no test can download",
+    "mixar.scoring.catalogue.METRICS": "shows that a record is all that a built-in metric needs",
+    "mixar.scoring.catalogue.NETWORKS": "a further network of gigabytes, by its own name in rows and columns",
+    "mixar.scoring.networks.inception": "Inception has 95 MB of weights with a known hash and takes a second per image",
+    "mixar.scoring.networks.vgg16": "torch-fidelity's VGG16 takes half a gigabyte",
+    "mixar.scoring.extractors.load_extractor": "notes the resize with which every network is loaded",
+    "mixar.released.KINDS": "a preset of a few thousand parameters; released ones have 200 million",
+    "mixar.weights": "safetensors' reader, out of memory",
+    "mixar.training.distributed": "pauses of minutes between notices",
+}
+
+
+def patched(path):
+    """Objects of mixar that a file of tests changes: by a fixture, by `unittest.mock`, or by assignment."""
+    tree, names = ast.parse(path.read_text(encoding="utf-8")), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+
+    def imported(node):
+        while isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        return names.get(node.id, "") if isinstance(node, ast.Name) else getattr(node, "value", "")
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            method = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if method in ("setattr", "setitem", "delattr", "delitem", "patch", "object"):
+                yield imported(node.args[0])
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Attribute | ast.Subscript):
+                    yield imported(target)
+
+
+def test_tests_change_nothing_within_mixar_but_what_is_listed_here():
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in patched(path)
+        if str(name).startswith("mixar.")
+    }
+
+    assert not {(path, name) for path, name in found if name not in PATCHED}
+    assert {name for _, name in found} == PATCHED.keys(), "shorten the list"
+
+
 def test_only_one_module_speaks_to_other_processes():
     users = {
         str(path.relative_to(ROOT)) for path in MODULES if any(n.startswith("torch.distributed") for n in imports(path))

@@ -157,30 +157,25 @@ def test_protocols_and_assets_agree_on_who_needs_what():
 # States
 
 
-@pytest.fixture
-def thing(monkeypatch):
-    """A row of the table whose content is b"content"."""
-    known = {"num_bytes": 7, "sha256": hashlib.sha256(b"content").hexdigest()}
-    asset = replace(ASSETS["inception"], name="thing", file_name="thing.pt", **known)
-    monkeypatch.setitem(ASSETS, "thing", asset)
-    return asset
+SMALL = ASSETS["vavae-f16d32-statistics"]  # 1,788 bytes
 
 
-def test_a_stage_checks_the_size_and_the_command_also_the_hash(thing, empty_folder):
-    thing.path.write_bytes(b"CONTENT")
+def test_a_stage_checks_the_size_and_the_command_also_the_hash(empty_folder):
+    SMALL.path.write_bytes(b"x" * SMALL.num_bytes)
 
-    assert state_of(thing) == ("there", "")
-    assert resolve("asset:thing") == thing.path
-    assert "expected sha256" in damage(thing)
-    assert list(empty_folder.iterdir()) == [thing.path]
+    assert state_of(SMALL) == ("there", "")
+    assert resolve(f"asset:{SMALL.name}") == SMALL.path
+    assert "expected sha256" in damage(SMALL)
+    assert list(empty_folder.iterdir()) == [SMALL.path]
 
 
-def test_a_wrong_size_shows_at_once(thing):
-    thing.path.write_bytes(b"cont")
+def test_a_wrong_size_shows_at_once():
+    SMALL.path.write_bytes(b"cont")
 
-    assert state_of(thing) == ("damaged", "expected 7 bytes, found 4")
-    with pytest.raises(ValueError, match="thing.pt: expected 7 bytes, found 4; get it again: mixar assets get thing"):
-        resolve("asset:thing")
+    assert state_of(SMALL) == ("damaged", "expected 1,788 bytes, found 4")
+    said = f"{SMALL.path.name}: expected 1,788 bytes, found 4; get it again: mixar assets get {SMALL.name}"
+    with pytest.raises(ValueError, match=said):
+        resolve(f"asset:{SMALL.name}")
 
 
 def test_a_folder_of_classes_is_damaged_until_all_are_there():

@@ -14,7 +14,7 @@ from mixar.scoring import extractors
 from mixar.scoring.catalogue import METRICS
 from mixar.scoring.extractors import extract, extract_all, load_extractor, load_further
 from mixar.scoring.files import read_features, write_features
-from mixar.scoring.networks import dinov2, inception, vgg16
+from mixar.scoring.networks import inception, vgg16
 from mixar.scoring.networks.dinov2 import DINOv2, resample_positions
 from mixar.scoring.values import value_of
 from mixar.study.sections import Extractor, Scoring
@@ -174,7 +174,7 @@ def test_spatial_features_are_seven_channels_of_a_middle_layer(random_file):
 
 
 def test_dinov2_takes_the_released_layout_and_gives_the_class_token(tmp_path, monkeypatch):
-    monkeypatch.setattr(dinov2.timm, "create_model", lambda *_args, **options: _small(**options))
+    monkeypatch.setattr(timm, "create_model", lambda *_args, **options: _small(**options))
     torch.manual_seed(0)
     full = _small(img_size=518, num_classes=0)
     torch.save({**full.state_dict(), "mask_token": torch.zeros(1, 384)}, tmp_path / "dinov2.pth")

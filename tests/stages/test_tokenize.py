@@ -7,7 +7,6 @@ from toy_tokens import EMOJI, prepared
 
 from mixar.data.images import images_to_unit, load_images, read_images
 from mixar.data.manifest import read_manifest
-from mixar.data.selection import evaluation_labels, proportional_counts, training_images
 from mixar.data.shards import TokenStore, open_shard, read_generated
 from mixar.stages.generate import generate
 from mixar.stages.reconstruct import psnr_db, reconstruct
@@ -99,24 +98,6 @@ def test_generated_shards_hold_balanced_labels_once_each_and_repeat_exactly(toke
     assert paths[1].read_bytes() == before
 
 
-def test_evaluation_labels_follow_the_training_proportions_where_asked(tmp_path):
-    study, layout = prepared(tmp_path, {"limit": None}, evaluation={"num_images": 1507, "labels": "training"})
-
-    labels = evaluation_labels(study, layout)
-
-    assert labels.tolist() == sorted(read_manifest(layout.manifest, "train")["label"].to_pylist())
-
-
-def test_proportional_counts_add_up_and_stay_within_one_of_the_exact_share():
-    rng = np.random.default_rng(0)
-    for total in (1, 7, 1000):
-        weights = rng.random(9)
-        counts = proportional_counts(weights, total)
-        assert counts.sum() == total
-        assert np.abs(counts - weights / weights.sum() * total).max() < 1
-    assert proportional_counts(np.ones(3), 7).tolist() == [3, 2, 2]
-
-
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, kind):
     study, layout, _ = tokenized
@@ -159,22 +140,6 @@ def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_sta
 
     assert found[0].item() == pytest.approx(20 * np.log10(255))
     assert found[0] < found[1] < 100
-
-
-def test_training_images_are_one_tensor_in_the_order_of_the_manifest(tokenized):
-    study, layout, _ = tokenized
-
-    images = training_images(study, layout)
-
-    assert images.dtype == torch.uint8
-    assert torch.equal(images, load_images(read_manifest(layout.manifest, "train"), 8))
-
-
-def test_images_that_do_not_fit_in_memory_are_refused(tokenized):
-    study, layout, _ = tokenized
-
-    with pytest.raises(ValueError, match="24 images of 8 pixels need"):
-        training_images(study, layout, limit_gib=1e-9)
 
 
 def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenized, tmp_path):

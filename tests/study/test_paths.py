@@ -9,7 +9,6 @@ from mixar.assets.check import locate, resolve
 from mixar.study import external
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
-from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
 
 KEYS = [
@@ -113,12 +112,6 @@ def test_digests_know_one_spelling_of_a_place(smoke, monkeypatch, tmp_path):
     assert len(found) == 1
     smoke["data"]["path"] = "a/c.parquet"
     assert Digests(parse_study(smoke)).ingest() not in {each[0] for each in found}
-
-
-def test_results_lie_where_the_text_says(smoke):
-    smoke["hardware"]["results"] = "$SCRATCH/results"
-
-    assert Layout(parse_study(smoke)).root == Path("/scratch/me/results/smoke")
 
 
 def test_a_file_that_comes_with_mixar_is_found_from_any_folder(root, tmp_path, monkeypatch):

@@ -10,15 +10,12 @@ import sys
 
 import pytest
 import yaml
-from snakemake.utils import update_config
 
 from mixar.reporting.claims import compared_runs, inequality
 from mixar.reporting.results import total_epochs
-from mixar.study.cards import CARDS
 from mixar.study.digests import LATER, Digests, digest, plain, seed_of
 from mixar.study.errors import SpecError, section_in
-from mixar.study.layout import Layout
-from mixar.study.load import laid_over, load_study, parse_study
+from mixar.study.load import load_study, parse_study
 from mixar.study.sections import Study
 
 
@@ -364,49 +361,6 @@ def test_no_number_of_a_study_may_be_a_yes_or_no_and_no_yes_or_no_a_number(smoke
     assert "runs.mar.training.epochs: expected a number; found True" in refusal(smoke)
 
 
-# Layers
-
-
-def test_several_files_are_laid_over_each_other_as_snakemake_does(smoke, tmp_path):
-    layers = [
-        smoke,
-        {"title": "B", "runs": {"mar": {"training": {"epochs": 5}}, "dc_sa": {"seeds": [3]}}},
-        {"runs": {"mar": {"training": {"epochs": 6}, "ti_mix": None}}, "samplers": {"more": {"cfg": 1.0}}},
-    ]
-    for number, layer in enumerate(layers):
-        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(layer))
-    expected = {}
-    for layer in copy.deepcopy(layers):
-        update_config(expected, layer)
-
-    found = load_study(*(tmp_path / f"{number}.yaml" for number in range(3)))
-
-    assert found == parse_study(expected)
-    assert found.title == "B" and found.training_of("mar").epochs == 6 and found.runs["dc_sa"].seeds == (3,)
-    assert laid_over({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}} and laid_over({"a": {"b": 2}}, {"a": 1}) == {"a": 1}
-
-
-def test_every_problem_of_form_is_listed_at_once(smoke):
-    smoke["data"]["image_size"] = -1
-    smoke["training"]["epochs"] = "many"
-
-    message = refusal(smoke)
-
-    assert "data.image_size" in message
-    assert "training.epochs" in message
-
-
-def test_files_that_are_no_study_are_named(tmp_path):
-    with pytest.raises(SpecError, match="no such study file"):
-        load_study(tmp_path / "none.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [1")
-    with pytest.raises(SpecError, match="not readable as YAML"):
-        load_study(tmp_path / "broken.yaml")
-    (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(SpecError, match="expected a mapping"):
-        load_study(tmp_path / "list.yaml")
-
-
 def digests(content):
     d = Digests(parse_study(content))
     return {
@@ -489,23 +443,6 @@ def test_seeds_differ_wherever_a_part_differs():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_every_file_of_a_study_has_a_path_of_its_own(smoke):
-    study = parse_study(smoke)
-    layout = Layout(study, "elsewhere")
-    runs = [(n, s) for n, r in study.runs.items() for s in r.seeds]
-
-    paths = [layout.manifest, layout.generator, layout.statistics, layout.study_file, layout.extractor()]
-    paths += [layout.tokenizer(kind) for kind in ("continuous", "discrete")]
-    paths += [f(i) for f in (layout.token_shard, layout.generated_shard) for i in range(2)]
-    paths += [f(n, s) for f in (layout.weights, layout.losses) for n, s in runs]
-    images = [layout.samples(n, s, "default", 0) for n, s in runs] + [layout.reconstruction("discrete", 0)]
-    paths += images + [layout.features(path) for path in images]
-    paths += [layout.scores("sample", n, s, "default") for n, s in runs] + [layout.measures(n) for n in study.runs]
-
-    assert len(set(paths)) == len(paths)
-    assert all(path.is_relative_to("elsewhere/smoke") for path in paths)
-
-
 def test_parsing_a_study_imports_neither_torch_nor_arrow(root):
     code = (
         "import sys; from mixar.assets import check; from mixar.study import layout, load;"
@@ -559,11 +496,3 @@ def test_a_run_has_the_hardware_of_the_study_except_for_its_own_keys(smoke):
     ours, others = study.hardware_of("mar"), study.hardware_of("dc_mix")
     assert (ours.gpus, ours.nodes, ours.gpus_per_node, ours.micro_batch, ours.compile) == (4, 2, 2, None, True)
     assert (others.gpus, others.nodes, others.processes, others.micro_batch) == (8, 1, 8, 2)
-
-
-def test_every_card_of_the_table_is_a_choice_and_computes_faster_in_bfloat16(smoke):
-    for name, card in CARDS.items():
-        smoke["hardware"]["card"] = name
-
-        assert parse_study(smoke).hardware.card == name
-        assert card.bf16_tflops > card.float32_tflops

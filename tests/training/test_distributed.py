@@ -125,7 +125,7 @@ def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
             raise torch.distributed.DistNetworkError("the connection was refused\nframe #0")
 
         monkeypatch.setattr("builtins.print", note)
-        monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+        monkeypatch.setattr(torch.distributed, "init_process_group", meet)
         printed.clear()
 
         message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; .*; for"
@@ -145,7 +145,7 @@ def test_variables_without_a_launcher_are_called_left_over(launched, monkeypatch
         raise torch.distributed.DistNetworkError("no one")
 
     launched(**PAIR, MASTER_ADDR="here", MASTER_PORT="7", **mark)
-    monkeypatch.setattr(distributed.dist, "init_process_group", meet)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
 
     with pytest.raises(OSError, match=f"{said} training of one process: unset RANK"), joined(CPU):
         pass
@@ -155,9 +155,9 @@ def test_ctrl_c_ends_a_process_that_waits_for_others(launched, monkeypatch):
     found = []
     launched(**PAIR, MASTER_ADDR="127.0.0.1", MASTER_PORT="7")
     monkeypatch.setattr(
-        distributed.dist, "init_process_group", lambda *_, **__: found.append(signal.getsignal(signal.SIGINT))
+        torch.distributed, "init_process_group", lambda *_, **__: found.append(signal.getsignal(signal.SIGINT))
     )
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     before = signal.getsignal(signal.SIGINT)
 
     with joined(CPU):
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_a_process_that_waits_for_others(launched, monkeypatch):
 
 def test_more_processes_than_gpus_are_refused(launched, monkeypatch):
     launched(RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", MASTER_ADDR="here", MASTER_PORT="7")
-    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     message = "LOCAL_RANK: 1 needs 2 GPUs on this node, found 1"
     with pytest.raises(ValueError, match=message), joined(torch.device("cuda")):
         pass
