@@ -1,4 +1,4 @@
-"""The house: who may import whom, and that the lists of packages agree."""
+"""Who may import whom, which tests there must be, and that the lists of packages agree."""
 
 import ast
 import graphlib
@@ -121,7 +121,7 @@ def test_the_catalogue_imports_nothing_of_mixar_and_no_torch():
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "model"], ids=lambda p: p.name)
-def test_model_files_import_only_what_stands_before_them(path):
+def test_model_files_import_only_earlier_files(path):
     floor = {name: i for i, names in enumerate(MODEL_ORDER) for name in names}
     own = floor.get(path.stem, len(MODEL_ORDER))
 
@@ -159,7 +159,7 @@ def test_a_file_of_tests_is_named_after_a_module_of_its_room():
         assert beginnings & modules, f"{path}: expected test_<module>.py or test_<module>_<aspect>.py"
 
 
-# Modules whose tests are in the files of those that use them. A new module has a file of its own.
+# Modules that are tested through those that use them. A new module gets its own file of tests.
 TESTED_ELSEWHERE = {
     *("device", "provenance", "trial"),
     *("assets.shipped", "assets.table", "data.tars", "data.verifying", "model.layers", "model.patches"),

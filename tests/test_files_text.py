@@ -15,7 +15,7 @@ from mixar.files import read_text
 from mixar.study.errors import SpecError
 from mixar.study.load import load_study
 
-# The strictest that an environment can be; ISO-8859-1 lacks arrows and ellipses just so.
+# The strictest environment. ISO-8859-1 has accents, but no arrows or ellipses.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 LATIN = {**ASCII, "PYTHONIOENCODING": "iso-8859-1"}
 

@@ -135,7 +135,7 @@ def test_wrong_names_are_refused_before_any_work(study_file, arguments, said):
     ],
 )
 def test_check_finds_what_would_stop_the_study_later(study_file, smoke, tmp_path, monkeypatch, change, said):
-    monkeypatch.chdir(tmp_path)  # where the files of these studies lie
+    monkeypatch.chdir(tmp_path)  # these studies name files relative to it
     save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(3)}, {})
     (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:-4])
     study_file.write_text(yaml.safe_dump(merged(smoke, change)))

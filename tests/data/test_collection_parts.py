@@ -1,4 +1,4 @@
-"""Collections of images: read in parts, with index and labels, whatever they lie in."""
+"""Collections of images in every format: read in parts, with index and labels."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""`ingest` decodes every image once, keeps the splits apart, and says what it leaves out."""
+"""`ingest` decodes every image once, keeps the splits apart, and reports what it leaves out."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""A source of your own: one function and one line of the study."""
+"""User-defined sources: one function and one line of the study."""
 
 import numpy as np
 import pytest

@@ -56,7 +56,7 @@ def test_tokens_are_counted_alike_for_every_strategy():
     assert counts["dc_ca"]["tokens_total"] == 576
 
 
-UNEQUAL = {"decoder_width": 48, "decoder_heads": 6, "mlp_ratio": 3.0}  # a decoder of its own size
+UNEQUAL = {"decoder_width": 48, "decoder_heads": 6, "mlp_ratio": 3.0}  # a decoder of another size than the encoder
 
 
 def variant_study(strategy, options, model=None, **training):

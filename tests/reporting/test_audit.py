@@ -31,7 +31,7 @@ def tables(literature):
 
 
 def cells(table, method):
-    """A method's cells; equal headings are told apart by their order."""
+    """A method's cells; equal headings stay apart by their order."""
     return next(row for row in table.cells if row[0] == method)
 
 

@@ -1,4 +1,4 @@
-"""Runs whose settings were changed within their training: marked wherever their numbers stand for them."""
+"""Runs whose settings changed during training: marked in every table that shows their numbers."""
 
 from toy_rows import FD, HASHES, all_rows, reported_study, score_rows, summary_of
 

@@ -1,4 +1,4 @@
-"""A feature network of your own: one class and one line of the study."""
+"""User-defined feature networks: one class and one line of the study."""
 
 import torch
 from toy_own import Pooled

@@ -1,4 +1,4 @@
-"""Do the intervals cover? Draws with a value that is known, at small size."""
+"""95 % intervals cover known values in at least 90 of 100 small draws."""
 
 from functools import partial
 

@@ -100,7 +100,7 @@ def test_missing_and_unfit_inception_weights_are_refused_with_what_would_do(tmp_
 
 
 def skeleton(monkeypatch, place: str) -> None:
-    """Put a network of four numbers in place of torch-fidelity's, with the same constructor: building it takes long."""
+    """Replace torch-fidelity's network, which is slow to build, by one of four numbers with the same constructor."""
 
     class Small(torch.nn.Module):
         def __init__(self, name, layers, feature_extractor_weights_path):

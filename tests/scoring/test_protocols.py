@@ -1,4 +1,4 @@
-"""Protocols as data, what rows say where a study differs, and the protocols of reconstructions in a study."""
+"""Protocols as data, the ids of rows where a study differs, and protocols of reconstructions."""
 
 import hashlib
 import json
@@ -220,7 +220,7 @@ def test_unknown_further_networks_and_stray_statistics_are_refused_with_the_stud
             parse_study({**smoke, "scoring": smoke["scoring"] | changes})
 
 
-# Images that no score should be made of
+# Images and features that are refused
 
 
 def encoded(path, pictures, index=None):
@@ -326,7 +326,7 @@ def test_a_feature_that_is_not_finite_is_named_by_its_image(house):
         score_samples(study, layout, "mar", 0, "default")
 
 
-# Networks beside the protocol's own
+# Further networks
 
 
 FURTHER_FILE = b"a file"

@@ -1,4 +1,4 @@
-"""What the ImageNet protocols say field by field, and that the stages do what a protocol says, not what is usual."""
+"""The ImageNet protocols field by field, and stages that follow every field of their protocol."""
 
 from dataclasses import replace
 
@@ -60,7 +60,8 @@ def reconstructed(study, layout):
     """Every held-out image, darker, as `reconstruct` writes it."""
     shards = range(study.data.num_shards)
     for shard in shards:
-        layout.reconstruction("continuous", shard).unlink(missing_ok=True)  # a protocol's name stands for its fields
+        # The digest has the protocol's name, not its fields, so an existing file would be kept.
+        layout.reconstruction("continuous", shard).unlink(missing_ok=True)
         reconstruct(study, layout, "continuous", shard)
     return np.concatenate([read_images(layout.reconstruction("continuous", shard))[2] for shard in shards])
 

@@ -35,7 +35,7 @@ def small(smoke, tmp_path):
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
-    """Writes a module that a study may name, to be imported anew."""
+    """Writes a module that a study may name; an earlier import of the name is forgotten."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, text):

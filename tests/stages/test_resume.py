@@ -1,4 +1,4 @@
-"""`resume`: a training goes on from its checkpoint under other settings, and everything that comes of it says so."""
+"""`resume`: a training continues from its checkpoint with changed settings, and all its results say so."""
 
 from __future__ import annotations
 

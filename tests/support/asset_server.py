@@ -12,9 +12,9 @@ class Site:
     def __init__(self, content: bytes):
         self.content = content
         self.etag: str | None = f'"{hashlib.sha256(content).hexdigest()}"'
-        self.headers: dict[str, str] = {}  # beside the usual ones
+        self.headers: dict[str, str] = {}  # besides the usual ones
         self.knows_ranges = True
-        self.cuts: list[int] = []  # bytes after which one answer after the other breaks off
+        self.cuts: list[int] = []  # bytes after which each next answer breaks off
         self.status = 200
         self.redirects: dict[str, str] = {}  # path -> path
         self.seen: list[tuple[str, str | None]] = []
@@ -70,7 +70,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        pass  # a client that refuses what it is offered hangs up
+        pass  # a client that refuses the offer hangs up
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def flash_attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, **_
 
 @contextmanager
 def fake_cuda(quantile: float = 0.5) -> Iterator[FakeCuda]:
-    """Make tensors on a GPU that is not there. quantile: of the mask rate and whatever else is read as a number."""
+    """Make tensors on a fake GPU. quantile: the answer where a floating-point number is read, such as the mask rate."""
     answers = [
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),  # or autocast turns itself off
         patch("torch.cuda.is_bf16_supported", lambda *_, **__: True),

@@ -196,7 +196,7 @@ def drawn_rows(head: DiffusionHead, z: Tensor, sampler: Sampler, cfg: float, dra
 
 
 def loop_tolerance(head: DiffusionHead, steps: int) -> float:
-    """What a loop in float32 may be off, whatever the processor: its first step magnifies the rounding of the head.
+    """Allowed error of a loop in float32 on any processor: its first step magnifies the rounding of the head.
 
     With 10 steps by 3,500, so that two kinds of CPU are 1.4e-3 apart. Whole loops are replayed in double precision too,
     where rounding is the stored run's alone, and held to LOOP.

@@ -1,4 +1,4 @@
-"""Stored features with the scores that released code gave them; this file, run as a script, writes them anew.
+"""Stored features and the scores that released code gives them. Run this file as a script to renew them.
 
 Arrays: `drawn`, `real` float32 [n, 8], `logits` float32 [n, 6] in class order. Values: torch-fidelity 0.4.0's own
 entry points, and the formula of EDM2's calculate_metrics.py with scipy's matrix root (scipy 1.17.1).

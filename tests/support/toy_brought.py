@@ -1,4 +1,4 @@
-"""A study with references and a random network, against which images of any program are scored; fixtures to import."""
+"""A study with references and a random network that scores images of any program; fixtures to import."""
 
 import pyarrow.parquet as pq
 import pytest

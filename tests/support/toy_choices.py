@@ -1,4 +1,4 @@
-"""What a study could name as its own, fit and unfit."""
+"""Things that a study could name as module:name, fit and unfit."""
 
 import pytest  # noqa: F401 - named by a test, as what is no class
 from torch import nn

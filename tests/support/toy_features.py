@@ -37,5 +37,5 @@ def stretched(n: int, width: int = 8, seed: int = 0, shift: float = 0.0, classes
 
 
 def anew(metric: str, sample, reference, groups, scoring) -> np.ndarray:
-    """The metric with each group left out, computed from what stays, [G]."""
+    """The metric computed from scratch without each group, [G]."""
     return jackknife(lambda keep: [value_of(METRICS[metric], sample.take(keep), reference, scoring)], groups)[:, 0]

@@ -2,12 +2,12 @@
 
 
 def mean_shift(sample, reference, scoring):
-    """Distance between the mean features, as a tensor: whoever calls it makes it a number."""
+    """Distance between the mean features, as a tensor: the caller converts it to a number."""
     return (sample.features.mean(0) - reference.features.mean(0)).norm()
 
 
 def in_place(sample, reference, scoring):
-    """A mistake that is easily made: the features are normalised for all metrics that follow."""
+    """An easy mistake: it normalises in place, so later metrics get changed features."""
     for features in (sample.features, reference.features):
         features /= features.norm(dim=1, keepdim=True)
     return (sample.features.mean(0) - reference.features.mean(0)).norm()

@@ -1,4 +1,4 @@
-"""Feature networks of a few numbers, as a study's own, "toy_networks:Colours", and behind the name of a built-in."""
+"""Tiny feature networks, which a study names as toy_networks:Colours, or which replace a built-in one."""
 
 import torch
 
@@ -19,12 +19,12 @@ class Colours(torch.nn.Module):
 
 
 def colours(path):
-    """`Colours` as the loader of a further network, whatever its file holds."""
+    """Load `Colours` in place of a further network; only the hash of its file matters."""
     return Extractor("colours", file_sha256(path), Colours())
 
 
 class ColoursWithLogits(Colours):
-    """The same as a study's own feature network: twelve classes tell the brightest of the features."""
+    """The same with logits of twelve classes."""
 
     def forward(self, pixels):
         (features,) = super().forward(pixels)

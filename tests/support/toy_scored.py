@@ -71,7 +71,7 @@ def house(smoke, pictures, tmp_path, monkeypatch):
 
 
 def stand_for_the_emoji(monkeypatch, study, layout):
-    """From now on the emoji's protocols are defined for this study's images and network."""
+    """Define the emoji protocols for this study's images and network."""
     monkeypatch.setitem(DATA, "emoji", lambda *_: True)
     sha256 = tensors_sha256(read_weights(layout.extractor()))
     known = {"image_size": SIZE, "num_classes": study.data.num_classes, "extractor_sha256": sha256}

@@ -10,7 +10,7 @@ from mixar.model.layers import learned
 
 
 class Fused(DCMix):
-    """DC-Mix that ends its process in its own way when the fuse has burnt down."""
+    """DC-Mix that calls `end` in its `fuse`-th training pass."""
 
     fuse: ClassVar[int | None] = None  # training passes left
     end: ClassVar[Callable[[], None]]
@@ -24,7 +24,7 @@ class Fused(DCMix):
 
 
 class Twice(DCMix):
-    """DC-Mix that has its embedding under two names, one of them laid out otherwise in memory."""
+    """DC-Mix that has its embedding under two names; the weights are not contiguous in memory."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Patches(nn.Module):
-    """Continuous: one linear map of each patch, with next to no spread."""
+    """Continuous: one linear map of each patch; the posterior is almost a point."""
 
     def __init__(self, settings, noise=1e-4):
         super().__init__()
@@ -27,7 +27,7 @@ class Patches(nn.Module):
 
 
 class Darker(nn.Module):
-    """Continuous: keeps every pixel, and gives it back darker."""
+    """Continuous: latents are the pixels, and decoding darkens them."""
 
     def __init__(self, settings):
         super().__init__()
@@ -41,7 +41,7 @@ class Darker(nn.Module):
 
 
 class Tied(Patches):
-    """Patches whose way back has the weights of the way there, laid out otherwise in memory."""
+    """Patches whose decoder shares the encoder's weights, which are not contiguous in memory."""
 
     def __init__(self, settings):
         super().__init__(settings)

@@ -13,7 +13,7 @@ EMOJI = {"source": "emoji", "path": "resources/noto-emoji-32.parquet", "num_clas
 
 
 def prepared(root, data=None, **changes):
-    """The toy study on 30 emoji, ingested, with random networks whose posterior has next to no spread."""
+    """The toy study on 30 emoji, ingested, with random networks whose posterior is almost a point."""
     study = toy_study(root, data={**EMOJI, **(data or {})}, **changes)
     layout = Layout(study)
     torch.manual_seed(0)

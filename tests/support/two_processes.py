@@ -1,4 +1,4 @@
-"""Processes that train as one: what each of them does, and how they are started and end."""
+"""Processes that train one network together: what each does, and how they start and end."""
 
 from __future__ import annotations
 

@@ -37,6 +37,6 @@ def mixar(*arguments, encoding: str = "utf-8", **environment) -> Ended:
 
 
 def mixar_process(*arguments, **environment) -> subprocess.CompletedProcess:
-    """The same in a process of its own, where the process itself is what a test is about."""
+    """The same in a separate process, for tests about the process itself."""
     command = [sys.executable, "-m", "mixar", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **environment})

@@ -84,7 +84,7 @@ def test_the_distance_by_a_factor_equals_the_librarys_and_the_matrix_root_of_edm
 
     root = scipy.linalg.sqrtm(one["sigma"] @ two["sigma"])
     edm2 = ((one["mu"] - two["mu"]) ** 2).sum() + np.trace(one["sigma"] + two["sigma"] - 2 * root).real
-    # scipy's root of a singular product is good to about the root of its own precision
+    # for a singular product scipy's root is accurate to half the usual digits
     assert found == pytest.approx(edm2, rel=1e-9 if n > 20 else 1e-5)
     assert found == pytest.approx(frechet_distance(one, two), rel=1e-9 if n > 20 else 1e-5)
 
