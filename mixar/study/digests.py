@@ -30,6 +30,7 @@ LATER: dict[str, tuple] = {
 }
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}
+MASK_GROUPS = {"mask_group", "equal_mask_rates"}
 
 
 def plain(section: BaseModel, **choice: Any) -> dict:
@@ -134,11 +135,13 @@ class Digests:
         return is_constant and self.study.runs[run].ti_mix is None and self.study.runs[run].weights is None
 
     def _training(self, run: str, epochs: int | None) -> dict:
-        """What enters the digest of a run's training: neither what is kept of it, nor a warm-up that it does not
-        have."""
+        """What enters the digest of a run's training: neither what is kept of it, nor a warm-up or groups of masks
+        that it does not have."""
         r, training = self.study.runs[run], plain(self.study.training_of(run), exclude={"milestones", "keep_states"})
         if not (r.parent or r.start) or not training["start_warmup_steps"]:
             del training["start_warmup_steps"]
+        if training.get("mask_group") in (None, training["batch_size"]):  # one group, which has one rate
+            training = {key: value for key, value in training.items() if key not in MASK_GROUPS}
         del training["epochs"]
         return training if epochs is None else {**training, "epochs": epochs}
 
@@ -163,7 +166,7 @@ class Digests:
         if r.ti_mix:
             parts.append(self.generator())
         if r.parent:
-            parts += [self.train(r.parent, seed), "with moments"]
+            parts += [self.train(r.parent, seed), *(["with moments"] if s.takes_moments(run) else [])]
         return digest(*parts)
 
     def sample(self, run: str, seed: int, sampler: str) -> str:
@@ -206,5 +209,6 @@ class Digests:
         training = s.training_of(run)
         named = [r.guidance.strategy, *([r.ti_mix.schedule] if r.ti_mix else []), training.optimizer]
         own = self._source(*named, s.continuous.network, s.discrete.network)
-        used = plain(training, exclude={"milestones", "keep_states", "start_warmup_steps"})
+        unused = {"epochs", "milestones", "keep_states", "start_warmup_steps", *MASK_GROUPS}  # one group is timed
+        used = plain(training, exclude=unused)
         return digest("measure", s.measure, *sizes, used, r.guidance, r.ti_mix, *own, s.generator, samplers)

@@ -783,6 +783,14 @@ class Study(Section):
         parents = [run.parent for run in self.runs.values() if run.parent]
         return any((names.split(parent)[0], self.epochs_of(parent)) == place for parent in parents)
 
+    def takes_moments(self, run: str) -> bool:
+        """Whether a run goes on with its parent's optimizer moments; those of another optimizer are of no use."""
+        parent = self.runs[run].parent
+        if parent is None:
+            return False
+        before = self.training_of(names.split(parent)[0])
+        return before.optimizer == self.training_of(run).optimizer
+
     def epochs_of(self, name: str) -> int:
         """Epochs that this study trains a network for; none for given weights."""
         run, epoch = names.split(name)

@@ -380,6 +380,7 @@ def digests(content):
 
 TRAININGS = {"mar", "dc_mix", "dc_mix_long", "dc_mix_timix"}
 IMAGES = {"sample mar", "reconstruct", "measure mar"}
+BATCH = 16  # images of a training step of the smoke study
 
 
 @pytest.mark.parametrize(
@@ -389,8 +390,12 @@ IMAGES = {"sample mar", "reconstruct", "measure mar"}
         (put("runs", "mar", "label", "Plain"), set()),
         (put("samplers", "default", "cfg", 1.5), {"sample mar", "measure mar"}),
         # dc_mix_timix continues a milestone, which a longer parent leaves as it is
-        (put("training", "epochs", 3), TRAININGS - {"dc_mix_timix"} | {"sample mar", "measure mar"}),
-        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar", "measure mar"}),
+        (put("training", "epochs", 3), TRAININGS - {"dc_mix_timix"} | {"sample mar"}),
+        (put("runs", "mar", "training", {"epochs": 3}), {"mar", "sample mar"}),
+        # one group, which has one rate: nothing changes
+        (put("runs", "mar", "training", {"mask_group": BATCH, "equal_mask_rates": True}), set()),
+        (put("runs", "mar", "training", {"equal_mask_rates": True}), set()),
+        (put("runs", "mar", "training", {"mask_group": 1}), {"mar", "sample mar"}),
         (put("runs", "dc_mix", "training", {"epochs": 3, "milestones": [1, 2]}), {"dc_mix", "dc_mix_long"}),
         (put("runs", "dc_mix_timix", "ti_mix", {"end": 0.5}), {"dc_mix_timix"}),
         (put("generator", "depth", 2), {"generate", "dc_mix_timix", "sample mar", "measure mar"}),
