@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # loaded where it is used: every job of the workflow imports 
 
 BATCH_ROWS = 32
 BATCH_BYTES = 2**26
+LARGEST_HEADER = 100 * 2**20  # bytes; safetensors allows no more
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\}|)")
 
@@ -167,6 +168,17 @@ def json_mapping(text: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object, found a {type(found).__name__}")
     return found
+
+
+def safetensors_metadata(path: str | Path) -> dict[str, Any]:
+    """What `weights.save_weights` recorded beside the tensors, read without torch; empty where nothing can be read."""
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json_mapping(file.read(min(size, LARGEST_HEADER)))
+        return json_mapping(header["__metadata__"]["mixar"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def print_anything() -> None:

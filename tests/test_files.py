@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixar.data.shards import write_shard
-from mixar.files import replaced, write_table, write_text
+from mixar.files import replaced, safetensors_metadata, write_table, write_text
 from mixar.training.checkpoints import save_state
 from mixar.training.state import State
 from mixar.weights import save_weights
@@ -52,3 +52,13 @@ def test_other_errors_pass_as_they_are(tmp_path):
         raise RuntimeError("os error 13")
 
     assert not list(tmp_path.iterdir())
+
+
+def test_what_weights_record_is_read_without_torch_and_anything_else_records_nothing(tmp_path):
+    save_weights(tmp_path / "w.safetensors", {"a": torch.zeros(3)}, {"digest": "abc"})
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    for name, content in {"empty": b"", "cut": whole[:40], "text": b"trained for hours", "huge": b"\xff" * 50}.items():
+        (tmp_path / name).write_bytes(content)
+
+    assert safetensors_metadata(tmp_path / "w.safetensors") == {"digest": "abc"}
+    assert all(safetensors_metadata(tmp_path / name) == {} for name in ("empty", "cut", "text", "huge", "absent"))

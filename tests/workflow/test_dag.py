@@ -14,8 +14,10 @@ import yaml
 from dry_runs import BIN, dry_run, jobs, jobs_with_reasons, snakemake
 
 from mixar.stages.plan import plan
+from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
+from mixar.weights import save_weights
 
 STUDIES = {
     "imagenet256": ["config/imagenet256.yaml"],
@@ -184,11 +186,19 @@ def made(smoke, tmp_path, root):
     assert listed.returncode == 0, listed.stderr
     outputs = [Path(line.split("\t")[0]) for line in listed.stdout.splitlines()[1:]]
     now = time.time()
+    layout = Layout(parse_study(smoke))
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        if path == layout.weights("mar", 0):
+            save_digest(layout, "mar")
         os.utime(path, (now, now))
-    return file, Layout(parse_study(smoke))
+    return file, layout
+
+
+def save_digest(layout, name):
+    """Weights without a tensor that say which settings made them."""
+    save_weights(layout.weights(name, 0), {}, {"digest": Digests(layout.study).train(name, 0)})
 
 
 def test_a_deleted_row_is_made_again_and_nothing_that_is_there(root, made):
@@ -217,14 +227,26 @@ def test_a_milestone_is_a_job_of_its_own_and_a_longer_run_leaves_it_as_it_is(roo
     added = jobs_with_reasons(snakemake(root, "-n", "--configfile", file).stdout)
     assert added == {"train": 1, "sample": 1, "score": 1, "report": 1, "all": 1}
 
-    for path in (layout.weights("mar@1", 0), layout.losses("mar@1", 0)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    save_digest(Layout(parse_study(study)), "mar@1")
+    layout.losses("mar@1", 0).touch()
     assert snakemake(root, "--touch", "--forceall", "--configfile", file).returncode == 0
     training |= {"epochs": 4}
     file.write_text(yaml.safe_dump(study))
     planned = snakemake(root, "-n", "-p", "--configfile", file, "--until", "train", "--config", "replace=true").stdout
     assert "--run mar " in planned and "--run mar@1" not in planned
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 4}, {"learning_rate": 1.0}])
+def test_a_run_that_trains_again_waits_for_a_milestone_that_is_added_at_once(root, made, changes):
+    file, layout = made
+    study = yaml.safe_load(file.read_text())
+    study["runs"]["mar"]["training"] = {"milestones": [1], **changes}
+    file.write_text(yaml.safe_dump(study))
+
+    planned = snakemake(root, "-n", "-p", "--configfile", file, "--config", "replace=true").stdout
+
+    (longer,) = (job for job in planned.split("rule train:")[1:] if "--run mar " in job)
+    assert "--run mar@1 " in planned and str(layout.weights("mar@1", 0)) in longer.partition("output:")[0]
 
 
 def test_a_deleted_row_of_brought_images_leaves_the_report(root, made):
@@ -353,7 +375,11 @@ def test_a_missing_asset_stops_a_run_with_its_whole_row(root, tmp_path, smoke):
     ("hardware", "command", "gpus"),
     [
         ({"nodes": 2, "gpus": 8}, "snakemake_executor_plugin_submitit.node.launch --nproc-per-node=4 mixar", 4),
-        ({"nodes": 1, "gpus": 4}, "torch.distributed.run --standalone --nproc-per-node=4 -m mixar", 4),
+        (
+            {"nodes": 1, "gpus": 4},
+            "torch.distributed.run --standalone --nproc-per-node=4 --shutdown-timeout=600 -m mixar",
+            4,
+        ),
         ({"nodes": 1, "gpus": 1}, "mixar", 1),
     ],
 )

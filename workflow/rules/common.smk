@@ -16,7 +16,7 @@ from mixar import locks
 from mixar.assets import table
 from mixar.assets.check import locate
 from mixar.assets.shipped import LITERATURE
-from mixar.files import print_anything, write_text
+from mixar.files import print_anything, safetensors_metadata, write_text
 from mixar.study import earlier, inventory
 from mixar.study.external import missing, missing_in_words, places
 from mixar.study.digests import Digests, digest, plain
@@ -71,6 +71,7 @@ READERS = {
     "scoring": {"extractor", "features_reference", "sample", "reconstruct", "score", "score_reconstruction"},
 }
 RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
+SHUTDOWN_SECONDS = 600  # from SIGTERM until torchrun kills a training that still writes its state
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
 
 # Jobs run with the Python that runs Snakemake, whether or not its environment is activated.
@@ -112,7 +113,10 @@ def launch(wildcards, resources):
     processes = max(resources.gpus_per_node, 1)
     if resources.nodes > 1:
         return f"snakemake_executor_plugin_submitit.node.launch --nproc-per-node={processes} mixar"
-    return f"torch.distributed.run --standalone --nproc-per-node={processes} -m mixar" if processes > 1 else "mixar"
+    if processes == 1:
+        return "mixar"
+    options = f"--standalone --nproc-per-node={processes} --shutdown-timeout={SHUTDOWN_SECONDS}"
+    return f"torch.distributed.run {options} -m mixar"
 
 
 def parent_weights(wildcards):
@@ -123,10 +127,13 @@ def parent_weights(wildcards):
 def milestone_before(wildcards):
     """The last milestone before this network, which its training continues.
 
-    None for a network that is there: a milestone that is added later must not train it again.
+    None for a network that these settings made: a milestone that is added later must not train it again.
     """
-    before, is_made = STUDY.milestone_before(wildcards.run), LAYOUT.weights(wildcards.run, wildcards.seed).exists()
-    return [LAYOUT.weights(before, wildcards.seed)] if before and not is_made else []
+    name, seed = wildcards.run, int(wildcards.seed)
+    if (before := STUDY.milestone_before(name)) is None:
+        return []
+    is_made = safetensors_metadata(LAYOUT.weights(name, seed)).get("digest") == DIGESTS.train(name, seed)
+    return [] if is_made else [LAYOUT.weights(before, seed)]
 
 
 def start_file(wildcards):
