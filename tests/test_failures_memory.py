@@ -102,7 +102,7 @@ class Full:
 @pytest.mark.parametrize(
     ("stage", "arguments", "message"),
     [
-        (train, ("mix", 0), r"train mix seed 0: .* Lower hardware.micro_batch, .* \(now null: all 8\)"),
+        (train, ("mix", 0), r"train mix seed 0: .* Lower hardware.micro_batch, .* \(now null: 8\)"),
         (tokenizer, ("discrete",), "tokenizer discrete: .* Lower discrete.train.micro_batch"),
         (generator, (), "generator: .* Lower generator.train.micro_batch"),
         (extractor, (), "extractor: .* Lower scoring.extractor.train.micro_batch"),

@@ -188,7 +188,7 @@ def test_a_truncated_weights_file_ends_in_one_message(study_file, smoke, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_message(study_file, smoke):
-    smoke["training"] |= {"learning_rate": 1e38, "epochs": 60}  # more steps than a training skips before it gives up
+    smoke["training"]["learning_rate"] = 1e38
     smoke["data"]["num_shards"] = 1
     study_file.write_text(yaml.safe_dump(smoke))
     write_inputs(parse_study(smoke), channels=4)
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_message(study_file, smoke):
     result = mixar("train", "--run", "mar", "--study", study_file)
 
     assert result.returncode == 2
-    assert "train mar seed 0: 11 steps in a row" in result.stderr and "Lower learning_rate" in result.stderr
+    assert "steps in a row, up to step" in result.stderr and "Lower learning_rate" in result.stderr
     assert "Traceback" not in result.stderr
 
 

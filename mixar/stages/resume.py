@@ -15,7 +15,7 @@ from mixar.study.errors import explain
 from mixar.study.layout import Layout
 from mixar.study.names import check_run
 from mixar.study.sections import MarTraining, Study
-from mixar.training.checkpoints import states, training_folder
+from mixar.training.checkpoints import last, training_folder
 from mixar.training.history import CHANGEABLE, Change, changed, read_history, write_history
 from mixar.training.loop import total_steps
 from mixar.weights import read_metadata
@@ -42,7 +42,7 @@ def resume(study: Study, layout: Layout, run: str, seed: int, settings: dict[str
     if who := locks.holder(folder):
         raise ValueError(f"{folder}: in use by {who}; stop it first, it saves its state")
     steps = total_steps(training, len(store.rows("train")))
-    done = max((each for each in states(folder) if each <= steps), default=None)
+    done = last(folder, steps)
     if done is None:
         raise ValueError(f"{folder}: no state of {run!r} seed {seed} to go on from; change the study file and train")
     history = read_history(folder)

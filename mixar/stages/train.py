@@ -7,7 +7,10 @@ state after the one before, so that a milestone equals a run of so many epochs.
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,8 @@ from mixar.study.names import check_run, split
 from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
-from mixar.training.accumulate import Load, Step
-from mixar.training.checkpoints import kept_states, read_state, states, training_folder
+from mixar.training.accumulate import Load, Step, images_of_part
+from mixar.training.checkpoints import kept_states, last, training_folder
 from mixar.training.compiled import compile_regions
 from mixar.training.distributed import Context
 from mixar.training.draws import Draws
@@ -43,7 +46,6 @@ from mixar.training.history import HISTORY, History, changed, read_history, writ
 from mixar.training.job import micro_batch, run_to_end
 from mixar.training.loop import UNWATCHED, Fit, total_steps
 from mixar.training.metrics import Header, check_owner
-from mixar.training.state import State
 from mixar.training.steps import Guide, training_step
 from mixar.training.watching import HELD_OUT_BATCH, Plan, Watching, held_out_loss
 from mixar.weights import read_metadata, save_weights
@@ -55,7 +57,8 @@ def _settings(study: Study, run: str) -> MarTraining:
 
 
 @needs_memory(lambda study, _, name, seed: (
-    f"train {name} seed {seed}", micro_batch("hardware", _settings(study, split(name)[0]))
+    f"train {name} seed {seed}",
+    micro_batch("hardware", _settings(study, split(name)[0]), study.hardware_of(split(name)[0]).processes),
 ))  # fmt: skip
 def train(study: Study, layout: Layout, name: str, seed: int) -> None:
     """Write layout.weights(name, seed) and layout.losses(name, seed); an interrupted training is resumed.
@@ -78,8 +81,8 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
     check_owner(layout.watch(run, seed), header)
     with distributed.joined(device_of(study)) as context:
         watcher = _watching(study, layout, header, store, context) if context.is_main else UNWATCHED
-        done = _steps_found(name, folder, steps, epoch, context.is_main)
-        begin = None if done else _parent_state(study, layout, run, seed, store, context.device)
+        done = _steps_found(name, folder, steps, epoch, context)
+        begin = None if done else _parent_state(study, layout, run, seed, store)
         history = _history(study, folder, run, done, steps // epoch, begin, context.is_main)
         seen = history.until(steps)
         if seen and done < seen[-1].step:
@@ -111,13 +114,21 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
             are_states_kept=_is_kept(study, layout, name, seed),
             watcher=watcher,
             load=load,
+            resume_changed=resume_changed(run, seed, settings),
         )
+
+
+def resume_changed(run: str, seed: int, settings: MarTraining) -> str:
+    """The command that continues a run from its checkpoint at half the learning rate."""
+    files = [word for before, word in pairwise(sys.argv) if before == "--study"] or ["STUDY.yaml"]
+    words = ["mixar", "resume", run, "--seed", str(seed), *(word for file in files for word in ("--study", file))]
+    return shlex.join([*words, "--set", f"training.learning_rate={settings.learning_rate / 2:.1e}"])
 
 
 def _compile(model: nn.Module, step: Step, load: Load, settings: MarTraining, context: Context, name: str) -> None:
     """Compile the blocks and the head; where that fails, say why and train as it is."""
-    size, device = settings.batch_size // context.world_size, context.device
-    indices = torch.arange(min(settings.micro_batch or size, size))
+    device = context.device
+    indices = torch.arange(images_of_part(settings, settings.batch_size, context.world_size))
 
     def trial() -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
@@ -159,30 +170,28 @@ def _peak_flops(study: Study, settings: MarTraining, device: torch.device) -> fl
     return 1e12 * (card.bf16_tflops if settings.precision == "bfloat16" else card.float32_tflops)
 
 
-def _steps_found(name: str, folder: Path, steps: int, epoch: int, is_main: bool) -> int:
-    """Steps of the last state that a network of `steps` steps may continue; 0 where there is none. Says which."""
-    done = max((each for each in states(folder) if each <= steps), default=0)
-    if is_main and done in kept_states(folder):
+def _steps_found(name: str, folder: Path, steps: int, epoch: int, context: Context) -> int:
+    """Steps of the last whole state that a network of `steps` steps may continue; 0 where there is none. Says which."""
+    done = (last(folder, steps) or 0) if context.is_main else 0
+    if context.is_main and done in kept_states(folder):
         print(f"{name}: continues from the state kept after epoch {done * epoch // steps}", flush=True)
-    elif is_main and not done and folder.exists():
+    elif context.is_main and not done and folder.exists():
         print(f"{name}: no state up to epoch {epoch} was kept in {folder}; trains from the start", flush=True)
-    return done
+    return context.told(done)
 
 
-def _parent_state(
-    study: Study, layout: Layout, run: str, seed: int, store: TokenStore, device: torch.device
-) -> State | None:
-    """The state that the parent kept; None without a parent, or where the state is gone."""
+def _parent_state(study: Study, layout: Layout, run: str, seed: int, store: TokenStore) -> Path | None:
+    """The file of the state that the parent kept; None without a parent, for moments of another optimizer, or where the
+    state is gone."""
     name = study.runs[run].parent
-    if name is None:
+    if name is None or not study.takes_moments(run):
         return None
     steps = read_metadata(layout.weights(name, seed)).get("steps", 0)  # finished weights from elsewhere have none
-    path = kept_states(training_folder(study, layout, split(name)[0], seed, store.metadata.get("images"))).get(steps)
-    return read_state(path, device) if path else None
+    return kept_states(training_folder(study, layout, split(name)[0], seed, store.metadata.get("images"))).get(steps)
 
 
 def _history(
-    study: Study, folder: Path, run: str, done: int, per_epoch: int, begin: State | None, is_main: bool
+    study: Study, folder: Path, run: str, done: int, per_epoch: int, begin: Path | None, is_main: bool
 ) -> History:
     """What the training's folder records of it; written at the first attempt of one that continues something."""
     r, before = study.runs[run], read_history(folder)
@@ -190,12 +199,12 @@ def _history(
     if done or source is None:
         return before
     if begin is not None:
-        found = before.model_copy(update={"continued": f"model, average and moments of {source}"})
+        words, warm_up = f"model, average and moments of {source}", 0
     else:
         # an epoch at most, and no share of the run: a longer run must begin as a shorter one
         warm_up = min(study.training_of(run).start_warmup_steps, per_epoch)
         words = f"weights alone of {source}, " + (f"warm-up of {warm_up} steps" if warm_up else "without warm-up")
-        found = before.model_copy(update={"continued": words, "restart_steps": warm_up})
+    found = before.model_copy(update={"continued": words, "restart_steps": warm_up})
     if is_main:
         print(f"{run}: continues {found.continued}", flush=True)
         write_history(folder, found)
@@ -344,6 +353,8 @@ def _publish(
     epoch_steps = result.steps // study.epochs_of(name)
     wanted = {epoch_steps * study.epochs_of(each): each for each in study.networks if split(each)[0] == run}
     for done, path in kept_states(folder).items():
+        if done > result.steps:
+            continue  # of a longer training, which this one must not cost its state
         if done not in wanted or not _is_kept(study, layout, wanted[done], seed):
             path.unlink()
 

@@ -45,18 +45,21 @@ class Cut:
     group: Group
 
 
+def images_of_part(s: sections.Training, batch: int, processes: int) -> int:
+    """Images of a forward pass. Raises ValueError where a run's numbers do not divide."""
+    if isinstance(s, sections.MarTraining):
+        return images_at_once(batch, processes, s.micro_batch, s.mask_group or batch)
+    return min(s.micro_batch or batch, batch // processes)
+
+
 def cuts_of(s: sections.Training, batch: int, share: slice) -> Iterator[Cut]:
     """The micro-batches of one process. share: its images of the batch; all at once without `micro_batch`.
 
     The groups of a run are those of `mask_group`; in other trainings each micro-batch is a group. Raises ValueError
     where a run's numbers do not divide.
     """
-    size = share.stop - share.start
-    if isinstance(s, sections.MarTraining):
-        group = s.mask_group or batch
-        size = images_at_once(batch, batch // size, s.micro_batch, group)
-    else:
-        size = group = s.micro_batch or size
+    size = images_of_part(s, batch, batch // (share.stop - share.start))
+    group = (s.mask_group or batch) if isinstance(s, sections.MarTraining) else size
     for start in range(share.start, share.stop, size):
         stop, number = min(start + size, share.stop), start // group
         first, last = number * group, min((number + 1) * group, batch)

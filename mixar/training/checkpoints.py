@@ -66,11 +66,32 @@ def save_state(folder: Path, state: State, is_kept: bool = False) -> None:
         older.unlink(missing_ok=True)
 
 
-def newest(folder: Path, at_most: int) -> int | None:
-    """Steps of the newest state that is whole, of at most so many; None where nothing was saved.
+def last(folder: Path, at_most: int) -> int | None:
+    """Steps of the newest state that is whole, of at most so many; None where nothing was saved. Changes nothing.
 
-    Only for the process that holds the folder: damaged states after that one are named and removed, and so is what a
-    killed writer left. Raises ValueError if all are damaged, or the folder is that of an earlier version.
+    Raises ValueError if all are damaged.
+    """
+    return _last(folder, at_most)[0]
+
+
+def _last(folder: Path, at_most: int) -> tuple[int | None, dict[Path, str]]:
+    """The steps of that state, and the damaged states after it with the damage."""
+    damaged: dict[Path, str] = {}
+    for done, path in states(folder).items():
+        if done > at_most:
+            continue
+        if not (reason := _damage(path)):
+            return done, damaged
+        damaged[path] = reason
+    if damaged:
+        path, reason = next(iter(damaged.items()))
+        raise ValueError(f"{path}: damaged checkpoint ({reason}), and no older one is whole; {START_AGAIN}")
+    return None, damaged
+
+
+def newest(folder: Path, at_most: int) -> int | None:
+    """As `last`, for the process that holds the folder: damaged states after that one are named and removed, and so is
+    what a killed writer left. Raises ValueError also if the folder is that of an earlier version.
     """
     if (folder / VERSION_1).exists():
         raise ValueError(
@@ -79,21 +100,11 @@ def newest(folder: Path, at_most: int) -> int | None:
         )
     for path in [*folder.glob(".*.state-*.pt"), *(folder / KEPT).glob(".*.state-*.pt")]:
         path.unlink(missing_ok=True)
-    damaged: dict[Path, str] = {}
-    for done, path in states(folder).items():
-        if done > at_most:
-            continue
-        if reason := _damage(path):
-            damaged[path] = reason
-            continue
-        for wrong, why in damaged.items():
-            print(f"{wrong}: damaged checkpoint ({why}); continuing from the older {path.name}", flush=True)
-            wrong.unlink()
-        return done
-    if damaged:
-        path, reason = next(iter(damaged.items()))
-        raise ValueError(f"{path}: damaged checkpoint ({reason}), and no older one is whole; {START_AGAIN}")
-    return None
+    done, damaged = _last(folder, at_most)
+    for path, reason in damaged.items():
+        print(f"{path}: damaged checkpoint ({reason}); continuing from the older state-{done:08d}.pt", flush=True)
+        path.unlink()
+    return done
 
 
 def read_state(path: Path, device: torch.device) -> State:

@@ -6,7 +6,7 @@ The steps are in loop.py, the processes of one attempt in distributed.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,9 @@ from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study, Training
 from mixar.training import checkpoints
-from mixar.training.accumulate import Load, Step
+from mixar.training.accumulate import Load, Step, images_of_part
 from mixar.training.distributed import Context
 from mixar.training.loop import UNWATCHED, Fit, Watcher, fit
-from mixar.training.state import State
 from mixar.weights import save_weights
 
 WAITING, FREE, MADE = range(3)  # what process 0 tells the others of the lease
@@ -47,26 +46,20 @@ def run_to_end(
     checkpoint_minutes: float,
     publish: Callable[[Fit, dict[str, Any]], None],
     steps_before: float = 0,
-    begin: State | None = None,
+    begin: Path | None = None,
     restart_steps: int = 0,
     until: int | None = None,
-    milestones: Sequence[int] = (),
-    reached: Callable[[int, Fit, dict[str, Any], State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
     load: Load | None = None,
+    resume_changed: str = "",
 ) -> None:
     """Train `model` as `fit` does, publish the result and remove the checkpoints in flight; resumed if interrupted.
 
     output: the file that `publish` writes last. Does nothing if another attempt wrote it while this one waited.
     publish(result, record): called in the main process. record: steps, times, device, command and provenance, for the
-    metadata of the weights. reached(epoch, result, record, state): the same at each milestone, see `fit`.
+    metadata of the weights.
     """
-
-    def pass_on(epoch: int, result: Fit, state: State) -> None:
-        if reached is not None:
-            reached(epoch, result, _record(result, context), state)
-
     with held(output, folder, context) as is_finished:
         if is_finished:
             return
@@ -85,11 +78,10 @@ def run_to_end(
             begin=begin,
             restart_steps=restart_steps,
             until=until,
-            milestones=milestones,
-            reached=pass_on,
             watcher=watcher,
             are_states_kept=are_states_kept,
             load=load,
+            resume_changed=resume_changed,
         )
         if context.is_main:
             publish(result, _record(result, context))
@@ -184,9 +176,9 @@ def _record(result: Fit, context: Context) -> dict[str, Any]:
     }
 
 
-def micro_batch(section: str, training: Training | None) -> str:
+def micro_batch(section: str, training: Training | None, processes: int = 1) -> str:
     """Advice for a training that ran out of memory; training: None if only weights are imported."""
     if training is None:
         return "Its weights do not fit"
-    now = training.micro_batch or f"null: all {training.batch_size}"
+    now = training.micro_batch or f"null: {images_of_part(training, training.batch_size, processes)}"
     return f"Lower {section}.micro_batch, the images of a forward pass on each device (now {now})"

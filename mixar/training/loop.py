@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -41,7 +41,7 @@ class Watcher(Protocol):
         """Closed rows of the loss curve, in order."""
 
     def checkpoint(self, done: int, epoch: float, average: nn.Module) -> None:
-        """The averaged network after `done` steps: at every checkpoint and milestone."""
+        """The averaged network after `done` steps: at every checkpoint and at the end."""
 
     def event(self, kind: str, step: int, text: str) -> None:
         """What is no step: first started or resumed; skipped, rolled back (to `step`), not saved; stopped, finished."""
@@ -108,11 +108,6 @@ class Curve:
             is_bad[context.rank] = ~own[-1, names.index("loss")].isfinite()
             self.culprits = context.mean(is_bad).nonzero()[:, 0].tolist()
 
-    @property
-    def skipped(self) -> int:
-        """Steps of the training that were not finite."""
-        return int(sum(row["skipped"] for row in self.rows) + sum(not step["finite"] for step in self.pending))
-
     def ended(self) -> list[dict[str, float]]:
         """The rows of a training that ends here: the open one is closed. The curve itself can go on."""
         is_open = any(step["finite"] for step in self.pending)
@@ -155,14 +150,13 @@ def fit(
     checkpoint_minutes: float,
     announce: Callable[[int, int, str], None],
     steps_before: float = 0,
-    begin: State | None = None,
+    begin: Path | None = None,
     restart_steps: int = 0,
     until: int | None = None,
-    milestones: Sequence[int] = (),
-    reached: Callable[[int, Fit, State], None] | None = None,
     watcher: Watcher = UNWATCHED,
     are_states_kept: bool = False,
     load: Load | None = None,
+    resume_changed: str = "",
 ) -> Fit:
     """Train `model` for s.epochs over `num_items` items and return the averaged weights.
 
@@ -171,19 +165,18 @@ def fit(
     folder: where checkpoints live; a state found there is resumed. announce(done, total, note) shows progress:
     first what was done before, then each step.
     steps_before: training steps behind the model's weights, infinite if unknown. The average's warm-up counts them.
-    begin: where the folder holds no checkpoint, model, average and the optimizer's moments come from this state.
+    begin: where the folder holds no checkpoint, model, average and the optimizer's moments come from the state in this
+    file.
     restart_steps: over so many first steps the learning rate rises from 0, for weights that come without moments.
-    reached(epoch, fit, state): called in the main process after each epoch in `milestones`, with what a training of so
-    many epochs leaves. Its tensors change with the next step. An interrupted training may call it again, never later
-    than the first checkpoint that includes the epoch.
-    are_states_kept: the full states of the milestones and of the end outlive the training, in the folder's `kept`.
+    are_states_kept: the full state at the end outlives the training, in the folder's `kept`.
+    resume_changed: the command that continues this training under other settings, for the message of one that stops.
 
     load: makes a step's batch from its indices, ahead of it and in a thread; without it the step gets the indices.
 
-    A step whose gradient is not finite changes nothing and is counted. After more than MOST_SKIPPED in a row the
-    training goes back to its last checkpoint and draws other noise; where that does not help, it raises
-    FloatingPointError. Raises ValueError for settings that do not fit. On SIGTERM and Ctrl-C the state is saved and the
-    process ends.
+    A step whose gradient is not finite changes nothing and is counted. After more than MOST_SKIPPED in a row, or any at
+    the end, the training goes back to its last checkpoint and draws other noise; where that does not help, it raises
+    FloatingPointError. Raises ValueError for settings that do not fit, and OSError where the state at the end is to be
+    kept and cannot be written. On SIGTERM and Ctrl-C the state is saved and the process ends.
     """
     steps, per_epoch = total_steps(s, num_items), num_items // s.batch_size
     end = steps if until is None else until * per_epoch
@@ -191,7 +184,8 @@ def fit(
     now = Now(model, copy.deepcopy(model).eval(), build_optimizer(model, s))
     wrapped = context.wrap(model.train())
     if not now.resume(folder, context, end) and begin is not None:
-        begin.restore(model, now.average, now.optimizer, "the state that this training begins from")
+        # read here and not held: it is as large as the training's own state
+        checkpoints.read_state(begin, context.device).restore(model, now.average, now.optimizer, str(begin))
     if not context.is_main:
         watcher = UNWATCHED
     watcher.event("resumed" if now.done else "started", now.done, f"after {now.done}/{steps} steps")
@@ -201,7 +195,7 @@ def fit(
     went_back_to = None
 
     def not_written(done: int, reason: str) -> None:
-        text = f"the checkpoint after {done} steps could not be written ({reason}); training continues"
+        text = f"the checkpoint after {done} steps could not be written ({reason}); the one before remains"
         watcher.event("not saved", done, text)
         print(f"{name}: {text}", flush=True)
 
@@ -220,7 +214,6 @@ def fit(
     ):
         while now.done < end:
             index = now.done
-            epoch, batch = divmod(index, per_epoch)
             lr = learning_rate(s, index / per_epoch, index / restart_steps if restart_steps else 1.0)
             with naming(f"{name} step {index + 1}"):
                 scalars = optimizer_step(wrapped, step, ahead.take(index), now.optimizer, s, lr, index / steps)
@@ -233,39 +226,38 @@ def fit(
                 watcher.rows(closed)
                 _tell_of_skipped(closed[0], name, watcher)
             announce(now.done, end, f"loss {now.curve.rows[-1]['loss'] if now.curve.rows else float('nan'):.4f}")
-            if now.curve.skipped_in_a_row > MOST_SKIPPED:
+            if now.done == end:
+                now.curve.read(context)
+            if now.curve.skipped_in_a_row > (MOST_SKIPPED if now.done < end else 0):
                 writer.wait()
-                went_back_to = now.go_back(folder, context, name, went_back_to, watcher)
+                went_back_to = now.go_back(folder, context, name, went_back_to, watcher, resume_changed)
                 ahead.forget()
                 continue
-            if batch + 1 == per_epoch and epoch + 1 in milestones:
-                now.curve.read(context)
-                if context.is_main:
-                    if reached is not None:
-                        reached(epoch + 1, now.fit(), now.state())
-                    watcher.checkpoint(now.done, epoch + 1, now.average)
-                    if are_states_kept:
-                        writer.write(now.state(), is_kept=True)
             is_time, is_end = wishes.ask(now.done, signalled() > 0) if now.done < end else (False, False)
             if not (is_time or is_end):
                 continue
             now.curve.read(context)
-            if now.curve.skipped_in_a_row and not is_end:
-                continue  # weights that give no finite loss are none to go back to
-            wishes.saved()
-            if context.is_main:
-                writer.write(now.state())
-                if not is_end:  # a node that is taken away leaves no time
-                    watcher.checkpoint(now.done, now.done / per_epoch, now.average)
+            is_good = not now.curve.skipped_in_a_row  # weights that give no finite loss are none to go back to
+            if is_good:
+                wishes.saved()
+                if context.is_main:
+                    writer.write(now.state())
+                    if not is_end:  # a node that is taken away leaves no time
+                        watcher.checkpoint(now.done, now.done / per_epoch, now.average)
             if is_end:
                 if context.is_main:
-                    is_written = writer.wait()
+                    is_saved = writer.wait() and is_good
                     watcher.event("stopped", now.done, f"told to end after {now.done}/{end} steps")
-                    print(_how_to_resume(name, now.done, end, folder, is_written), flush=True)
+                    print(_how_to_resume(name, now.done, end, folder, is_saved), flush=True)
+                context.barrier()  # a launcher may kill the process that writes once another one has ended
                 raise SystemExit(128 + (signalled() or signal.SIGTERM))
-        now.curve.read(context)
         if context.is_main:
             writer.write(now.state(), is_kept=are_states_kept)
+            if are_states_kept and not writer.wait():
+                raise OSError(
+                    f"{name}: the state after {now.done} steps is to be kept in {folder} and could not be written. "
+                    "Free some space and run this again; it continues from the checkpoint before"
+                )
             if end == steps:  # at a milestone the open row goes on
                 watcher.rows(now.curve.ended()[len(now.curve.rows) :])
             watcher.checkpoint(now.done, now.done / per_epoch, now.average)
@@ -316,7 +308,15 @@ class Now:
         self.earlier_seconds = max(state.seconds, self.earlier_seconds)
         return True
 
-    def go_back(self, folder: Path, context: Context, name: str, went_back_to: int | None, watcher: Watcher) -> int:
+    def go_back(
+        self,
+        folder: Path,
+        context: Context,
+        name: str,
+        went_back_to: int | None,
+        watcher: Watcher,
+        resume_changed: str,
+    ) -> int:
         """Resume from the last checkpoint with other draws; returns its steps.
 
         Raises FloatingPointError if there is none, or the training has gone back to it before.
@@ -335,7 +335,7 @@ class Now:
             watcher.event("stopped", last, found)
             raise FloatingPointError(
                 f"{name}: {found}, also with other draws since step {self.done}. The checkpoint after step {self.done} "
-                f"is kept in {folder}. {remedy}"
+                f"is kept in {folder}. {remedy}{f', and continue from it: {resume_changed}' if resume_changed else ''}"
             )
         self.earlier_seconds, self.began = seconds, time.monotonic()
         self.rollbacks += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow.parquet as pq
 import pytest
 from toy_runs import toy_study, write_inputs
@@ -10,6 +12,7 @@ from toy_strategies import Fused
 from mixar.stages.resume import resume
 from mixar.stages.train import train
 from mixar.study.layout import Layout
+from mixar.training.checkpoints import states
 from mixar.weights import read_metadata
 
 FUSED = {"label": "Fused", "model": "s", "guidance": {"strategy": "toy_strategies:Fused"}}
@@ -45,6 +48,29 @@ def test_the_steps_after_the_checkpoint_take_the_changed_settings(stopped):
     assert (change.step, change.epoch) == (2, 1.0)
     found = rates(stopped)
     assert found[0] == found[1] == pytest.approx(2 * found[2]) and found[2] == found[3]
+
+
+def newest_state(layout: Layout) -> Path:
+    (folder,) = layout.root.glob("checkpoints/*")
+    return next(iter(states(folder).values()))
+
+
+def test_a_change_counts_from_the_newest_state_that_is_whole(stopped):
+    newest_state(stopped).write_bytes(b"cut off")
+
+    change = resume(stopped.study, stopped, "fused", 0, LOWER)
+    train(stopped.study, stopped, "fused", 0)
+
+    found = rates(stopped)
+    assert change.step == 1 and found[0] == pytest.approx(2 * found[1]) and found[1] == found[2] == found[3]
+
+
+def test_a_change_is_not_applied_to_a_state_before_it(stopped):
+    resume(stopped.study, stopped, "fused", 0, LOWER)
+    newest_state(stopped).write_bytes(b"cut off")
+
+    with pytest.raises(ValueError, match=r"was changed at step 2, and the state found is of step 1"):
+        train(stopped.study, stopped, "fused", 0)
 
 
 def test_weights_and_those_of_a_child_name_the_change(stopped):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18,12 +19,14 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
 from toy_strategies import Fused
+from verbs import mixar
 
 from mixar.data.shards import open_shard, write_shard
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS
-from mixar.stages.train import train
+from mixar.stages.train import resume_changed, train
 from mixar.study.layout import Layout
+from mixar.training.job import micro_batch
 from mixar.weights import load_module, read_metadata, save_weights
 
 EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
@@ -168,6 +171,34 @@ def test_two_processes_train_one_run_together(tmp_path):
 
     assert codes == [0, 0]
     assert read_metadata(layout.weights("mix", 0))["processes"] == 2
+
+
+def test_memory_advice_names_the_images_that_a_group_allows():
+    study = toy_study(Path("unused"), training={"mask_group": 4})
+
+    assert "(now null: 4)" in micro_batch("hardware", study.training_of("mix"))
+
+
+def test_a_training_that_stays_lost_names_a_command_that_continues_it(tmp_path, monkeypatch, capsys):
+    study = fused_study(tmp_path)
+    layout = write_inputs(study)
+    file = tmp_path / "my study.json"
+    file.write_text(study.model_dump_json(), encoding="utf-8")
+
+    def overflow():
+        raise FloatingPointError("overflow")
+
+    Fused.fuse, Fused.end = 3, overflow
+    monkeypatch.setattr("sys.argv", ["mixar", "train", "--study", str(file), "--run", "fused"])
+    with pytest.raises(FloatingPointError):
+        train(study, layout, "fused", 0)
+    Fused.fuse = None
+
+    program, *words = shlex.split(resume_changed("fused", 0, study.training_of("fused")))
+    done = mixar(*words, "--later")
+
+    assert program == "mixar" and done.returncode == 0, done.stderr
+    assert "training.learning_rate=0.05 from epoch 1 (step 2), recorded" in done.stdout
 
 
 def test_ti_mix_at_rate_one_equals_training_without_it(tmp_path):

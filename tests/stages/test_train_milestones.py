@@ -16,7 +16,8 @@ from toy_runs import MIX, toy_study, write_inputs
 from mixar.stages.train import train
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
-from mixar.training.checkpoints import kept_states
+from mixar.training.checkpoints import kept_states, training_folder
+from mixar.training.history import History, write_history
 from mixar.weights import read_metadata
 
 PLAIN = {"model": "s", "guidance": MIX}
@@ -139,6 +140,35 @@ def test_a_child_takes_weights_average_and_moments_where_its_parent_kept_them(tm
     assert metadata(layout, "late")["continued"] == "weights alone of mix, warm-up of 2 steps"
     assert [metadata(layout, name)["steps_before"] for name in ("early", "late")] == [2, 4]
     assert not equal(left(layout, "late"), with_moments)
+
+
+def test_a_shorter_run_leaves_the_kept_state_of_a_longer_one(tmp_path):
+    trained(run_of(tmp_path, epochs=4, keep_states=True), "mix")
+
+    layout = trained(run_of(tmp_path, epochs=2), "mix")
+
+    assert kept(layout) == [8]
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_child_with_another_optimizer_takes_the_weights_alone(tmp_path, before, after):
+    runs = {"mix": {**PLAIN, "training": {"optimizer": before}}}
+    runs["child"] = {**PLAIN, "parent": "mix", "training": {"optimizer": after}}
+
+    layout = trained(write_inputs(toy_study(tmp_path, runs=runs)), "mix", "child")
+
+    assert metadata(layout, "child")["continued"] == "weights alone of mix, warm-up of 2 steps"
+
+
+def test_a_warm_up_is_left_out_where_the_parents_moments_come_back(tmp_path):
+    layout = trained(write_inputs(toy_study(tmp_path, runs={"child": {**PLAIN, "parent": "mix"}})), "mix")
+    first_attempt = training_folder(layout.study, layout, "child", 0, None)  # which found weights alone, and stopped
+    write_history(first_attempt, History(continued="weights alone of mix", restart_steps=2))
+
+    trained(layout, "child")
+
+    assert metadata(layout, "child")["continued"] == "model, average and moments of mix"
+    assert left(layout, "child")[1]["learning_rate"].to_pylist()[0] > 0
 
 
 def test_weights_alone_begin_at_rate_zero_over_the_steps_asked_for(tmp_path):

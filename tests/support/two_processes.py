@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.accumulate import optimizer_step, parts_of
 from mixar.training.distributed import Context, joined
 from mixar.training.job import held
+from mixar.training.loop import Unwatched, fit
 from mixar.training.optim import build_optimizer
 from mixar.training.steps import Guide, training_step
 
@@ -73,6 +76,38 @@ def told_to_end(rank: int, port: int, folder: Path) -> None:
             raise SystemExit(143)
     finally:
         (folder / str(rank)).write_text(str(torch.distributed.is_initialized()))
+
+
+class SlowToStop(Unwatched):
+    """A watcher that takes a second for the end of a training that is told to end."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def event(self, kind: str, step: int, text: str) -> None:
+        if kind == "stopped":
+            time.sleep(1)
+            self.marker.touch()
+
+
+def told_to_end_in_a_training(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, of which the second is told to end and the first takes its time: who ends when."""
+    be_one_of_two(rank, port)
+    saved = folder / "saved"
+
+    def announce(done: int, total: int, note: str) -> None:
+        if done == 2 and rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with joined(CPU) as context:
+            fit(nn.Linear(3, 1), lambda model, rows, *_: {"loss": model(torch.ones(len(rows), 3)).square().mean()},
+                sections.Training(epochs=10_000, batch_size=2, learning_rate=1e-3), name="toy", num_items=2, seed=0,
+                folder=folder / "run", context=context, checkpoint_minutes=1e9, announce=announce,
+                watcher=SlowToStop(saved))  # fmt: skip
+    except SystemExit:
+        (folder / str(rank)).write_text(str(saved.exists()))
+        raise
 
 
 def after_an_orphan(rank: int, port: int, folder: Path) -> None:

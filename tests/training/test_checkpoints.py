@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixar.training import checkpoints
-from mixar.training.checkpoints import newest, read_state, save_state, states, writing
+from mixar.training.checkpoints import last, newest, read_state, save_state, states, writing
 from mixar.training.state import State
 
 CPU = torch.device("cpu")
@@ -85,6 +85,7 @@ def test_a_damaged_state_gives_way_to_the_older_one(tmp_path, capsys, damage, re
     path = states(tmp_path)[2]
     path.write_bytes(damage(path.read_bytes()))
 
+    assert last(tmp_path, 9) == 1 and list(states(tmp_path)) == [2, 1], "looking removes nothing"
     assert newest(tmp_path, 9) == 1
 
     said = capsys.readouterr().out

@@ -9,9 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from two_processes import after_a_long_wait, after_an_orphan, exit_codes_of_two, linear_gradients, told_to_end, worker
+from two_processes import (
+    after_a_long_wait,
+    after_an_orphan,
+    exit_codes_of_two,
+    linear_gradients,
+    told_to_end,
+    told_to_end_in_a_training,
+    worker,
+)
 
 from mixar.training import distributed
+from mixar.training.checkpoints import states
 from mixar.training.distributed import LAUNCHERS, MEETING_POINT, VARIABLES, Context, joined
 
 CPU = torch.device("cpu")
@@ -45,6 +54,12 @@ def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path)
 def test_processes_that_are_told_to_end_leave_the_group_and_keep_their_exit_code(tmp_path):
     assert exit_codes_of_two(told_to_end, tmp_path) == [143, 143]
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
+
+
+def test_no_process_ends_before_the_state_is_saved(tmp_path):
+    assert exit_codes_of_two(told_to_end_in_a_training, tmp_path) == [143, 143]
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["True", "True"]
+    assert states(tmp_path / "run")
 
 
 def test_all_processes_wait_for_an_orphan_and_one_says_so(tmp_path):

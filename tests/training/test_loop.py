@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import multiprocessing
 import re
@@ -19,6 +20,7 @@ from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import MOST_SKIPPED, Curve, Fit, fit, total_steps
 from mixar.training.optim import average_decay, build_optimizer, parameter_groups, step_if_finite, update_average
+from mixar.training.state import State
 
 ALONE = Context(0, 1, torch.device("cpu"))
 NUM_ITEMS = 10
@@ -40,7 +42,7 @@ def noisy_step(model, rows, rng, progress):
     return {"loss": (model(x + torch.randn(x.shape, generator=rng)) - x).square().mean()}
 
 
-OPTIONS = {"load", "steps_before", "begin", "restart_steps", "milestones", "reached", "watcher"}
+OPTIONS = {"load", "steps_before", "begin", "restart_steps", "until", "are_states_kept", "watcher", "resume_changed"}
 
 
 def run_fit(folder: Path, step=noisy_step, model=None, minutes=1e-9, announce=None, **changes) -> Fit:
@@ -425,6 +427,45 @@ def test_a_training_that_is_lost_before_its_first_checkpoint_stops(tmp_path):
     assert not checkpoints.states(tmp_path)
 
 
+@pytest.mark.parametrize("last", [range(60, 61), range(55, 61)])
+def test_a_training_may_not_end_with_a_step_that_is_not_finite(tmp_path, last):
+    events = Events()
+    with pytest.raises(FloatingPointError, match=r"up to step 60, had no finite gradient .*, also with other draws"):
+        run_fit(tmp_path / "lost", step=not_finite(last), epochs=30)
+    cured = run_fit(tmp_path / "cured", step=not_finite(last, once=True), epochs=30, watcher=events)
+
+    assert max(checkpoints.states(tmp_path / "lost")) == last[0] - 1
+    assert events.told == [("started", 0), ("rolled back", last[0] - 1), ("finished", 60)]
+    assert [row["step"] for row in cured.curve] == list(range(1, 61))
+
+
+def test_a_training_without_any_finite_step_leaves_nothing(tmp_path):
+    with pytest.raises(FloatingPointError, match="up to step 2, .* before the first checkpoint. Lower learning_rate"):
+        run_fit(tmp_path, step=lambda *found: {"loss": noisy_step(*found)["loss"] * math.nan}, epochs=1)
+
+    assert not checkpoints.states(tmp_path)
+
+
+def test_being_told_to_end_among_steps_that_are_not_finite_leaves_the_good_state(tmp_path, capsys):
+    def told_to_end(done, total, note):
+        if done == 15:
+            signal.raise_signal(signal.SIGTERM)
+
+    for _ in range(3):
+        with pytest.raises(SystemExit, match="143"):
+            run_fit(tmp_path, step=not_finite(range(11, 61)), epochs=30, announce=told_to_end)
+
+    assert list(checkpoints.states(tmp_path)) == [10, 9]
+    assert f"stopped after 15/60 steps, not saved; {tmp_path} holds the checkpoint before" in capsys.readouterr().out
+    assert run_fit(tmp_path, epochs=30).steps == 60
+
+
+def test_a_training_that_stays_lost_names_the_command_that_changes_it(tmp_path):
+    command = "mixar resume mar --study smoke --set training.learning_rate=5.0e-05"
+    with pytest.raises(FloatingPointError, match=rf"or use precision: float32, and continue from it: {command}"):
+        run_fit(tmp_path, step=not_finite(range(11, 61)), epochs=30, resume_changed=command)
+
+
 def row_of(step: int) -> dict:
     return {"step": step, "epoch": step / 2, "loss": torch.tensor(float(step)), "finite": torch.tensor(True)}
 
@@ -450,36 +491,63 @@ def test_a_curve_that_ends_within_a_row_closes_it_and_can_go_on():
 
 
 def test_a_milestone_leaves_what_the_shorter_training_leaves_and_a_state_to_extend(tmp_path):
-    found = {}
+    longer = run_fit(tmp_path / "long", epochs=4)
+    shorter = run_fit(tmp_path / "short", epochs=2)
 
-    def reached(epoch, fitted, state):
-        found[epoch] = copy.deepcopy((fitted, state))
+    milestone = run_fit(tmp_path / "both", epochs=4, until=2, are_states_kept=True)
+    extended = run_fit(tmp_path / "both", epochs=4)
 
-    longer = run_fit(tmp_path / "long", epochs=4, milestones=[2, 4], reached=reached)
-    for epochs, (fitted, _) in found.items():
-        shorter = run_fit(tmp_path / str(epochs), epochs=epochs)
-        assert same(fitted.weights, shorter.weights) and fitted.steps == shorter.steps == 2 * epochs
-        assert without_seconds(fitted.curve) == without_seconds(shorter.curve)
-    extended = run_fit(tmp_path / "2", epochs=4)
-
-    assert list(found) == [2, 4] and found[2][1].done == 4
+    assert same(milestone.weights, shorter.weights) and milestone.steps == shorter.steps == 4
+    assert without_seconds(milestone.curve) == without_seconds(shorter.curve)
     assert same(extended.weights, longer.weights)
     assert without_seconds(extended.curve) == without_seconds(longer.curve)
 
 
-def test_a_training_that_begins_from_a_state_takes_its_moments_and_counts_its_own_steps(tmp_path):
-    states, decay = [], {"ema_decay": 0.0}
-    run_fit(tmp_path / "parent", milestones=[3], reached=lambda *found: states.append(copy.deepcopy(found[2])), **decay)
+@pytest.fixture
+def parent(tmp_path) -> Path:
+    """The kept state of a training of 6 steps."""
+    run_fit(tmp_path / "parent", are_states_kept=True, ema_decay=0.0)
+    return checkpoints.kept_states(tmp_path / "parent")[6]
+
+
+def test_a_training_that_begins_from_a_state_takes_its_moments_and_counts_its_own_steps(tmp_path, parent):
+    state = checkpoints.read_state(parent, ALONE.device)
 
     def first_update(**options):
-        model, before, history = network(), states[0].model["0.weight"], []
-        model.load_state_dict(states[0].model)
+        model, before, history = network(), state.model["0.weight"], []
+        model.load_state_dict(state.model)
         run_fit(tmp_path / str(options.keys()), model=model, epochs=1, weight_decay=0.0, steps_before=6, **options,
-                announce=lambda done, *_: history.append(model[0].weight.detach().clone()), **decay)  # fmt: skip
+                announce=lambda done, *_: history.append(model[0].weight.detach().clone()), ema_decay=0.0)  # fmt: skip
         return (history[1] - before).norm()
 
-    assert 0 < first_update(begin=states[0]) < first_update()
+    assert 0 < first_update(begin=parent) < first_update()
     assert first_update(restart_steps=2) == 0
+
+
+def test_the_state_that_a_training_begins_from_is_not_held_while_it_trains(tmp_path, parent):
+    held = []
+
+    def step(*arguments):
+        held.append(sum(type(each) is State for each in gc.get_objects()))
+        return noisy_step(*arguments)
+
+    run_fit(tmp_path / "child", step=step, begin=parent, epochs=1, minutes=1e9)
+
+    assert held == [0, 0]
+
+
+def test_a_kept_state_that_cannot_be_written_ends_the_training_and_costs_nothing(tmp_path, capsys):
+    run_fit(tmp_path, epochs=3, minutes=1e-9, until=2)
+    (tmp_path / "kept").write_text("a file, in which no state fits")
+
+    with pytest.raises(OSError, match=rf"toy: the state after 6 steps is to be kept in {tmp_path} and could not be"):
+        run_fit(tmp_path, epochs=3, minutes=1e9, are_states_kept=True)
+
+    assert "could not be written" in capsys.readouterr().out
+    assert max(checkpoints.states(tmp_path)) == 4
+    (tmp_path / "kept").unlink()
+    assert run_fit(tmp_path, epochs=3, are_states_kept=True).steps == 6
+    assert list(checkpoints.kept_states(tmp_path)) == [6]
 
 
 def test_a_batch_larger_than_the_training_set_is_refused():
