@@ -437,7 +437,8 @@ def _print_plan(found: Plan) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for w in found.work:
         price = [f"{w.gpu_hours:,.1f}" if w.gpus else "", time_of(w.hours)]
-        memory, restarts = "?" if w.gpus else "", str(w.restarts or "")
+        memory = f"{w.memory_gib:.1f}" if w.memory_gib else "?" if w.gpus else ""
+        restarts = str(w.restarts or "")
         disk = f"{w.disk_gib:,.1f}" if w.disk_gib >= 0.05 else ""
         table.add_row(w.stage, w.name, str(w.jobs), str(w.gpus or ""), *price, memory, restarts, disk)
     Console().print(table)

@@ -27,6 +27,7 @@ from mixar.scoring.protocols import IMAGENET
 from mixar.study.cards import CARDS
 from mixar.study.choices import unknown
 from mixar.study.layout import Layout
+from mixar.study.memory import training_memory
 from mixar.study.names import KINDS, MASKBIT, split
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
@@ -61,6 +62,7 @@ class Work:
     minutes: float = 0.0  # of one job, beside its FLOPs
     limit: int | None = None  # minutes, where the stage resumes
     disk_gib: float = 0.0
+    memory_gib: float | None = None  # peak of a process on its GPU; None: not estimated
     hours: float = 0.0  # of one job; `priced` fills it in
 
     @property
@@ -327,9 +329,10 @@ def _training(study: Study, name: str, images: int) -> Work:
     needs = ["tokenize", *parents, *(["generator"] if run.ti_mix else [])]
     # The newest two: weights, average and two moments, float32; shared by a run's milestones.
     states = 0.0 if before else 2 * 16 * parameters * seeds / GIB
+    memory = training_memory(study, of) if hardware.gpus else None
     return Work(
         "train", name, seeds, tuple(needs), hardware.gpus, seen * seeds * per_image, settings.precision,
-        limit=hardware.minutes, disk_gib=disk + states,
+        limit=hardware.minutes, disk_gib=disk + states, memory_gib=memory.peak if memory else None,
     )  # fmt: skip
 
 

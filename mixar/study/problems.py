@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from mixar.scoring import catalogue
 from mixar.study.choices import unknown
 from mixar.study.errors import explain
+from mixar.study.memory import too_large
 from mixar.study.micro_batches import images_at_once
 from mixar.study.names import milestone, split
 from mixar.study.sections import NO_WEIGHTS, Guidance, MarTraining, Run, Study, TrainingHardware
@@ -160,7 +161,10 @@ def _hardware_problems(s: Study) -> Iterator[str]:
         except ValidationError:  # which _run_problems reports
             continue
         if run.weights is None:
-            yield from _batch_problems(s, name, training, hardware)
+            found = list(_batch_problems(s, name, training, hardware))
+            yield from found
+            if not found and run.model in s.models and (reason := too_large(s, name)):
+                yield f"{where if name in s.hardware.runs else 'hardware'}: {name}: {reason}"
 
 
 def _batch_problems(s: Study, name: str, training: MarTraining, hardware: TrainingHardware) -> Iterator[str]:

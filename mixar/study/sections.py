@@ -689,7 +689,9 @@ class Hardware(TrainingHardware):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU if there is one")
     card: Card | None = Field(
-        default=None, description="the GPUs' model: their memory and speed, to plan with; null: unknown"
+        default=None,
+        description="the GPUs' model: its speed, to plan with, and its memory, beyond which trainings are refused; "
+        "null: unknown",
     )
     checkpoint_minutes: Annotated[Positive, Field(le=10**9)] = Field(
         default=10.0, description="minutes between checkpoints of a training; SIGTERM and Ctrl-C save one at once"

@@ -7,6 +7,7 @@ import pytest
 from mixar.stages.plan import Work, counted, critical_path, decoding, generator_flops, plan, priced, time_of
 from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
+from mixar.study.memory import training_memory
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,14 @@ def test_a_training_costs_its_flops_at_the_rate_of_the_card_whatever_its_gpus(pa
     assert work.gpu_hours == pytest.approx(work.flops / 350e12 / 3600, rel=0.01)
     assert wider.hours == pytest.approx(work.hours / 2, rel=0.01) and wider.flops == work.flops
     assert work.restarts == int(work.hours * 60 // work.limit)
+
+
+def test_memory_is_estimated_for_trainings_on_gpus(paper, smoke):
+    study, found = paper
+
+    assert by_key(found)["train dc_mix_l@200"].memory_gib == training_memory(study, "dc_mix_l").peak
+    study = parse_study(smoke)
+    assert all(w.memory_gib is None for w in plan(study, Layout(study, "nowhere")).work)
 
 
 def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_image(paper):

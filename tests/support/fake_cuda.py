@@ -40,6 +40,8 @@ class FakeCuda(TorchDispatchMode):
     quantile: the answer where a number is read. Reads of CPU tensors are answered and not counted.
     """
 
+    counted = "cuda"  # the devices whose bytes count
+
     def __init__(self, quantile: float):
         super().__init__()
         self.quantile, self.waits, self.bytes, self.peak = quantile, [], 0, 0
@@ -48,7 +50,7 @@ class FakeCuda(TorchDispatchMode):
     def _count(self, found: Any) -> None:
         """Add the storages of an operation's results, each until it is freed."""
         for tensor in found if isinstance(found, (tuple, list)) else (found,):
-            if isinstance(tensor, Tensor) and tensor.device.type == "cuda":
+            if isinstance(tensor, Tensor) and tensor.device.type == self.counted:
                 storage = tensor.untyped_storage()
                 if storage._cdata not in self._seen:
                     self._seen.add(storage._cdata)

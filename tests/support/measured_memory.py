@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from unittest.mock import patch
+
 import torch
-from fake_cuda import CudaGenerator, fake_cuda
+from fake_cuda import INITIALISERS, CudaGenerator, FakeCuda, fake_cuda
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mixar.model.mar import MAR
 from mixar.model.masking import Group
 from mixar.tokens.generator import BitTransformer
+from mixar.training.draws import Draws
 from mixar.training.steps import Guide, training_step
 
 GIB = 2**30
@@ -44,3 +49,39 @@ def measured(study, run, micro_batch, quantile=ALL):
             loss = training_step(model, batch, s, draws, guide)
         assert loss.device.type == "cuda" and loss.dtype == torch.float32
         return (watch.bytes - before) / GIB, (STATE_BYTES * parameters + held) / GIB, watch.waits
+
+
+class FakeCpu(FakeCuda):
+    """The same for CPU tensors, whose backward pass needs no driver."""
+
+    counted = "cpu"
+
+
+def flash_attention(q, k, v, dropout_p=0.0, **_):
+    """As on a GPU, without its dropout: the CPU's keeps masks that flash attention does not."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)[0]
+
+
+def measured_backward(study, run, micro_batch):
+    """GiB that the backward pass of a run's training step holds at most beyond what the forward pass left.
+
+    Gradients of the weights are there from the start, as DDP holds them.
+    """
+    s, length = study.training_of(run), study.num_tokens
+    with ExitStack() as stack:
+        stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", flash_attention))
+        for name in INITIALISERS:
+            stack.enter_context(patch(f"torch.nn.init.{name}", lambda t, *_, **__: t))
+        stack.enter_context(FakeTensorMode())
+        watch = stack.enter_context(FakeCpu(ALL))
+        model = MAR.from_study(study, run).train()
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        x = torch.empty(micro_batch, length, study.continuous.latent_channels)
+        batch = {"x": x, "q": torch.ones(micro_batch, length).long(), "c": torch.ones(micro_batch).long()}
+        draws = Draws.of_all(torch.device("cpu"), 0, micro_batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bfloat16"):
+            loss = training_step(model, batch, s, draws)
+        left = watch.peak = watch.bytes
+        loss.backward()
+        return (watch.peak - left) / GIB

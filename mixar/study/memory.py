@@ -1,0 +1,225 @@
+"""GPU memory of a training step, from the shapes alone: what is held between steps, and what the forward pass keeps.
+
+Every tensor that the backward pass needs is counted in bytes, as eager PyTorch with flash attention keeps it. c: bytes
+of a number under the training's precision (bfloat16: 2); what enters norms and residual sums is float32. Tests compare
+the counts with the networks themselves at full size. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mixar.study.cards import CARDS
+from mixar.study.choices import is_own
+from mixar.study.sections import Generator, Model, Study
+
+GIB = 2**30
+STATE_BYTES = 5 * 4  # of a parameter, float32: weight, gradient (a view of DDP's bucket), two moments, average
+BACKWARD_BYTES = (
+    21  # of a row and channel of the head: what its last block needs before the backward pass frees anything
+)
+LOSS_BYTES = 4 * 26  # of a row and latent channel: output, noise, and the terms of the loss
+FREQUENCIES = 256  # of a timestep's embedding
+STAGES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB of one process. state: between steps. activations: kept by the forward pass. backward: what it adds."""
+
+    state: float
+    activations: float
+    backward: float
+
+    @property
+    def peak(self) -> float:
+        return self.state + self.activations + self.backward
+
+
+def training_memory(study: Study, run: str) -> Memory | None:
+    """The peak of a run's training step on its hardware, at the mask rate that needs most; None for own strategies."""
+    settings, images = study.training_of(run), _images(study, run)
+    if is_own(study.runs[run].guidance.strategy):
+        return None
+    step = _Step(study, run, images, 2 if settings.precision == "bfloat16" else 4)
+    fewest = math.ceil(settings.mask_rate_min * study.num_tokens)
+    held = max(step.activations(masked, settings.head_batch_multiplier) for masked in (fewest, study.num_tokens))
+    frozen = 4 * generator_parameters(study) if study.runs[run].ti_mix else 0
+    rows = images * study.num_tokens * settings.head_batch_multiplier
+    backward = BACKWARD_BYTES * rows * step.model.head_width
+    return Memory((STATE_BYTES * parameters(study, run) + frozen) / GIB, held / GIB, backward / GIB)
+
+
+def too_large(study: Study, run: str) -> str | None:
+    """Why a run's training does not fit the card that the study names, and what would do; None where it fits, or where
+    that is unknown."""
+    hardware, name = study.hardware_of(run), study.hardware.card
+    if name is None or not hardware.gpus or (found := training_memory(study, run)) is None:
+        return None
+    card = CARDS[name].memory_gib
+    if found.peak <= card:
+        return None
+    images = _images(study, run)
+    smaller: list[dict[str, Any]] = [{"micro_batch": n} for n in range(images // 2, 0, -1) if images % n == 0]
+    recomputed = {"checkpoint_blocks": True}
+    tried = [*smaller, recomputed, *(each | recomputed for each in smaller)]
+    fitting = [(change, peak) for change in tried if (peak := _peak(study, run, change)) <= card]
+    advice = fitting[:1] + [each for each in fitting[1:] if each[0] == recomputed]  # the largest micro-batch first
+    words = " or ".join(f"{_in_words(change)} ({peak:.1f} GiB)" for change, peak in advice) or "a larger card"
+    return f"a training step of {images} images needs about {found.peak:.1f} GiB, and {name} has {card:g}; use {words}"
+
+
+def _images(study: Study, run: str) -> int:
+    """Of a forward pass."""
+    settings, hardware = study.training_of(run), study.hardware_of(run)
+    share = settings.batch_size // hardware.processes
+    return hardware.micro_batch or math.gcd(share, settings.mask_group or settings.batch_size)
+
+
+def _peak(study: Study, run: str, change: dict[str, Any]) -> float:
+    """The peak of a run under other hardware keys, GiB."""
+    runs = {**study.hardware.runs, run: {**study.hardware.runs.get(run, {}), **change}}
+    other = study.model_copy(update={"hardware": study.hardware.model_copy(update={"runs": runs})})
+    return found.peak if (found := training_memory(other, run)) else math.inf
+
+
+def _in_words(change: dict[str, Any]) -> str:
+    return " with ".join(f"{key} {str(value).lower()}" for key, value in change.items())
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The forward pass of one micro-batch; results in bytes."""
+
+    study: Study
+    run: str
+    images: int
+    c: int
+
+    @property
+    def model(self) -> Model:
+        return self.study.models[self.study.runs[self.run].model]
+
+    @property
+    def channels(self) -> int:
+        return self.study.continuous.latent_channels
+
+    def activations(self, masked: int, repeats: int) -> float:
+        """What is kept where `masked` tokens of every image are masked."""
+        length, buffer = self.study.num_tokens, self.model.buffer_size
+        tokens = {"encoder": buffer + length - masked, "decoder": buffer + length}
+        blocks = sum(self._blocks(stage, tokens[stage]) for stage in STAGES)
+        rows = self.images * masked
+        return self._weights() + blocks + self._ends(tokens, masked) + self._head(rows, repeats)
+
+    def _weights(self) -> float:
+        """Copies in the compute precision. Those of checkpointed blocks are made again."""
+        if self.c == 4:
+            return 0
+        count = parameters(self.study, self.run)
+        if self.study.hardware_of(self.run).checkpoint_blocks:
+            count -= sum(_depth(self.model, s) * _block_parameters(self.study, self.run, s) for s in STAGES)
+        return self.c * count
+
+    def _blocks(self, stage: str, tokens: int) -> float:
+        """Of all blocks of a half."""
+        (width, heads), c = _size(self.model, stage), self.c
+        depth, hidden = _depth(self.model, stage), int(width * self.model.mlp_ratio)
+        rows = self.images * (tokens + prefix_tokens(self.study, self.run, stage))
+        memory = self.images * memory_tokens(self.study, self.run)
+        if self.study.hardware_of(self.run).checkpoint_blocks:
+            return depth * rows * 4 * width + 4 * memory * width
+        mask = 1 if self.model.dropout else 0
+        # two float32 inputs of norms; q, k, v; results of both norms and of attention; two dropout masks
+        row = (8 + 6 * c + 2 * mask) * width + (2 * c + mask) * hidden + 4 * heads + 16
+        if not memory:
+            return depth * rows * row
+        row += (4 + 3 * c + mask) * width + 4 * heads + 8  # the same of cross-attention
+        projected = 2 * c + (2 * c if c < 4 else 0)  # keys and values; copies of the tokens for both
+        return depth * (rows * row + memory * projected * width) + 8 * memory * width
+
+    def _ends(self, tokens: dict[str, int], masked: int) -> float:
+        """Between input, halves and head: embeddings, norms, and the condition of the masked positions."""
+        (width, _), (out, _), c = _size(self.model, "encoder"), _size(self.model, "decoder"), self.c
+        encoder = tokens["encoder"] * (8 + c) * width
+        decoder = tokens["decoder"] * 8 * out
+        return self.images * (encoder + decoder + masked * (4 + c) * out)
+
+    def _head(self, rows: int, repeats: int) -> float:
+        """Of `repeats` noise draws for each of `rows` conditions."""
+        width, c = self.model.head_width, self.c
+        block = self.model.head_depth * (4 + 7 * c)  # as mixar.model.head.ResBlock says
+        final = 4 + 3 * c  # its float32 input, modulation and norm
+        times = 2 * c  # the sum of time and condition, and its SiLU
+        return rows * repeats * ((block + final + times) * width + LOSS_BYTES * self.channels)
+
+
+# What a strategy adds, as mixar.model.guidance declares it
+
+
+def prefix_tokens(study: Study, run: str, stage: str) -> int:
+    """Tokens that join a half's sequence."""
+    guidance = study.runs[run].guidance
+    is_longer = guidance.strategy == "dc_sa" and guidance.options.get("stage", "decoder") in (stage, "both")
+    return study.num_tokens if is_longer else 0
+
+
+def memory_tokens(study: Study, run: str) -> int:
+    """Tokens that every block cross-attends to."""
+    return study.num_tokens if study.runs[run].guidance.strategy == "dc_ca" else 0
+
+
+# Parameters
+
+
+def parameters(study: Study, run: str) -> int:
+    """Of a run's network."""
+    model, length, channels = study.models[study.runs[run].model], study.num_tokens, study.continuous.latent_channels
+    (width, _), (out, _), head = _size(model, "encoder"), _size(model, "decoder"), model.head_width
+    positions = (model.buffer_size + length) * (width + out) + length * out
+    ends = (study.data.num_classes + 1 + channels + 5) * width + width * out + 3 * out
+    blocks = sum(_depth(model, s) * _block_parameters(study, run, s) for s in STAGES)
+    embedding = (FREQUENCIES + head + out + channels + 4) * head
+    residual = model.head_depth * (5 * head**2 + 7 * head)
+    final = 2 * head**2 + 2 * head + 2 * channels * (head + 1)
+    return positions + ends + blocks + _guidance_parameters(study, run, out) + embedding + residual + final
+
+
+def _guidance_parameters(study: Study, run: str, width: int) -> int:
+    """Of what a strategy puts at masked positions and embeds tokens with."""
+    strategy, bits = study.runs[run].guidance.strategy, study.discrete.bits
+    if strategy == "dc_mix":
+        return (bits + 1) * width
+    table = 2**bits * width if strategy in ("dc_sa", "dc_ca") else 0
+    return width + table + sum(prefix_tokens(study, run, stage) for stage in STAGES) * width
+
+
+def _block_parameters(study: Study, run: str, stage: str) -> int:
+    model = study.models[study.runs[run].model]
+    width, _ = _size(model, stage)
+    hidden = int(width * model.mlp_ratio)
+    own = 4 * width**2 + 2 * width * hidden + 9 * width + hidden
+    return own + (4 * width**2 if memory_tokens(study, run) else 0)
+
+
+def generator_parameters(study: Study) -> int:
+    """Of the generator of discrete tokens, which is frozen beside a run with TI-Mix."""
+    s: Generator = study.generator
+    width, bits = s.width, study.discrete.bits
+    block = 4 * width**2 + 2 * width * s.mlp_width + 9 * width + s.mlp_width
+    embeddings = (study.data.num_classes + 1 + study.num_tokens + 1 + bits + 3) * width
+    last = width**2 + 3 * width + (width + 1) * s.splits * 2 ** (bits // s.splits)
+    return embeddings + s.depth * block + last
+
+
+def _size(model: Model, stage: str) -> tuple[int, int]:
+    """Width and heads of a half."""
+    if stage == "encoder":
+        return model.width, model.heads
+    return model.decoder_width or model.width, model.decoder_heads or model.heads
+
+
+def _depth(model: Model, stage: str) -> int:
+    return model.encoder_depth if stage == "encoder" else model.decoder_depth
