@@ -58,6 +58,8 @@ class Diffusion:
         self._table = np.stack(self._coefficients(), axis=1)
         self._numbers = [Coefficients(*row) for row in self._table.tolist()]
         self._on_device: dict[torch.device, Tensor] = {}
+        self._timesteps_on: dict[torch.device, Tensor] = {}
+        self._respaced: dict[int, Diffusion] = {}
 
     def _coefficients(self) -> Coefficients:
         """The tables combined into what a step needs; predicting x from the noise is folded into the mean."""
@@ -84,7 +86,15 @@ class Diffusion:
         """The process over `steps` evenly spaced timesteps, first and last included. Raises ValueError."""
         if not 2 <= steps <= self.num_steps:
             raise ValueError(f"head_steps: {steps} is out of range; the process allows 2 to {self.num_steps}")
-        return Diffusion(self.num_steps, spaced_timesteps(self.num_steps, steps))
+        if steps not in self._respaced:
+            self._respaced[steps] = Diffusion(self.num_steps, spaced_timesteps(self.num_steps, steps))
+        return self._respaced[steps]
+
+    def timesteps_on(self, device: torch.device) -> Tensor:
+        """The timesteps, int64 on a device; copied there once, because the host waits for a copy."""
+        if device not in self._timesteps_on:
+            self._timesteps_on[device] = torch.tensor(self.timesteps, device=device)
+        return self._timesteps_on[device]
 
     def add_noise(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t: the latents after t + 1 steps of noise."""

@@ -184,7 +184,7 @@ class DiffusionHead(nn.Module):
         rows = len(z) if cfg == 1 else len(z) // 2
         initial, noises = draws or (None, None)
         x = self._noise(rows, z, rng) if initial is None else initial
-        times = self.net.time_embed(torch.tensor(diffusion.timesteps, device=z.device))
+        times = self.net.time_embed(diffusion.timesteps_on(z.device))
         condition = self.net.cond_embed(z)
         for index in reversed(range(steps)):
             output = self._guided(x, times[index] + condition, cfg)

@@ -16,13 +16,22 @@ class Blank(FeatureExtractorInceptionV3):
         return None
 
 
-def write_random_inception(path: Path, seed: int = 0) -> Path:
-    """Write 95.6 MB of weights whose features differ from image to image: convolutions keep the signal's size."""
-    torch.manual_seed(seed)
+def blank_inception(build: type[FeatureExtractorInceptionV3] | None = None) -> FeatureExtractorInceptionV3:
+    """The network as a class of ours, or torch-fidelity's own, builds it, with the weights of no file."""
+
+    class Network(Blank, build or FeatureExtractorInceptionV3):  # type: ignore[misc]
+        pass
+
     buffer = io.BytesIO()
     torch.save({}, buffer)
     buffer.seek(0)
-    network = Blank(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=buffer)
+    return Network(INCEPTION_NAME, list(INCEPTION_LAYERS), feature_extractor_weights_path=buffer)
+
+
+def write_random_inception(path: Path, seed: int = 0) -> Path:
+    """Write 95.6 MB of weights whose features differ from image to image: convolutions keep the signal's size."""
+    torch.manual_seed(seed)
+    network = blank_inception()
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
