@@ -17,7 +17,7 @@ def test_respacing_to_every_step_changes_nothing():
 
     same = full.respaced(50)
 
-    assert same.timesteps == full.timesteps
+    assert same.timesteps == full.timesteps == full.timesteps_on(torch.device("cpu")).tolist()
     np.testing.assert_allclose(same.betas, full.betas, rtol=1e-9)
 
 
