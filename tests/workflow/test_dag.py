@@ -377,7 +377,7 @@ def test_a_missing_asset_stops_a_run_with_its_whole_row(root, tmp_path, smoke):
         ({"nodes": 2, "gpus": 8}, "snakemake_executor_plugin_submitit.node.launch --nproc-per-node=4 mixar", 4),
         (
             {"nodes": 1, "gpus": 4},
-            "torch.distributed.run --standalone --nproc-per-node=4 --shutdown-timeout=600 -m mixar",
+            "torch.distributed.run --standalone --nproc-per-node=4 --shutdown-timeout=600 -m -- mixar",
             4,
         ),
         ({"nodes": 1, "gpus": 1}, "mixar", 1),

@@ -107,8 +107,8 @@ def hardware_of(wildcards):
 def launch(wildcards, resources):
     """The command that starts a training: a process for each GPU, or for each node without GPUs.
 
-    On several nodes Slurm starts one torchrun on each. Other hardware retrains nothing: to Snakemake, what follows
-    from `resources` is no parameter.
+    On several nodes Slurm starts one torchrun on each. Behind `--` it takes no argument of mixar's for its own. Other
+    hardware retrains nothing: to Snakemake, what follows from `resources` is no parameter.
     """
     processes = max(resources.gpus_per_node, 1)
     if resources.nodes > 1:
@@ -116,7 +116,7 @@ def launch(wildcards, resources):
     if processes == 1:
         return "mixar"
     options = f"--standalone --nproc-per-node={processes} --shutdown-timeout={SHUTDOWN_SECONDS}"
-    return f"torch.distributed.run {options} -m mixar"
+    return f"torch.distributed.run {options} -m -- mixar"
 
 
 def parent_weights(wildcards):

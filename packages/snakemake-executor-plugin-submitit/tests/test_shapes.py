@@ -30,7 +30,7 @@ rule ranks:
     threads: 2
     resources: nodes=2, gpus_per_node=2
     shell:
-        f"{sys.executable} -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node 2 ranks"
+        f"{sys.executable} -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node 2 ranks --run x"  # torchrun has --run-path
         " && sort journal-of-ranks > {output}"
 
 rule gpus:

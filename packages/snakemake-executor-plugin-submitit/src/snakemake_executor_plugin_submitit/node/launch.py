@@ -27,7 +27,7 @@ def number_of_nodes(environment: Mapping[str, str]) -> int:
 def command(environment: Mapping[str, str], nproc_per_node: int, program: list[str]) -> list[str]:
     """What to become, here. program: a module and its arguments. Raises ValueError for variables that are missing."""
     if number_of_nodes(environment) == 1:
-        return [*_torchrun(nproc_per_node), "--standalone", "-m", *program]
+        return [*_torchrun(nproc_per_node), "--standalone", *_module(program)]
     if environment.get(IN_TASK) != environment["SLURM_JOB_ID"]:
         return srun(environment, nproc_per_node, program)
     return [
@@ -37,7 +37,7 @@ def command(environment: Mapping[str, str], nproc_per_node: int, program: list[s
         f"--node-rank={environment['SLURM_NODEID']}",
         f"--master-addr={first_node(environment)}",
         f"--master-port={port(environment)}",
-        *("-m", *program),
+        *_module(program),
     ]
 
 
@@ -53,6 +53,12 @@ def srun(environment: Mapping[str, str], nproc_per_node: int, program: list[str]
 
 def _torchrun(nproc_per_node: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={nproc_per_node}"]
+
+
+def _module(program: list[str]) -> list[str]:
+    """A module and its arguments for torchrun. Without `--` it takes an argument that resembles its own, such as --run
+    for its --run-path, and refuses it."""
+    return ["-m", "--", *program]
 
 
 def first_node(environment: Mapping[str, str]) -> str:
