@@ -25,12 +25,12 @@ rule wide:
         "srun --ntasks-per-node=1 --cpus-per-task=1 bash -c "
         "'bash count.sh {wildcards.name}$SLURM_NODEID 1 go' && touch {output}"
 
-rule ranks:
+rule ranks:  # torchrun has a --run-path
     output: "ranks.txt"
     threads: 2
     resources: nodes=2, gpus_per_node=2
     shell:
-        f"{sys.executable} -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node 2 ranks --run x"  # torchrun has --run-path
+        f"{sys.executable} -m snakemake_executor_plugin_submitit.node.launch --nproc-per-node 2 ranks --run x"
         " && sort journal-of-ranks > {output}"
 
 rule gpus:
