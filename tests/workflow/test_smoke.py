@@ -82,8 +82,8 @@ def test_a_changed_setting_reruns_exactly_the_stages_it_concerns(finished_smoke,
     )
 
     planned = dict(re.findall(r"^(\w+) +(\d+)  .", result.stdout, re.M))
-    # `measure` too: it times the run's own training step
-    assert set(planned) - {"all"} == {"measure", "report", "sample", "score", "train"}
+    # not `measure`: a training step takes as long in the third epoch as in the first
+    assert set(planned) - {"all"} == {"report", "sample", "score", "train"}
     assert planned["train"] == "1"
     assert "settings changed" in result.stdout and "--config replace=true" in result.stdout
 
