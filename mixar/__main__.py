@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mixar.assets.shipped import CONFIG, study_file
-from mixar.failures import MORE, is_shortage
-from mixar.files import print_anything
-from mixar.listing import counted
+from mixar.process.failures import MORE, is_shortage
+from mixar.storage.files import print_anything
+from mixar.storage.listing import counted
 from mixar.study import external
 from mixar.study.layout import Layout
 from mixar.study.load import load_study

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mixar.data.images import unit_to_uint8
 from mixar.data.manifest import read_manifest
 from mixar.data.shards import TokenStore
-from mixar.failures import finite
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
+from mixar.process.failures import finite
 from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixar.assets.check import resolve
-from mixar.failures import is_shortage
-from mixar.files import file_sha256, json_mapping, replaced
+from mixar.process.failures import is_shortage
+from mixar.storage.files import file_sha256, json_mapping, replaced
 
 ALLOWED_CLASSES: list[Any] = [
     argparse.Namespace

@@ -15,18 +15,14 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "mixar").rglob("*.py"))
 
 # Part of the package -> the parts it may import besides itself.
-TOPS = {"failures", "files", "locks", "listing", "progress", "provenance"}  # every room may use them
-GROUND = TOPS | {"assets", "study", "weights", "device"}
+CELLAR = {"process", "storage"}  # every room may use them
+GROUND = CELLAR | {"assets", "study", "weights", "device"}
 MAY_IMPORT = {
-    "failures": set(),
-    "listing": set(),
-    "files": {"failures"},
-    "locks": {"files"},
-    "progress": set(),
-    "provenance": set(),
-    "assets": TOPS,
-    "study": TOPS | {"assets"},
-    "weights": TOPS | {"assets"},
+    "process": set(),
+    "storage": {"process"},
+    "assets": CELLAR,
+    "study": CELLAR | {"assets"},
+    "weights": CELLAR | {"assets"},
     "device": {"study"},
     "released": GROUND | {"model", "tokens"},
     "model": GROUND,
@@ -161,7 +157,7 @@ def test_a_file_of_tests_is_named_after_a_module_of_its_room():
 
 # Modules that are tested through those that use them. A new module gets its own file of tests.
 TESTED_ELSEWHERE = {
-    *("device", "provenance", "trial"),
+    *("device", "process.provenance", "trial"),
     *("assets.shipped", "assets.table", "data.tars", "data.verifying", "model.layers", "model.patches"),
     *("reporting.names", "reporting.pictures", "reporting.writers", "scoring.files", "scoring.reference"),
     *("scoring.networks.dinov2", "scoring.networks.inception", "scoring.networks.vgg16"),

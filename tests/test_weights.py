@@ -14,8 +14,8 @@ from released_files import write_released
 from safetensors.torch import save_file
 from torch import nn
 
-from mixar.files import replaced
 from mixar.stages.convert import convert
+from mixar.storage.files import replaced
 from mixar.weights import load_module, read_file, read_metadata, read_weights, save_weights
 
 

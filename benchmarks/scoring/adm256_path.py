@@ -23,8 +23,8 @@ import yaml
 from PIL import Image
 
 from mixar.data.images import write_images
-from mixar.files import write_text
 from mixar.scoring.statistics import save_statistics
+from mixar.storage.files import write_text
 from mixar.study.layout import Layout
 from mixar.study.load import load_study
 

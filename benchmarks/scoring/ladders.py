@@ -22,13 +22,13 @@ import torch
 
 from mixar.data.images import load_images
 from mixar.data.manifest import ingest_manifest
-from mixar.files import replaced
 from mixar.reporting.figures import COLOURS, STYLE, caption, save
 from mixar.scoring.catalogue import METRICS
 from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.intervals import interval, jackknife_groups
 from mixar.scoring.values import replicates_of, value_of
+from mixar.storage.files import replaced
 from mixar.study.load import load_study
 from mixar.study.sections import Study
 

@@ -27,7 +27,6 @@ import numpy as np
 import torch
 import yaml
 
-from mixar.files import write_text
 from mixar.scoring.catalogue import METRICS
 from mixar.scoring.files import read_features, write_features
 from mixar.scoring.intervals import jackknife_groups
@@ -35,6 +34,7 @@ from mixar.scoring.metrics.frechet import frechet
 from mixar.scoring.statistics import Sums, load_statistics, save_statistics
 from mixar.scoring.values import replicates_of, value_of
 from mixar.stages.score import score_samples
+from mixar.storage.files import write_text
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.study.sections import Study

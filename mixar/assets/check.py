@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mixar.assets.shipped import RESOURCES, ROOT
 from mixar.assets.table import ASSETS, PREFIX, Asset, ByHand
-from mixar.files import file_sha256
-from mixar.listing import is_service
+from mixar.storage.files import file_sha256
+from mixar.storage.listing import is_service
 
 ROUNDED_BY = 0.01  # of a size that its source rounds
 

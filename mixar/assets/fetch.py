@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from mixar.assets.check import bytes_problem, damage, recognised_by
 from mixar.assets.table import Address, Asset, ByHand, Hub
-from mixar.files import NO_ROOM
-from mixar.locks import try_lock
+from mixar.storage.files import NO_ROOM
+from mixar.storage.locks import try_lock
 
 Report = Callable[[int, int], None]  # bytes received, bytes in all
 

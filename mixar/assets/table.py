@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixar.files import expanded
+from mixar.storage.files import expanded
 
 PREFIX = "asset:"  # a study names a row of the table as `asset:NAME`
 

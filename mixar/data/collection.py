@@ -28,7 +28,7 @@ import numpy as np
 from mixar.data.decoding import load_picture, lossy_format
 from mixar.data.images import RowReader, fitting, whole_numbers
 from mixar.data.sources import open_parquet
-from mixar.listing import IMAGES, PARQUET, File, are_parts, check_name, list_files, split_of
+from mixar.storage.listing import IMAGES, PARQUET, File, are_parts, check_name, list_files, split_of
 
 UNLABELLED = -1
 DIGITS = 18  # of a name that is an index: more may not fit into 64 bits

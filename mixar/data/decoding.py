@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mixar.failures import is_shortage
+from mixar.process.failures import is_shortage
 
 # Pillow warns from half its limit on; up to the limit a picture is read like any other.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -20,7 +20,7 @@ from scipy.io import loadmat
 
 from mixar.data.sources import Original, Originals
 from mixar.data.tars import Member, iter_members
-from mixar.listing import GROUND_TRUTH, IMAGES, META, SOLUTION, SYNSET_MAPPING, TARS, THREADS, Listing, counted
+from mixar.storage.listing import GROUND_TRUTH, IMAGES, META, SOLUTION, SYNSET_MAPPING, TARS, THREADS, Listing, counted
 
 SYNSET = re.compile(r"n\d{8}")
 VALIDATION = "ILSVRC2012_val_{:08d}"  # names of the images that the lines of the ground truth are about, from 1 on

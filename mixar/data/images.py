@@ -22,8 +22,8 @@ from mixar.assets.check import locate
 from mixar.data.decoding import load_picture, lossy_format, read_picture
 from mixar.data.sources import open_parquet, where_of
 from mixar.data.tars import read_encoded
-from mixar.failures import finite, is_shortage
-from mixar.files import iter_batches, replaced
+from mixar.process.failures import finite, is_shortage
+from mixar.storage.files import iter_batches, replaced
 
 # Pixels
 

@@ -26,8 +26,8 @@ from mixar.data.images import check_proportions, content_of
 from mixar.data.shards import TokenStore
 from mixar.data.sources import Original, Originals, read_source
 from mixar.data.tars import read_encoded
-from mixar.failures import is_shortage
-from mixar.listing import THREADS, Listing, counted
+from mixar.process.failures import is_shortage
+from mixar.storage.listing import THREADS, Listing, counted
 from mixar.study.inventory import listed
 from mixar.study.sections import Data
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from mixar.files import json_mapping, replaced
+from mixar.storage.files import json_mapping, replaced
 
 TOKEN_KEYS = {  # key: (dtype, number of dimensions)
     "latents": (np.float16, 3),

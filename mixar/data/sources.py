@@ -21,9 +21,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixar.failures import is_shortage
-from mixar.files import iter_batches
-from mixar.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
+from mixar.process.failures import is_shortage
+from mixar.storage.files import iter_batches
+from mixar.storage.listing import IMAGES, File, Listing, are_parts, counted, named_after_splits
 from mixar.study import choices
 
 

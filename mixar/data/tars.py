@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from mixar.listing import TARS, is_service
+from mixar.storage.listing import TARS, is_service
 
 
 class Member(NamedTuple):

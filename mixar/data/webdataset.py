@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mixar.data.sources import Original, Originals
 from mixar.data.tars import Member, iter_members
-from mixar.listing import IMAGES, THREADS, Listing, counted
+from mixar.storage.listing import IMAGES, THREADS, Listing, counted
 
 LABELS = (".cls", ".json")  # a number as text, or an object with the number as `label`
 

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mixar.failures import finite
 from mixar.model.layers import put, take
 from mixar.model.masking import Group, split_positions
+from mixar.process.failures import finite
 from mixar.study import choices
 from mixar.study.sections import TiMix
 

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 from mixar.data.decoding import read_picture
 from mixar.data.sources import open_parquet
-from mixar.files import iter_batches
 from mixar.reporting.figures import STYLE, caption
+from mixar.storage.files import iter_batches
 
 PAIR_COLUMNS = 8
 RECONSTRUCTIONS = 12

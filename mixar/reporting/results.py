@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixar.files import json_mapping, write_table
-from mixar.listing import PARQUET, list_files
-from mixar.provenance import provenance
+from mixar.process.provenance import provenance
 from mixar.reporting.names import OTHERS, OWN, label_of
+from mixar.storage.files import json_mapping, write_table
+from mixar.storage.listing import PARQUET, list_files
 from mixar.study.digests import Digests
 from mixar.study.names import split
 from mixar.study.sections import Study

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.assets.check import require, resolve
-from mixar.failures import finite, naming
+from mixar.process.failures import finite, naming
 from mixar.scoring.catalogue import FURTHER, Network, network_of
 from mixar.scoring.protocols import protocol_of
 from mixar.study import choices, sections

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mixar.failures import is_shortage
-from mixar.files import file_sha256, iter_batches, json_mapping, write_table
+from mixar.process.failures import is_shortage
 from mixar.scoring.features import FeatureSet, merge
+from mixar.storage.files import file_sha256, iter_batches, json_mapping, write_table
 
 FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")

@@ -15,8 +15,8 @@ from typing import Any
 
 from mixar.assets.check import locate
 from mixar.assets.table import ASSETS
-from mixar.files import file_sha256
 from mixar.scoring.catalogue import EMOJI_NETWORK_SHA256, metric_of, network_of
+from mixar.storage.files import file_sha256
 from mixar.study.errors import SpecError
 from mixar.study.sections import Study
 

@@ -15,7 +15,7 @@ from zlib import error as ZlibError
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, eigh
 
-from mixar.files import replaced
+from mixar.storage.files import replaced
 
 INCEPTION_WIDTH = 2048
 BLOCK = 4096  # images turned into float64 at a time

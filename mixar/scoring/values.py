@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from mixar.assets.check import resolve
-from mixar.files import file_sha256
 from mixar.scoring.catalogue import METRICS, Metric, metric_of, network_of, shortages
 from mixar.scoring.features import FeatureSet, inputs_kept
 from mixar.scoring.files import Scored
 from mixar.scoring.intervals import interval, jackknife, jackknife_groups, mean_changes
 from mixar.scoring.statistics import load_statistics
+from mixar.storage.files import file_sha256
 from mixar.study import choices
 from mixar.study.sections import Scoring
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from mixar.assets import fetch
 from mixar.assets.check import asset_named, damage, facts, locate, state_of, way_to_get
 from mixar.assets.table import ASSETS, PREFIX, Asset, folder
-from mixar.progress import Progress
+from mixar.process.progress import Progress
 from mixar.study import external
 from mixar.study.sections import Study
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mixar import released
-from mixar.files import file_sha256, replaced
 from mixar.released import Loaded, some
+from mixar.storage.files import file_sha256, replaced
 from mixar.weights import SHOWN, save_weights
 
 

@@ -7,7 +7,7 @@ import torch
 from mixar.data.manifest import manifest_sha256, read_manifest
 from mixar.data.selection import training_images
 from mixar.device import device_of
-from mixar.failures import needs_memory
+from mixar.process.failures import needs_memory
 from mixar.scoring.extractors import load_extractor
 from mixar.scoring.networks.subgroup_cnn import build_network, training_loss
 from mixar.study.digests import Digests

@@ -18,8 +18,8 @@ from mixar.data.manifest import SPLITS
 from mixar.data.selection import reference_rows
 from mixar.data.sources import open_parquet
 from mixar.device import device_of
-from mixar.failures import naming, needs_memory
-from mixar.progress import Progress
+from mixar.process.failures import naming, needs_memory
+from mixar.process.progress import Progress
 from mixar.scoring.extractors import BATCH, Networks, load_networks, require_assets
 from mixar.scoring.files import PSNR, write_features
 from mixar.scoring.protocols import protocol_of

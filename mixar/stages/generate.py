@@ -10,9 +10,9 @@ import torch
 from mixar.data.selection import evaluation_labels
 from mixar.data.shards import write_shard
 from mixar.device import device_of
-from mixar.failures import naming, needs_memory
-from mixar.files import file_sha256
-from mixar.progress import Progress
+from mixar.process.failures import naming, needs_memory
+from mixar.process.progress import Progress
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import check_shard

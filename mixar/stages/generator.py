@@ -7,7 +7,7 @@ import torch
 from mixar import released
 from mixar.data.manifest import check_same_images, manifest_sha256
 from mixar.data.shards import TokenStore
-from mixar.failures import needs_memory
+from mixar.process.failures import needs_memory
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Study

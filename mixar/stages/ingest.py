@@ -6,9 +6,9 @@ import pyarrow.compute as pc
 from rich import print
 
 from mixar.data.manifest import count_smaller, ingest_manifest
-from mixar.failures import needs_memory
-from mixar.files import write_table
-from mixar.progress import Progress
+from mixar.process.failures import needs_memory
+from mixar.process.progress import Progress
+from mixar.storage.files import write_table
 from mixar.study import inventory
 from mixar.study.layout import Layout
 from mixar.study.sections import Study

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from mixar.data.manifest import read_manifest
 from mixar.device import device_of, peak_memory_gib
-from mixar.failures import needs_memory
-from mixar.locks import say
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
-from mixar.progress import Progress
+from mixar.process.failures import needs_memory
+from mixar.process.progress import Progress
 from mixar.reporting.results import STEADY, make_rows, spread, write_rows
+from mixar.storage.locks import say
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Sampler, Study

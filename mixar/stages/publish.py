@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mixar.files import file_sha256, write_text
-from mixar.listing import is_service
+from mixar.storage.files import file_sha256, write_text
+from mixar.storage.listing import is_service
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.weights import read_metadata, read_weights, save_weights

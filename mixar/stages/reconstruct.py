@@ -14,11 +14,11 @@ from torch import Tensor
 from mixar.data.images import join_images, made_of, unit_batches, unit_to_uint8, write_images
 from mixar.data.selection import part_of, reference_rows
 from mixar.device import device_of
-from mixar.failures import naming, needs_memory
-from mixar.files import file_sha256
-from mixar.progress import Progress
+from mixar.process.failures import naming, needs_memory
+from mixar.process.progress import Progress
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.reference import reference_of
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from mixar.assets.shipped import LITERATURE
 from mixar.data.images import load_images
 from mixar.data.manifest import read_manifest
-from mixar.failures import needs_memory
-from mixar.files import write_table, write_text
+from mixar.process.failures import needs_memory
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
 from mixar.reporting.claims import LEAST_SEEDS, Claim, claims_markdown, claims_of
@@ -30,6 +29,7 @@ from mixar.reporting.results import read_losses, read_rows
 from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, quality_table
 from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
+from mixar.storage.files import write_table, write_text
 from mixar.study.layout import JOINED_ROWS, Layout
 from mixar.study.load import load_study
 from mixar.study.sections import Study

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from mixar import locks
 from mixar.data.shards import TokenStore
+from mixar.storage import locks
 from mixar.study.digests import Digests
 from mixar.study.errors import explain
 from mixar.study.layout import Layout

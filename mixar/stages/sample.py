@@ -17,12 +17,12 @@ from torch import Tensor
 from mixar.data.images import join_images, made_of, unit_to_uint8, write_images
 from mixar.data.shards import read_generated
 from mixar.device import device_of
-from mixar.failures import finite, naming, needs_memory
-from mixar.files import file_sha256
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
-from mixar.progress import Progress
+from mixar.process.failures import finite, naming, needs_memory
+from mixar.process.progress import Progress
 from mixar.scoring.protocols import protocol_of
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_shard, split

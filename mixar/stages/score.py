@@ -12,8 +12,7 @@ import numpy as np
 from mixar.assets.check import require, resolve
 from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
-from mixar.failures import needs_memory
-from mixar.files import file_sha256
+from mixar.process.failures import needs_memory
 from mixar.reporting.results import make_rows, write_rows
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features
@@ -21,6 +20,7 @@ from mixar.scoring.protocols import Protocol, distance_name, protocol_of, row_id
 from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
 from mixar.scoring.statistics import load_statistics
 from mixar.scoring.values import further_hashes, further_values, reconstruction_values, sample_values
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.names import MASKBIT, check_drawn, check_kind

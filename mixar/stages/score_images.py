@@ -22,10 +22,8 @@ from mixar.data.collection import UNLABELLED, checked, iter_pixels, open_collect
 from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
 from mixar.device import device_of
-from mixar.failures import naming, needs_memory
-from mixar.files import file_sha256, json_mapping, write_text
-from mixar.listing import check_name, counted
-from mixar.progress import Progress
+from mixar.process.failures import naming, needs_memory
+from mixar.process.progress import Progress
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.summary import summarise
@@ -39,6 +37,8 @@ from mixar.scoring.protocols import Protocol, protocol_of, row_id, with_ids
 from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
 from mixar.scoring.statistics import load_statistics
 from mixar.scoring.values import check_sizes, further_hashes, further_values, is_given, metrics_of, sample_values
+from mixar.storage.files import file_sha256, json_mapping, write_text
+from mixar.storage.listing import check_name, counted
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.sections import Scoring, Study

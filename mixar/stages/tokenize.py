@@ -16,10 +16,10 @@ from mixar.data.selection import part_of
 from mixar.data.shards import write_shard
 from mixar.data.verifying import shard_faults
 from mixar.device import device_of
-from mixar.failures import finite, naming, needs_memory
-from mixar.files import file_sha256
 from mixar.model.patches import patchify
-from mixar.progress import Progress
+from mixar.process.failures import finite, naming, needs_memory
+from mixar.process.progress import Progress
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study

@@ -13,7 +13,7 @@ from mixar.data.images import augment, images_to_unit, iter_images
 from mixar.data.manifest import manifest_sha256, read_manifest
 from mixar.data.selection import training_images
 from mixar.device import device_of
-from mixar.failures import naming, needs_memory
+from mixar.process.failures import naming, needs_memory
 from mixar.study.choices import is_own
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout

@@ -23,13 +23,13 @@ from mixar.assets.check import resolve
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
 from mixar.device import device_of
-from mixar.failures import needs_memory
-from mixar.files import file_sha256, write_table
 from mixar.model.cost import flops_train
 from mixar.model.mar import MAR
 from mixar.preview import Preview, spread
-from mixar.provenance import provenance
+from mixar.process.failures import needs_memory
+from mixar.process.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
+from mixar.storage.files import file_sha256, write_table
 from mixar.study.cards import CARDS
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout

@@ -8,8 +8,8 @@ from typing import Any
 from mixar.data.manifest import images_sha256, read_manifest
 from mixar.data.selection import part_of
 from mixar.data.verifying import shard_faults
-from mixar.files import file_sha256
-from mixar.progress import Progress
+from mixar.process.progress import Progress
+from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
 from mixar.study.names import KINDS

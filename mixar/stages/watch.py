@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mixar import locks
-from mixar.files import json_mapping
-from mixar.progress import duration
+from mixar.process.progress import duration
+from mixar.storage import locks
+from mixar.storage.files import json_mapping
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.training.metrics import ENDS, FILE, STOPPED, Metrics, read_metrics

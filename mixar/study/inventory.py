@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from mixar.assets.check import locate
-from mixar.files import file_sha256, json_mapping, write_text
-from mixar.listing import File, Listing, label_files, source_files
+from mixar.storage.files import file_sha256, json_mapping, write_text
+from mixar.storage.listing import File, Listing, label_files, source_files
 from mixar.study.sections import Data
 
 READ_AGAIN = 2 * 2**30  # bytes that are read to tell a touched file from a changed one: some seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixar.listing import is_service
+from mixar.storage.listing import is_service
 from mixar.study.sections import Study
 
 JOINED_ROWS = ("score/sample", "score/reconstruct", "measure")  # what a report reads of a joined study

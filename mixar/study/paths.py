@@ -12,7 +12,7 @@ from pydantic import SerializationInfo
 from pydantic_core import PydanticCustomError
 
 from mixar.assets.table import PREFIX
-from mixar.files import expanded
+from mixar.storage.files import expanded
 
 IN_DIGEST = "digest"  # serialization context: paths as they enter a digest
 

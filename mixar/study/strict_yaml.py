@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from mixar.files import read_text
+from mixar.storage.files import read_text
 
 MERGE = "tag:yaml.org,2002:merge"  # `<<`: the keys beside it may replace those that it brings
 UNCLEAR = re.compile(r"[-+]?0[0-7_]+|.*:.*")  # numbers in base 8, and in base 60

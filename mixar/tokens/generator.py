@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar.failures import finite
+from mixar.process.failures import finite
 from mixar.study.sections import Generator, GeneratorSampler, GeneratorTraining, Study
 from mixar.tokens.norms import wide
 from mixar.weights import load_module

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixar.failures import finite
+from mixar.process.failures import finite
 from mixar.study import sections
 from mixar.tokens.norms import Norm, wide
 

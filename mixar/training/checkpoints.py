@@ -1,5 +1,5 @@
 """The files of a training in flight: written in the background, the newest two kept. What they hold is in state.py; who
-holds their folder, in mixar/locks.py.
+holds their folder, in mixar/storage/locks.py.
 
 The folder is never a declared Snakemake output: a rerun deletes declared outputs, and this is what it resumes from.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from mixar.failures import is_shortage
-from mixar.files import replaced
+from mixar.process.failures import is_shortage
+from mixar.storage.files import replaced
 from mixar.study.digests import Digests, digest
 from mixar.study.layout import KEPT, Layout
 from mixar.study.sections import Study

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mixar.files import read_text, write_text
+from mixar.storage.files import read_text, write_text
 from mixar.study.sections import MarTraining
 
 HISTORY = "history.json"

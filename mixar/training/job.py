@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixar import locks
 from mixar.device import device_of
-from mixar.files import file_sha256
-from mixar.progress import Progress
-from mixar.provenance import provenance
+from mixar.process.progress import Progress
+from mixar.process.provenance import provenance
+from mixar.storage import locks
+from mixar.storage.files import file_sha256
 from mixar.study import digests
 from mixar.study.digests import seed_of
 from mixar.study.layout import Layout

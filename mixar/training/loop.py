@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mixar.failures import naming
+from mixar.process.failures import naming
 from mixar.study import sections
 from mixar.study.digests import seed_of
 from mixar.training import checkpoints

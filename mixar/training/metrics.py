@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from mixar.files import json_mapping, room_for
+from mixar.storage.files import json_mapping, room_for
 
 FILE = "metrics.jsonl"
 FORMAT = "mixar metrics, version 1"

@@ -13,14 +13,14 @@ import pytest
 import torch
 from toy_images import pixels, png
 
-from mixar import files
 from mixar.data.collection import iter_pixels, open_collection
 from mixar.data.images import RowReader, iter_images, read_images, write_images
 from mixar.data.manifest import count_images, ingest_manifest
 from mixar.data.sources import read_source
-from mixar.listing import source_files
 from mixar.reporting.pictures import read_selected
 from mixar.scoring.files import read_features, write_features
+from mixar.storage import files
+from mixar.storage.listing import source_files
 from mixar.study.sections import Data
 
 COUNT = 100

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from mixar.data.sources import Originals
-from mixar.listing import IMAGES, list_files
+from mixar.storage.listing import IMAGES, list_files
 from mixar.study.load import load_study, parse_study
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 from toy_rows import FD, all_rows, loss_curve, reported_study, summary_of
 
-from mixar.files import write_table
 from mixar.reporting import figures, pictures
 from mixar.reporting.summary import Summary
+from mixar.storage.files import write_table
 
 TOY = {"runs": {"toy": {"label": "Invented strategy", "model": "s", "guidance": {"strategy": "somewhere:Toy"}}}}
 

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from toy_rows import all_rows, loss_curve, measure_rows, reported_study, score_rows, write_study
 
-from mixar.files import write_table
 from mixar.reporting.results import (
     SCHEMA,
     make_rows,
@@ -19,6 +18,7 @@ from mixar.reporting.results import (
     total_epochs,
     write_rows,
 )
+from mixar.storage.files import write_table
 from mixar.study.layout import Layout
 
 

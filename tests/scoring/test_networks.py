@@ -9,7 +9,6 @@ from inception_file import write_random_inception
 from torch.utils.data import Dataset
 from toy_networks import ColoursWithLogits
 
-from mixar.files import file_sha256
 from mixar.scoring import extractors
 from mixar.scoring.catalogue import METRICS
 from mixar.scoring.extractors import extract, extract_all, load_extractor, load_further
@@ -17,6 +16,7 @@ from mixar.scoring.files import read_features, write_features
 from mixar.scoring.networks import inception, vgg16
 from mixar.scoring.networks.dinov2 import DINOv2, resample_positions
 from mixar.scoring.values import value_of
+from mixar.storage.files import file_sha256
 from mixar.study.sections import Extractor, Scoring
 from mixar.weights import save_weights, tensors_sha256
 

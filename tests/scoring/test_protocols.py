@@ -19,7 +19,6 @@ from mixar.assets.table import ASSETS
 from mixar.data import images
 from mixar.data.images import CROPS, ROUNDINGS, bilinear_crop, read_images, write_images
 from mixar.data.manifest import SPLITS, ingest_manifest, read_manifest
-from mixar.files import file_sha256, write_table
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
@@ -32,6 +31,7 @@ from mixar.scoring.reference import source_of
 from mixar.stages.features import image_features, reference_features
 from mixar.stages.reconstruct import reconstruct
 from mixar.stages.score import score_reconstructions, score_samples
+from mixar.storage.files import file_sha256, write_table
 from mixar.study.digests import Digests
 from mixar.study.errors import SpecError
 from mixar.study.layout import Layout

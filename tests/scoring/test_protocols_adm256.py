@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from mixar.__main__ import app
 from mixar.assets.table import ASSETS
 from mixar.data.images import write_images
-from mixar.files import file_sha256
 from mixar.scoring.networks import inception
 from mixar.scoring.statistics import save_statistics
+from mixar.storage.files import file_sha256
 from mixar.study.layout import Layout
 from mixar.study.load import load_study
 

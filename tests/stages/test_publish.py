@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy_runs import toy_study, write_inputs
 
-from mixar.files import file_sha256
 from mixar.stages.publish import publish
+from mixar.storage.files import file_sha256
 from mixar.weights import read_file, read_metadata, save_weights
 
 

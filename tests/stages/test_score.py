@@ -17,7 +17,6 @@ from toy_scored import pictures as pictures
 from mixar.data.images import load_images, write_images
 from mixar.data.manifest import SPLITS, read_manifest
 from mixar.data.selection import reference_rows
-from mixar.files import write_table
 from mixar.reporting.numbers import number
 from mixar.reporting.results import read_rows
 from mixar.reporting.summary import summarise
@@ -31,6 +30,7 @@ from mixar.scoring.reference import reference_of
 from mixar.scoring.statistics import load_statistics
 from mixar.stages.features import image_features, reference_features
 from mixar.stages.score import score_reconstructions, score_samples
+from mixar.storage.files import write_table
 
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 

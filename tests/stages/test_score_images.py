@@ -17,13 +17,13 @@ from toy_scored import SMOKE_ID
 from mixar.__main__ import app
 from mixar.data.images import write_images
 from mixar.data.manifest import SPLITS, ingest_manifest
-from mixar.files import write_table
 from mixar.reporting.results import make_rows, read_rows, write_rows
 from mixar.reporting.summary import summarise
 from mixar.reporting.tables import quality_table
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.stages.features import reference_features
 from mixar.stages.score_images import _claim
+from mixar.storage.files import write_table
 from mixar.weights import save_weights
 
 # The three kinds of files

@@ -17,10 +17,10 @@ from toy_scored import SMOKE_ID
 
 from mixar.data.images import read_images
 from mixar.data.manifest import SPLITS
-from mixar.files import file_sha256
 from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.files import read_features
 from mixar.scoring.protocols import PROTOCOLS
+from mixar.storage.files import file_sha256
 
 
 def test_statistics_alone_give_the_metrics_that_need_no_reference_images(house, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from toy_runs import toy_study
 
-from mixar import locks
 from mixar.stages.watch import JOBS, shown, trainings, watch
+from mixar.storage import locks
 from mixar.study.layout import Layout
 from mixar.training.metrics import FILE, Header, MetricsFile
 

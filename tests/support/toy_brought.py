@@ -7,10 +7,10 @@ from toy_images import COUNT, SIZE, folder, pixels
 from toy_scored import stand_for_the_emoji
 
 from mixar.data.manifest import SPLITS, ingest_manifest
-from mixar.files import write_table
 from mixar.scoring.networks.subgroup_cnn import PixelSubgroupCNN, build_network
 from mixar.stages.features import reference_features
 from mixar.stages.score_images import score_images
+from mixar.storage.files import write_table
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.weights import save_weights

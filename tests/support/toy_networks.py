@@ -2,8 +2,8 @@
 
 import torch
 
-from mixar.files import file_sha256
 from mixar.scoring.extractors import Extractor
+from mixar.storage.files import file_sha256
 
 
 class Colours(torch.nn.Module):

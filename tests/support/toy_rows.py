@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from mixar.data.images import load_images, write_images
 from mixar.data.manifest import ingest_manifest
-from mixar.files import write_table
 from mixar.reporting.results import SCHEMA, make_rows, write_rows
 from mixar.reporting.summary import Summary, summarise
+from mixar.storage.files import write_table
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.study.sections import Study

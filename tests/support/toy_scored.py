@@ -12,11 +12,11 @@ from toy_tokenizers import Darker
 from mixar.data.images import write_images
 from mixar.data.manifest import SPLITS, ingest_manifest
 from mixar.data.selection import reference_rows
-from mixar.files import write_table
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import DATA, PROTOCOLS
 from mixar.scoring.reference import read_reference, reference_of
 from mixar.stages.features import image_features, reference_features
+from mixar.storage.files import write_table
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 from mixar.weights import read_weights, save_weights, tensors_sha256

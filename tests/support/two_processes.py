@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 from toy_models import CHANNELS, CLASSES, LENGTH, randomise, toy_study
 
-from mixar import locks
 from mixar.model.mar import MAR
+from mixar.storage import locks
 from mixar.study import sections
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.accumulate import optimizer_step, parts_of

@@ -12,11 +12,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-from mixar import locks
+from mixar.storage import locks
 from mixar.assets import table
 from mixar.assets.check import locate
 from mixar.assets.shipped import LITERATURE
-from mixar.files import print_anything, safetensors_metadata, write_text
+from mixar.storage.files import print_anything, safetensors_metadata, write_text
 from mixar.study import earlier, inventory
 from mixar.study.external import missing, missing_in_words, places
 from mixar.study.digests import Digests, digest, plain

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixar.files import file_sha256
 from mixar.scoring.extractors import Extractor
+from mixar.storage.files import file_sha256
 from mixar.weights import load_module, read_weights, unwrapped
 
 DINOV2_SIZE, DINOV2_OFFSET = 224, 0.1  # pixels; added to the number of patches per side when positions are resampled

@@ -13,9 +13,9 @@ from torch_fidelity import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from mixar.assets.table import ASSETS
-from mixar.failures import is_shortage
-from mixar.files import file_sha256
+from mixar.process.failures import is_shortage
 from mixar.scoring.extractors import Extractor
+from mixar.storage.files import file_sha256
 from mixar.study import sections
 from mixar.weights import as_file, read_metadata, read_weights, tensors_sha256
 

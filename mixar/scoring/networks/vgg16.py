@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
-from mixar.failures import is_shortage
-from mixar.files import file_sha256
+from mixar.process.failures import is_shortage
 from mixar.scoring.extractors import Extractor
+from mixar.storage.files import file_sha256
 from mixar.weights import as_file, read_weights
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from mixar.files import room_for
+from mixar.storage.files import room_for
 
 # Answers of file systems without locks, such as Lustre mounted without `flock`
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}

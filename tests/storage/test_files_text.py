@@ -11,7 +11,7 @@ import pytest
 import yaml
 from snakemake_logger_plugin_mixar import LogHandler
 
-from mixar.files import read_text
+from mixar.storage.files import read_text
 from mixar.study.errors import SpecError
 from mixar.study.load import load_study
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixar.data.shards import write_shard
-from mixar.files import replaced, safetensors_metadata, write_table, write_text
+from mixar.storage.files import replaced, safetensors_metadata, write_table, write_text
 from mixar.training.checkpoints import save_state
 from mixar.training.state import State
 from mixar.weights import save_weights

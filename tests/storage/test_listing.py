@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mixar.listing import File, are_parts, is_service, list_files, named_after_splits, source_files, split_of
+from mixar.storage.listing import File, are_parts, is_service, list_files, named_after_splits, source_files, split_of
 
 
 def touch(root, *names):

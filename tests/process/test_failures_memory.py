@@ -13,12 +13,11 @@ import torch
 from toy_runs import toy_study, write_inputs
 
 from mixar import __main__ as command
-from mixar import failures as memory
 from mixar import weights
 from mixar.data.images import whole_numbers, write_images
 from mixar.data.sources import open_parquet
-from mixar.failures import is_shortage, needs_memory
-from mixar.files import iter_batches
+from mixar.process import failures as memory
+from mixar.process.failures import is_shortage, needs_memory
 from mixar.scoring.files import read_features
 from mixar.stages import measure, sample
 from mixar.stages.extractor import extractor
@@ -30,6 +29,7 @@ from mixar.stages.score import score_reconstructions, score_samples
 from mixar.stages.tokenize import tokenize
 from mixar.stages.tokenizer import tokenizer
 from mixar.stages.train import train
+from mixar.storage.files import iter_batches
 from mixar.training import checkpoints
 from mixar.training.state import State
 from mixar.weights import save_weights

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixar.progress import Progress, duration
+from mixar.process.progress import Progress, duration
 
 
 class Clock:

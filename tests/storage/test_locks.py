@@ -15,8 +15,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mixar import locks
-from mixar.locks import holder, lease
+from mixar.storage import locks
+from mixar.storage.locks import holder, lease
 
 
 @contextmanager

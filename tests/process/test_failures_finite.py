@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from toy_runs import toy_study, write_inputs
 
 from mixar.data.images import unit_to_uint8
-from mixar.failures import finite, naming
 from mixar.model.mar import MAR
 from mixar.model.ti_mix import draw_tokens
+from mixar.process.failures import finite, naming
 from mixar.scoring.extractors import Extractor, extract, load_further
 from mixar.scoring.networks.subgroup_cnn import PixelSubgroupCNN
 from mixar.stages.generate import generate

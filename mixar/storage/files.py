@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixar.failures import is_shortage
+from mixar.process.failures import is_shortage
 
 if TYPE_CHECKING:  # loaded where it is used: every job of the workflow imports this module
     import pyarrow as pa
