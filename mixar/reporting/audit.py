@@ -10,15 +10,23 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from mixar.reporting.numbers import MISSING
+from mixar.reporting.numbers import MISSING, signed
+from mixar.reporting.summary import Result
 from mixar.reporting.tables import Table
+from mixar.reporting.verdicts import MARGIN, compare
 
 DISAGREES, OTHER_GROUND, APPROXIMATE = "†", "‡", "≈"
 
 
 def audit_tables(literature: dict) -> dict[str, Table]:
-    """By file name: the audit of Table 1, of Table 2 with Figure 7's token counts, and results that Table 1 lacks."""
-    made = {"audit": _quality(literature), "audit_costs": _costs(literature), "later": _later(literature)}
+    """By file name: the audits of Table 1, of its comparisons, and of Table 2 with Figure 7's token counts; and results
+    that Table 1 lacks."""
+    made = {
+        "audit": _quality(literature),
+        "audit_claims": _claims(literature),
+        "audit_costs": _costs(literature),
+        "later": _later(literature),
+    }
     for table in made.values():
         assert len({len(row) for row in table.cells} | {len(table.columns)}) == 1, table.title
     return made
@@ -137,6 +145,27 @@ def _costs(literature: dict) -> Table:
     ]
     return Table(part["title"], ("Method", *part["columns"].values()), cells, tuple(part["notes"]),
                  pd.DataFrame(records))  # fmt: skip
+
+
+def _claims(literature: dict) -> Table:
+    """The paper's comparisons, judged by `compare`; equal printed figures for each of the seeds that were reported."""
+    part, rows = literature["claims"], {row["method"]: row for row in literature["table1"]["rows"]}
+    beyond = f"beyond {100 * MARGIN:.1f} %"
+    columns = ("Comparison", "gFID", "of the other", "difference", beyond, "trainings", "verdict")
+    cells, records = [], []
+    for row in part["rows"]:
+        printed = [rows[row[side]]["printed"][part["metric"]] for side in ("ours", "theirs")]
+        ours, theirs = (Result(values=dict.fromkeys(range(row["seeds"]), float(value))) for value in printed)
+        found = compare(ours, theirs)
+        share = found.mean / found.other
+        name, is_beyond = f"{row['ours']} against {row['theirs']}, {row['where']}", abs(share) > MARGIN
+        trainings, decided = f"{row['seeds']} per arm", found.verdict
+        cells.append([name, *printed, f"{signed(100 * share, 2)} %", "yes" if is_beyond else "no", trainings, decided])
+        records.append({"ours": row["ours"], "theirs": row["theirs"], "metric": part["metric"],
+                        "value_ours": ours.mean, "value_theirs": theirs.mean, "difference": share,
+                        "trainings": row["seeds"], "verdict": decided, "reason": found.reason})  # fmt: skip
+    reasons = dict.fromkeys(f"{r['verdict'].capitalize()}: {r['reason']}." for r in records if r["reason"])
+    return Table(part["title"], columns, cells, (*reasons, *part["notes"]), pd.DataFrame(records))
 
 
 def _legend(literature: dict) -> list[str]:

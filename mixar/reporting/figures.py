@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mixar.reporting.claims import combined
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, decimals, fixed, si, signed
 from mixar.reporting.results import epochs_before, total_epochs
 from mixar.reporting.summary import NOTHING, Result, Summary
+from mixar.reporting.verdicts import combined
 from mixar.storage.files import replaced
 from mixar.study.names import split
 from mixar.study.sections import Study, TiMixFigure

@@ -21,7 +21,7 @@ from mixar.data.manifest import read_manifest
 from mixar.process.failures import needs_memory
 from mixar.reporting import figures, pictures
 from mixar.reporting.audit import audit_tables
-from mixar.reporting.claims import LEAST_SEEDS, Claim, claims_markdown, claims_of
+from mixar.reporting.claims import Claim, claims_markdown, claims_of
 from mixar.reporting.names import family, label_of, of
 from mixar.reporting.numbers import count, number
 from mixar.reporting.page import page, table_page
@@ -122,7 +122,6 @@ def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path
     """What the terminal shows at the end: tables, one line per claim, missing results, and the paths of the figures."""
     paths = [files["report.html"], *(files[f"{name}.png"] for name in HEADINGS if f"{name}.png" in files)]
     lines = [textwrap.fill(claim.line(), 110, subsequent_indent=13 * " ") for claim in claims]
-    lines += [f"A verdict needs {LEAST_SEEDS} training seeds per arm."] if any(c.lacks_seeds for c in claims) else []
     said = ["The paper's claims in this study, by Fréchet distance", *lines]
     parts = [*(to_text(t) for t in tables), "\n".join(said), *(textwrap.fill(text, 110) for text in remarks)]
     return "\n\n".join([*parts, "Report and figures\n" + "\n".join(f"  {path}" for path in paths)]) + "\n"

@@ -157,7 +157,7 @@ class Layout:
 
     def report_files(self) -> dict[str, Path]:
         """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
-        tables = ("table1", "table2", "audit", "audit_costs", "later")
+        tables = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later")
         names = [f"{table}.{ending}" for table in tables for ending in ("md", "csv", "tex", "html")]
         figures = ["figure6", "figure7", "losses", "reconstructions"]
         figures += ["figure2"] if self.figure2_runs else []
