@@ -70,7 +70,7 @@ class Metric:
     @property
     def is_listed(self) -> bool:
         """Whether `scoring.metrics` may name it; the others come with a network, a metric or reconstructions."""
-        return self.source == "sample" and self.network is None and self.checks is None
+        return self.function is not None and self.source == "sample" and self.network is None and self.checks is None
 
     @property
     def ground(self) -> tuple[str, ...]:
@@ -178,6 +178,14 @@ _DENSITY = Metric(
     decimals=2,
     minima=(_ONE_A_GROUP, Minimum("metrics", ("reference",), least=6)),  # an image and its five neighbours
 )
+_COPIES = Metric(
+    "copies_features",
+    title="Copies",
+    better="down",
+    bounds=(0, 1),
+    decimals=3,
+    minima=(_ONE_A_GROUP,),
+)
 _TABLE = (
     _FD,
     Metric(
@@ -226,6 +234,8 @@ _TABLE = (
     replace(_FD, name="sfid", network="inception-spatial", column="measured"),
     replace(_PRECISION, name="precision_vgg", title="Precision (VGG)", network="vgg16", column="measured"),
     replace(_RECALL, name="recall_vgg", title="Recall (VGG)", network="vgg16", column="measured"),
+    _COPIES,
+    replace(_COPIES, name="copies_pixels", title="Copies (pixels)"),
     # Rises where drawn images repeat training images.
     replace(_FD, name="fd_held_out", title="{fd} to held-out", split="held_out", checks="fd", column="never"),
     # Original and reconstruction leave the jackknife together.

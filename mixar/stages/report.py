@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mixar.assets.shipped import LITERATURE
 from mixar.data.images import load_images
@@ -47,6 +47,7 @@ HEADINGS = {
     "figure8": "Figure 8. TI-Mix against training on",
     "losses": "Training loss",
     "reconstructions": "Reconstructions of held-out images",
+    "copies": "Samples beside their nearest training images",
 }  # in the order of the page
 
 
@@ -156,15 +157,22 @@ def image_sheets(layout: Layout, summary: Summary) -> dict:
     sheets["reconstructions"] = _reconstructions(summary, layout, manifest)
     if layout.figure2_runs:
         sheets["figure2"] = _pairs(study, layout, names)
+    if study.scoring.copies:
+        sheets["copies"] = _copies(summary, layout, manifest)
     return sheets
 
 
 def _shards(study: Study, layout: Layout, run: str) -> list[Path]:
     """A few sample shards of a run's first seed, spread over the labels: enough for a sheet."""
-    seed = study.networks[run].seeds[0] if run in study.networks else 0
     count = study.evaluation.num_shards
     numbers = np.unique(np.linspace(0, count - 1, min(count, study.report.grid[0])).round().astype(int))
-    return [layout.samples(run, seed, headline_sampler(study, run) or "default", int(i)) for i in numbers]
+    return [layout.samples(*_first_drawing(study, run), int(i)) for i in numbers]
+
+
+def _first_drawing(study: Study, run: str) -> tuple[str, int, str]:
+    """(run, seed, sampler) of the images that sheets show."""
+    seed = study.networks[run].seeds[0] if run in study.networks else 0
+    return run, seed, headline_sampler(study, run) or "default"
 
 
 def _grids(study: Study, layout: Layout, names: dict[int, str]):
@@ -190,14 +198,37 @@ def _pairs(study: Study, layout: Layout, names: dict[int, str]):
     return pictures.figure2(family(study.discrete), theirs, ours, classes)
 
 
+def _copies(summary: Summary, layout: Layout, manifest: pa.Table):
+    """Samples of every run above their nearest training images by features: some of all classes, then the closest."""
+    study, parts = summary.study, []
+    for run in study.runs:
+        names = _first_drawing(study, run)
+        near = pq.read_table(layout.nearest(*names)).to_pandas().set_index("index")
+        shards = _shards(study, layout, run)
+        index, label = pictures.read_labels(shards)
+        usual = pictures.pick_varied(index, label, pictures.USUAL)
+        shown = near.loc[np.setdiff1d(index, usual)]
+        wanted = usual + [int(i) for i in shown.nsmallest(pictures.CLOSEST, "distance_features").index]
+        rows = _rows_of(manifest, near.loc[wanted, "nearest_features"].tolist())
+        originals = load_images(rows, study.data.image_size).numpy()
+        share = summary.of(run, "copies_features").mean
+        parts.append((label_of(study, run), pictures.read_selected(shards, wanted), originals, share))
+    return pictures.copies_sheet(parts)
+
+
+def _rows_of(manifest: pa.Table, wanted: list[int]) -> pa.Table:
+    """The manifest's rows with these indices, in their order; an index may occur twice."""
+    places = {index: place for place, index in enumerate(manifest["index"].to_pylist())}
+    return manifest.take([places[index] for index in wanted])
+
+
 def _reconstructions(summary: Summary, layout: Layout, manifest: pa.Table):
     study = summary.study
     paths = {kind: [layout.reconstruction(kind, s) for s in range(study.data.num_shards)]
              for kind in ("continuous", "discrete")}  # fmt: skip
     index, label = pictures.read_labels(paths["continuous"])
     wanted = pictures.pick_varied(index, label, pictures.RECONSTRUCTIONS)
-    originals = manifest.filter(pc.is_in(manifest["index"], pa.array(wanted, pa.int64())))
-    originals = originals.take([originals["index"].to_pylist().index(i) for i in wanted])
+    originals = _rows_of(manifest, wanted)
     labels = {kind: label_of(study, kind) for kind in paths}
     decoded = {labels[kind]: pictures.read_selected(paths[kind], wanted) for kind in labels}
     name = summary.distance("reconstruct")

@@ -5,17 +5,24 @@ The features of all shards are merged by image index, so neither their order nor
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mixar.assets.check import require, resolve
+from mixar.data.images import iter_images, read_images
 from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
 from mixar.process.failures import needs_memory
 from mixar.reporting.results import make_rows, write_rows
+from mixar.scoring.copies import copies_value, nearest, pixel_space, reach_of, write_nearest
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features
+from mixar.scoring.metrics.precision_recall import BLOCK
 from mixar.scoring.protocols import Protocol, distance_name, protocol_of, row_id, with_ids
 from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
 from mixar.scoring.statistics import load_statistics
@@ -34,7 +41,7 @@ TOO_LARGE = "Leave out metrics of scoring.metrics, or lower scoring.jackknife_gr
 def score_samples(study: Study, layout: Layout, run: str, seed: int, sampler: str) -> None:
     """Write layout.scores("sample", run, seed, sampler): one row per metric, with n, protocol and a 95 % interval.
 
-    run: a run of the study, or 'maskbit'.
+    run: a run of the study, or 'maskbit'. With scoring.copies also layout.nearest(run, seed, sampler).
     Raises ValueError for unknown names, incomplete or mixed features, and too few images, before anything is computed.
     """
     check_drawn(study, run, seed, sampler)
@@ -57,6 +64,8 @@ def score_samples(study: Study, layout: Layout, run: str, seed: int, sampler: st
     values = sample_values(study.scoring, scored.features, train, held_out)
     values += further_values(study.scoring, scored, references["train"])
     hashes |= further_hashes(study.scoring, scored.further_sha256)
+    if study.scoring.copies:
+        values += _copies(study, layout, scored.features, references, (run, seed, sampler))
     key = {"source": "sample", "run": run, "seed": seed, "sampler": sampler, "digest": Digests(study).score()}
     _write(study, layout, protocol, scored, values, hashes, key)
 
@@ -112,7 +121,39 @@ def _write(
     name = distance_name(identity, hashes["extractor_name"], study.study)
     print(f"score {key['run']} (fd = {name}, n = {len(scored.features)}, {identity})")
     for v in values:
-        print(f"  {v['metric']:<12} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
+        print(f"  {v['metric']:<15} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
+
+
+def _copies(
+    study: Study, layout: Layout, drawn: FeatureSet, references: Mapping[str, Scored], names: tuple[str, int, str]
+) -> list[dict]:
+    """The shares of copies, in features and in pixels; writes layout.nearest of the names (run, seed, sampler)."""
+    sets = {split: references[split].features for split in SPLITS}
+    spaces = {"features": (drawn.features, *(sets[split].features for split in SPLITS))}
+    shards = [layout.samples(*names, shard) for shard in range(study.evaluation.num_shards)]
+    spaces["pixels"] = (_pixels_of(shards), *(_pixels_of_reference(study, layout, split) for split in SPLITS))
+    found, values = {}, []
+    for space, (x, training, unseen) in spaces.items():
+        found[space] = nearest(x, training)
+        reach = reach_of(nearest(unseen, training))
+        groups = study.scoring.jackknife_groups
+        values.append(copies_value(space, found[space], reach, drawn.index, drawn.labels, groups))
+    write_nearest(layout.nearest(*names), drawn.index, sets["train"].index, found)
+    return values
+
+
+def _pixels_of(shards: list[Path]) -> Tensor:
+    """Drawn images in the space of pixels, in the order of their index."""
+    parts = [(index, pixel_space(images)) for index, _, images in map(read_images, shards)]
+    order = np.argsort(np.concatenate([index for index, _ in parts]), kind="stable")
+    return torch.cat([pixels for _, pixels in parts])[torch.from_numpy(order)]
+
+
+def _pixels_of_reference(study: Study, layout: Layout, split: str) -> Tensor:
+    rows = reference_rows(layout.manifest, *reference_of(study, split)).sort_by("index")
+    images = iter_images(rows, study.data.image_size, protocol_of(study, "sample").crop)
+    parts = iter(lambda: list(itertools.islice(images, BLOCK)), [])
+    return torch.cat([pixel_space(np.stack(part)) for part in parts])
 
 
 def _reference(study: Study, layout: Layout, split: str) -> Scored:

@@ -27,6 +27,7 @@ LATER: dict[str, tuple] = {
     "options": ({},),
     "mask_group": (None,),
     "equal_mask_rates": (False,),
+    "copies": (False,),
 }
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}

@@ -134,6 +134,10 @@ class Layout:
         folders = [Path(folder) / part for folder in self.study.report.joined for part in JOINED_ROWS]
         return sorted(path for folder in folders for path in folder.rglob("*.parquet") if not is_service(path.name))
 
+    def nearest(self, run: str, seed, sampler: str) -> Path:
+        """The nearest training image of each drawn image; see scoring/copies.py."""
+        return self.root / "score" / "nearest" / run / f"seed{seed}-{sampler}.parquet"
+
     def measures(self, run: str) -> Path:
         return self.root / "measure" / f"{run}.parquet"
 
@@ -162,6 +166,7 @@ class Layout:
         figures = ["figure6", "figure7", "losses", "reconstructions"]
         figures += ["figure2"] if self.figure2_runs else []
         figures += ["figure8"] if self.study.report.figure8 else []
+        figures += ["copies"] if self.study.scoring.copies else []
         names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
         names += ["claims.md", "report.html", "results.parquet", "summary.txt"]
         return {name: self.report / name for name in names}

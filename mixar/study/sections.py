@@ -565,6 +565,11 @@ class Scoring(Section):
     kid_subset_size: Count = Field(default=1000, description="images per subset")
     is_splits: Count = Field(default=10, description="splits of the Inception Score")
     neighbours: Count = Field(default=3, description="k of precision and recall")
+    copies: bool = Field(
+        default=False,
+        description="share of drawn images that are closer to a training image than held-out images are, in features "
+        "and in pixels, and a figure of samples beside their nearest training images",
+    )
     jackknife_groups: Annotated[Count, Field(ge=2)] = Field(
         default=10, description="groups of images, left out in turn for the 95 % intervals"
     )

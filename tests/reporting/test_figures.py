@@ -216,12 +216,16 @@ def test_sheets_are_drawn_from_few_images_too(tmp_path):
         "back": pictures.reconstruction_sheet(
             made, {"VA-VAE": made, "MaskBit": made[::-1]}, ["a", "b", "c"], {"VA-VAE": "x"}
         ),
+        "copies": pictures.copies_sheet(
+            [("A run", images(6), images(6), 0.25), ("Another", images(6), images(6), None)]
+        ),
     }
 
     for name, sheet in sheets.items():
         figures.save(sheet, tmp_path / name)
 
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 8
+    assert "copies: 25.0 %" in [axes.get_title(loc="right") for axes in sheets["copies"].axes]
 
 
 NOTEBOOK = """

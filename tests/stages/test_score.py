@@ -128,6 +128,25 @@ def test_rows_carry_n_protocol_interval_and_the_hashes_of_network_and_references
         assert hashes["reference"] != hashes["reference_held_out"]
 
 
+def test_copied_training_images_are_counted_and_found_again(house):
+    study, layout = house
+    study = study.model_copy(update={"scoring": study.scoring.model_copy(update={"copies": True})})
+    rows = read_manifest(layout.manifest, "train").sort_by("index")
+    copied = NUM_IMAGES // 2
+    images = np.concatenate([load_images(rows, SIZE).numpy()[:copied], drawings(NUM_IMAGES - copied, 1)])
+
+    found = scored(study, layout, images)
+
+    for space in ("features", "pixels"):  # a few of the others are close to a training image, too
+        assert copied / NUM_IMAGES <= found[f"copies_{space}"]["value"] < copied / NUM_IMAGES + 0.2
+    assert list(found) == [*SAMPLE_METRICS, "copies_features", "copies_pixels"]
+    near = pq.read_table(layout.nearest("mar", 0, "default")).to_pandas()
+    for space in ("features", "pixels"):
+        assert near[f"nearest_{space}"].tolist()[:copied] == rows["index"].to_pylist()[:copied]
+    table = quality_table(summarise(study, read_rows(layout.root)))
+    assert "Copies ↓" in table.columns and "Copies (pixels) ↓" in table.columns
+
+
 @pytest.mark.parametrize("place", ["study", "catalogue"])
 def test_a_metric_that_is_only_a_function_has_a_row_with_an_interval(house, monkeypatch, place):
     study, layout = house

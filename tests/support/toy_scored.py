@@ -59,7 +59,7 @@ def house(smoke, pictures, tmp_path, monkeypatch):
                      "num_classes": 3, "num_shards": 2}  # fmt: skip
     smoke["evaluation"] = {"num_images": NUM_IMAGES, "shard_size": SHARD}
     smoke["hardware"] = {"device": "cpu", "results": str(tmp_path)}
-    smoke["scoring"]["jackknife_groups"] = 5
+    smoke["scoring"] |= {"jackknife_groups": 5, "copies": False}
     study = parse_study(smoke)
     layout = Layout(study)
     write_table(layout.manifest, ingest_manifest(study.data))

@@ -156,9 +156,13 @@ def sampled_networks(wildcards):
     return [LAYOUT.weights(wildcards.run, wildcards.seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
 
 
-def sample_features(wildcards):
+def sample_images(wildcards):
     names = wildcards.run, wildcards.seed, wildcards.sampler
-    return [LAYOUT.features(LAYOUT.samples(*names, shard)) for shard in IMAGE_SHARDS]
+    return [LAYOUT.samples(*names, shard) for shard in IMAGE_SHARDS]
+
+
+def sample_features(wildcards):
+    return [LAYOUT.features(path) for path in sample_images(wildcards)]
 
 
 def reconstruction_features(wildcards):

@@ -9,6 +9,7 @@ rule report:
         joined=LAYOUT.joined_row_files(),
         losses=[LAYOUT.losses(run, seed) for run, r in STUDY.runs.items() for seed in r.seeds],
         images=shown_images(),
+        nearest=[LAYOUT.nearest(*names) for names in STUDY.drawings] if STUDY.scoring.copies else [],
         literature=str(LITERATURE),
     output:
         report_outputs(),

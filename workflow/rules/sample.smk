@@ -82,8 +82,10 @@ rule score:
     input:
         reference=expand(LAYOUT.reference_features("{split}"), split=("train", "held_out")),
         features=sample_features,
+        images=sample_images if STUDY.scoring.copies else [],
     output:
         LAYOUT.scores("sample", "{run}", "{seed}", "{sampler}"),
+        *([LAYOUT.nearest("{run}", "{seed}", "{sampler}")] if STUDY.scoring.copies else []),
     log:
         LAYOUT.log("score", "{run}", "seed{seed}", "{sampler}"),
     conda:
