@@ -58,11 +58,12 @@ def flops_train(study: Study, run: str) -> float:
     for i in range(QUANTILES):
         rate = mask_rate_at((i + 0.5) / QUANTILES, settings.mask_rate_min)
         masked = math.ceil(size.length * rate)
-        total += size.condition(size.length - masked, memory=True)
+        total += size.condition(size.length - masked, read=masked) + size.once()
         rows = masked * settings.head_batch_multiplier
         # Each timestep is embedded once a batch as soon as there are more rows than timesteps.
         embedded = min(rows, NUM_TIMESTEPS / settings.batch_size)
-        total += masked * size.head_condition() + embedded * size.head_time() + rows * size.head_row()
+        total += (size.length - masked) * size.token() + rows * (size.head_row() + size.head_input())
+        total += masked * size.head_condition() + embedded * size.head_time()
     return 2 * BACKWARD * total / QUANTILES
 
 
@@ -70,11 +71,12 @@ def flops_sample(study: Study, run: str, sampler: Sampler) -> float:
     """FLOPs of drawing one image's latents with a sampler, in batches of the study's evaluation."""
     size = _size(study, run)
     branches = 1 if sampler.cfg == 1 else 2
-    total = 0.0
-    for index, step in enumerate(steps_of(size.length, sampler)):
-        total += branches * size.condition(size.length - step.missing, memory=index == 0)
-        rows = branches * (step.missing - step.left)
-        total += rows * (size.head_condition() + sampler.head_steps * size.head_row())
+    total = size.once() * (branches if size.guidance.drop_tokens_in_null else 1)
+    for step in steps_of(size.length, sampler):
+        visible, new = size.length - step.missing, step.missing - step.left
+        total += visible * size.token() + branches * size.condition(visible, read=new)
+        total += branches * new * (size.head_condition() + sampler.head_steps * size.head_row())
+        total += new * sampler.head_steps * size.head_input()
         total += sampler.head_steps * size.head_time() / study.evaluation.batch_size
     return 2 * total
 
@@ -88,26 +90,38 @@ class _Size:
     length: int
     channels: int
 
-    def condition(self, visible: int, memory: bool) -> float:
-        """One pass of encoder and decoder. memory: including the keys and values of the memory, made once an image."""
+    def condition(self, visible: int, read: int) -> float:
+        """One pass of encoder and decoder for one branch, of which `read` positions are read."""
         buffer, width, decoder_width = self.model.buffer_size, self._width("encoder"), self._width("decoder")
+        seen, all_tokens = buffer + visible, buffer + self.length
         return (
-            visible * self.channels * width
-            + self.model.encoder_depth * self._block(buffer + visible, "encoder", memory)
-            + (buffer + visible) * width * decoder_width
-            + self.model.decoder_depth * self._block(buffer + self.length, "decoder", memory)
+            self.model.encoder_depth * self._block(seen, "encoder")
+            + seen * width * decoder_width
+            + (self.model.decoder_depth - 1) * self._block(all_tokens, "decoder")
+            + self._block(all_tokens, "decoder", read)
         )
+
+    def token(self) -> int:
+        """Projecting a visible token, once for both branches of guidance."""
+        return self.channels * self._width("encoder")
+
+    def once(self) -> float:
+        """Keys and values of the memory in every block, once an image."""
+        depths = {"encoder": self.model.encoder_depth, "decoder": self.model.decoder_depth}
+        memory = {stage: self.guidance.memory_tokens(stage) * self._width(stage) ** 2 for stage in STAGES}
+        return sum(depths[stage] * 2 * memory[stage] for stage in STAGES)
 
     def _width(self, stage: str) -> int:
         return width_and_heads(self.model, stage)[0]
 
-    def _block(self, tokens: int, stage: str, memory: bool) -> float:
+    def _block(self, tokens: int, stage: str, read: int | None = None) -> float:
+        """One block, its memory's keys and values apart. read: rows that it computes; None: all."""
         width = self._width(stage)
         n, context = tokens + self.guidance.prefix_tokens(stage), self.guidance.memory_tokens(stage)
-        own = n * (4 * width**2 + 2 * width * int(width * self.model.mlp_ratio)) + 2 * n**2 * width
-        if not context:
-            return own
-        return own + 2 * n * width**2 + 2 * n * context * width + memory * 2 * context * width**2
+        rows = n if read is None else read
+        # keys and values of all; queries, projection, MLP and attention of the rows
+        own = 2 * n * width**2 + rows * (2 * width**2 + 2 * width * int(width * self.model.mlp_ratio) + 2 * n * width)
+        return own + (rows * (2 * width**2 + 2 * context * width) if context else 0)
 
     def head_condition(self) -> int:
         """Embedding the condition, once for all noise draws or head steps of a position."""
@@ -118,9 +132,13 @@ class _Size:
         return (2 * NUM_FREQUENCIES + self.model.head_width) * self.model.head_width
 
     def head_row(self) -> int:
-        """One evaluation of the head for one row, its two embeddings apart."""
+        """One evaluation of the head for one row, its two embeddings and the input's projection apart."""
         width = self.model.head_width
-        return (5 * self.model.head_depth + 2) * width**2 + 3 * self.channels * width
+        return (5 * self.model.head_depth + 2) * width**2 + 2 * self.channels * width
+
+    def head_input(self) -> int:
+        """Projecting a row's latents, once for both branches of guidance."""
+        return self.channels * self.model.head_width
 
 
 def _size(study: Study, run: str) -> _Size:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixar.model.layers import put, take, wide
+from mixar.model.layers import put, wide
 from mixar.model.mar import MAR
 from mixar.model.masking import mask_first, masked_counts, sample_orders
 from mixar.study.sections import Sampler
@@ -55,11 +55,12 @@ def sample_latents(
     else:
         orders = draws.orders
     x = wide(q.new_zeros(size, length, model.channels, dtype=model.fake_latent.dtype))
+    classes, drop = _branches(q, c, sampler)
     cache: dict[str, Any] = {}
     for index, step in enumerate(steps_of(length, sampler)):
         rows = orders[:, step.left : step.missing].sort(dim=1).values
         m = mask_first(orders, step.missing)
-        z = take(_condition(model, x, q, m, step.missing, c, sampler, cache), _repeat(rows, sampler))
+        z = model.condition(x, q, m, classes, drop, cache, step.missing, rows)
         noise = None if draws is None else draws.heads[index]
         new = model.diffloss.sample(
             z.flatten(0, 1), sampler.head_steps, rng, step.cfg, sampler.temperature, sampler.clip, noise
@@ -86,24 +87,10 @@ def _cfg(length: int, left: int, sampler: Sampler) -> float:
     return 1 + (sampler.cfg - 1) * (length - max(left, 1)) / length
 
 
-def _condition(
-    model: MAR,
-    x: Tensor,
-    q: Tensor,
-    m: Tensor,
-    missing: int,
-    c: Tensor | None,
-    sampler: Sampler,
-    cache: dict[str, Any],
-) -> Tensor:
-    """z of the conditional rows; with guidance the same rows without their class follow, [2B, L, D]."""
+def _branches(q: Tensor, c: Tensor | None, sampler: Sampler) -> tuple[Tensor, Tensor]:
+    """Classes, and whether they are dropped; with guidance of all images, then of all again without their class."""
     drop = torch.full((len(q),), c is None, device=q.device)
     c = torch.zeros_like(q[:, 0]) if c is None else c
     if sampler.cfg == 1:
-        return model.condition(x, q, m, c, drop, cache, missing)
-    x, q, m, c = (torch.cat([t, t]) for t in (x, q, m, c))
-    return model.condition(x, q, m, c, torch.cat([drop, torch.ones_like(drop)]), cache, missing)
-
-
-def _repeat(rows: Tensor, sampler: Sampler) -> Tensor:
-    return rows if sampler.cfg == 1 else torch.cat([rows, rows])
+        return c, drop
+    return c.repeat(2), torch.cat([drop, torch.ones_like(drop)])

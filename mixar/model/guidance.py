@@ -4,7 +4,7 @@ To write one: subclass `Guidance`, take (width, num_tokens, bits, **options) in 
   fill   embeddings for masked positions of the decoder's input (required);
   block  the transformer block of a half;
   enter  what joins the sequence before a half's blocks, and the memory handed to each of them;
-  leave  removes what `enter` added.
+  leave  removes what `enter` added, where that is no prefix.
 A strategy initialises what it owns and owns only what it uses: a parameter without a gradient stops distributed
 training and falsifies the parameter count. `prefix_tokens` and `memory_tokens` declare what it adds to each half, for
 FLOPs and token counts. `width` is the decoder's; what joins the encoder's sequence needs halves of equal width. Then
@@ -26,6 +26,7 @@ from mixar.study import choices
 from mixar.study.sections import Model, Study
 
 STAGES = ("encoder", "decoder")
+COPIES = "copies"  # cache[COPIES]: how many times the rows of q repeat themselves
 DROPPED = -1  # value of all tokens of an image whose tokens are dropped with its class
 
 
@@ -56,16 +57,19 @@ class Guidance(nn.Module):
 
         h: class tokens, then the encoder's visible tokens or all L positions. positions [1, L, D]: the position
         embeddings of this half. cache lives as long as q (every decoding step of the same images): keep there what
-        depends on q alone.
+        depends on q alone. Under guidance both branches see the same q, one after the other; `distinct` is one of them.
         """
         return h, None
 
     def leave(self, h: Tensor, stage: str) -> Tensor:
-        """h without what `enter` added."""
-        return h
+        """h without what `enter` added: here, without as many tokens at its beginning as `prefix_tokens` says.
+
+        Where a strategy has its own, the last block computes all rows, those that nobody reads, too.
+        """
+        return h[:, self.prefix_tokens(stage) :]
 
     def prefix_tokens(self, stage: str) -> int:
-        """How many tokens `enter` adds to the sequence; for cost accounting."""
+        """How many tokens `enter` puts before the sequence: `leave` removes them, and costs count them."""
         return 0
 
     def memory_tokens(self, stage: str) -> int:
@@ -123,11 +127,9 @@ class DCSelfAttention(Guidance):
         if stage not in self.positions:
             return h, None
         if stage not in cache:
-            cache[stage] = embed(self.table, q) + self.positions[stage]
-        return torch.cat([cache[stage], h], dim=1), None
-
-    def leave(self, h: Tensor, stage: str) -> Tensor:
-        return h[:, self.prefix_tokens(stage) :]
+            cache[stage] = embed(self.table, distinct(q, cache)) + self.positions[stage]
+        prefix = cache[stage].repeat(len(h) // len(cache[stage]), 1, 1)
+        return torch.cat([prefix, h], dim=1), None
 
     def prefix_tokens(self, stage: str) -> int:
         return self.num_tokens if stage in self.positions else 0
@@ -154,11 +156,16 @@ class DCCrossAttention(Guidance):
 
     def enter(self, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]) -> tuple[Tensor, Any]:
         if stage not in cache:
-            cache[stage] = Memory(normalised(embed(self.table, q) + positions))
+            cache[stage] = Memory(normalised(embed(self.table, distinct(q, cache)) + positions))
         return h, cache[stage]
 
     def memory_tokens(self, stage: str) -> int:
         return self.num_tokens
+
+
+def distinct(q: Tensor, cache: dict[str, Any]) -> Tensor:
+    """q [B, L] without its repetitions: the rows of one branch of guidance, where all branches have the same."""
+    return q[: len(q) // cache.get(COPIES, 1)]
 
 
 def token_bits(q: Tensor, bits: int) -> Tensor:

@@ -105,9 +105,13 @@ class HeadNetwork(nn.Module):
         return self.denoise(x, self.time_embed(t) + self.cond_embed(z))
 
     def denoise(self, x: Tensor, y: Tensor) -> Tensor:
-        """The output [R, 2C] for latents x and the summed time and condition embedding y [R, W]."""
+        """The output [R, 2C] for latents x and the summed time and condition embedding y [R, W].
+
+        x may have fewer rows: the same in each part of y, as the branches of guidance.
+        """
         dtype = self.input_proj.weight.dtype
         h, s = self.input_proj(x.to(dtype)).to(dtype), F.silu(y)
+        h = h if len(h) == len(s) else h.repeat(len(s) // len(h), 1)
         for block in self.res_blocks:
             h = block(h, s)
         return wide(self.final_layer(h, s))  # guidance, loss and steps are computed in float32
@@ -200,6 +204,6 @@ class DiffusionHead(nn.Module):
         """The output [R, 2C] under guidance of the predicted noise; the variance stays the conditional one's."""
         if cfg == 1:
             return self.net.denoise(x, y)
-        conditional, unconditional = self.net.denoise(x.repeat(2, 1), y).chunk(2)
+        conditional, unconditional = self.net.denoise(x, y).chunk(2)
         noise, v = conditional.chunk(2, dim=1)
         return torch.cat([torch.lerp(unconditional[:, : self.channels], noise, cfg), v], dim=1)

@@ -55,7 +55,10 @@ def width_and_heads(model: Model, stage: str) -> tuple[int, int]:
 
 
 class Block(VisionBlock):
-    """timm's pre-norm block with MAR's settings: h [B, n, D] to the same shape."""
+    """timm's pre-norm block with MAR's settings: h [B, n, D] to the same shape, or to [B, r, D] at `rows` [B, r] alone.
+
+    Rows that nobody reads need no query, projection and MLP; their keys and values they have.
+    """
 
     def __init__(self, model: Model, stage: str):
         super().__init__(
@@ -68,21 +71,41 @@ class Block(VisionBlock):
         )
         initialise(self)
 
+    def forward(self, h: Tensor, rows: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if rows is None:
+            return super().forward(h)
+        normed = self.norm1(h)
+        h = take(h, rows) + self._attend(take(normed, rows), normed)
+        return h + self.mlp(self.norm2(h))
+
+    def _attend(self, query: Tensor, context: Tensor) -> Tensor:
+        """The self-attention of some rows [B, r, D] to all [B, n, D]. Both are normalised."""
+        a: Any = self.attn
+        width = query.shape[-1]
+        (to_q, to_kv), (bias_q, bias_kv) = (t.split([width, 2 * width]) for t in (a.qkv.weight, a.qkv.bias))
+        q = F.linear(query, to_q, bias_q).unflatten(-1, (a.num_heads, -1)).transpose(1, 2)
+        k, v = F.linear(context, to_kv, bias_kv).unflatten(-1, (2, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=a.attn_drop.p if self.training else 0.0)
+        return a.proj_drop(a.proj(out.transpose(1, 2).flatten(2)))
+
 
 class CrossBlock(Block):
-    """A block followed by cross-attention to a memory: (h [B, n, D], memory) to [B, n, D]."""
+    """A block followed by cross-attention to a memory: (h [B, n, D], memory) to [B, n, D], or to [B, r, D] at rows."""
 
     def __init__(self, model: Model, stage: str):
         super().__init__(model, stage)
         self.cross = initialise(CrossAttention(*width_and_heads(model, stage), model.dropout))
 
-    def forward(self, h: Tensor, memory: Memory) -> Tensor:  # type: ignore[override]
-        h = super().forward(h)
+    def forward(self, h: Tensor, memory: Memory, rows: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        h = super().forward(h, rows)
         return h + self.cross(h, memory)
 
 
 class CrossAttention(nn.Module):
-    """Bias-free attention from h to a memory. The query is normalised without parameters of its own."""
+    """Bias-free attention from h to a memory. The query is normalised without parameters of its own.
+
+    h may have several times the memory's images: the same images in each part, as the branches of guidance.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -90,10 +113,13 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
 
     def forward(self, h: Tensor, memory: Memory) -> Tensor:
-        query = self._split(self.q(normalised(h)))
+        parts = len(h) // len(memory.tokens)
+        # All queries of an image one after the other: its keys and values serve every part and are not repeated.
+        query = self._split(self.q(normalised(h)).unflatten(0, (parts, -1)).transpose(0, 1).flatten(1, 2))
         rate = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(query, *memory.keys_and_values(self), dropout_p=rate)
-        return F.dropout(self.o(out.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        out = self.o(out.transpose(1, 2).flatten(2)).unflatten(1, (parts, -1)).transpose(0, 1).flatten(0, 1)
+        return F.dropout(out, self.dropout, self.training)
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the memory's tokens, [B, heads, N, D / heads] each."""

@@ -9,6 +9,7 @@ B batch, L positions (row-major), C channels, D width (the encoder's or the deco
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mixar.model.guidance import DROPPED, STAGES, Guidance, build_guidance
+from mixar.model.guidance import COPIES, DROPPED, STAGES, Guidance, build_guidance, distinct
 from mixar.model.head import DiffusionHead
 from mixar.model.layers import initialise, layer_norm, learned, put, take, width_and_heads
 from mixar.model.masking import split_positions
@@ -82,9 +83,9 @@ class MAR(nn.Module):
         Only masked positions reach the head: MAR evaluates all of them and then discards.
         """
         visible, masked = split_positions(m, missing)
-        z = self._condition(x, q, visible, c, drop, {})
-        z, target = take(z, masked).flatten(0, 1), take(x, masked).flatten(0, 1)
-        return self.diffloss.loss(z, target, rng, t=t, noise=noise, repeats=head_batch_multiplier).mean()
+        z = self._condition(x, q, visible, c, drop, {}, masked)
+        target = take(x, masked).flatten(0, 1)
+        return self.diffloss.loss(z.flatten(0, 1), target, rng, t=t, noise=noise, repeats=head_batch_multiplier).mean()
 
     def condition(
         self,
@@ -95,48 +96,101 @@ class MAR(nn.Module):
         drop: Tensor,
         cache: dict[str, Any] | None = None,
         missing: int | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """z [B, L, D], what the head is conditioned on at each position (Eq. 6).
+        """z [B, L, D], what the head is conditioned on at each position (Eq. 6); at `rows` [B, n] alone where given.
 
-        x may hold anything at masked positions. cache: one dict for all calls with the same q and drop lets a strategy
-        keep what depends on these alone.
+        x may hold anything at masked positions. c and drop may be several times as long as x, q, m and rows: these then
+        meet each part of them, [2B, L, D] for the two branches of guidance. cache: one dict for all calls with the same
+        q, c and drop keeps what depends on these alone.
         """
         visible, _ = split_positions(m, missing)
-        return self._condition(x, q, visible, c, drop, {} if cache is None else cache)
+        return self._condition(x, q, visible, c, drop, {} if cache is None else cache, rows)
 
     def _condition(
-        self, x: Tensor, q: Tensor, visible: Tensor, c: Tensor, drop: Tensor, cache: dict[str, Any]
+        self,
+        x: Tensor,
+        q: Tensor,
+        visible: Tensor,
+        c: Tensor,
+        drop: Tensor,
+        cache: dict[str, Any],
+        rows: Tensor | None,
     ) -> Tensor:
+        copies = len(c) // len(x)
+        q = q.repeat(copies, 1)
         if self.guidance.drop_tokens_in_null:
             q = q.masked_fill(drop[:, None], DROPPED)
-        return self.decode(self.encode(x, q, c, drop, visible, cache), q, visible, cache)
+        else:
+            cache[COPIES] = copies
+        rows = rows if rows is None else rows.repeat(copies, 1)
+        h = self.encode(x, q, c, drop, visible, cache)
+        return self.decode(h, q, visible.repeat(copies, 1), cache, rows)
 
     def encode(self, x: Tensor, q: Tensor, c: Tensor, drop: Tensor, visible: Tensor, cache: dict[str, Any]) -> Tensor:
-        """Encoder output [B, buffer + V, D]: class tokens, then the visible tokens in position order."""
-        label = torch.where(drop[:, None], self.fake_latent, self.class_emb(c))
+        """Encoder output [B, buffer + V, D]: class tokens, then the visible tokens in position order.
+
+        x and visible may have fewer images than c, as for `condition`.
+        """
         buffer, positions = self.encoder_pos_embed_learned.split([self.buffer_size, self.num_tokens], dim=1)
+        if "class tokens" not in cache:
+            label = torch.where(drop[:, None], self.fake_latent, self.class_emb(c))
+            cache["class tokens"] = self.z_proj_ln(label[:, None] + buffer)
         tokens = self.z_proj(take(x, visible).to(self.z_proj.weight.dtype)) + F.embedding(visible, positions[0])
-        h = self.z_proj_ln(torch.cat([label[:, None] + buffer, tokens], dim=1))
+        tokens = self.z_proj_ln(tokens).repeat(len(c) // len(x), 1, 1)
+        h = torch.cat([cache["class tokens"], tokens], dim=1)
         return self.encoder_norm(self._run(self.encoder_blocks, h, q, positions, "encoder", cache))
 
-    def decode(self, h: Tensor, q: Tensor, visible: Tensor, cache: dict[str, Any]) -> Tensor:
-        """z [B, L, D] from the encoder's output; masked positions hold what the strategy fills in (Eq. 9)."""
+    def decode(
+        self, h: Tensor, q: Tensor, visible: Tensor, cache: dict[str, Any], rows: Tensor | None = None
+    ) -> Tensor:
+        """z [B, L, D], or at `rows` [B, n, D], from the encoder's output; masked positions hold the strategy's fill
+        (Eq. 9)."""
+        before, positions = self.decoder_pos_embed_learned.split([self.buffer_size, self.num_tokens], dim=1)
         buffer, seen = self.decoder_embed(h).split([self.buffer_size, visible.shape[1]], dim=1)
-        fill = self.guidance.fill(q).expand(len(h), self.num_tokens, -1)
-        h = torch.cat([buffer, put(fill, visible, seen.to(fill.dtype))], dim=1) + self.decoder_pos_embed_learned
-        positions = self.decoder_pos_embed_learned[:, self.buffer_size :]
-        h = self._run(self.decoder_blocks, h, q, positions, "decoder", cache)
-        return self.decoder_norm(h[:, self.buffer_size :]) + self.diffusion_pos_embed_learned
+        if "fill" not in cache:
+            cache["fill"] = self.guidance.fill(distinct(q, cache)) + positions
+        fill = cache["fill"]
+        fill = fill.expand(len(h), -1, -1) if len(fill) == 1 else fill.repeat(len(h) // len(fill), 1, 1)
+        tokens = put(fill, visible, seen.to(fill.dtype) + F.embedding(visible, positions[0]))
+        h = torch.cat([buffer + before, tokens], dim=1)
+        h = self._run(self.decoder_blocks, h, q, positions, "decoder", cache, rows)
+        at = (
+            self.diffusion_pos_embed_learned if rows is None else F.embedding(rows, self.diffusion_pos_embed_learned[0])
+        )
+        return self.decoder_norm(h) + at
 
     def _run(
-        self, blocks: nn.ModuleList, h: Tensor, q: Tensor, positions: Tensor, stage: str, cache: dict[str, Any]
+        self,
+        blocks: nn.ModuleList,
+        h: Tensor,
+        q: Tensor,
+        positions: Tensor,
+        stage: str,
+        cache: dict[str, Any],
+        rows: Tensor | None = None,
     ) -> Tensor:
+        """h after the blocks of a half. In the decoder without the class tokens, and at the positions `rows` alone."""
         h, memory = self.guidance.enter(h, q, positions, stage, cache)
+        last = None if rows is None or not self._can_narrow(blocks[-1]) else blocks[-1]
         for block in blocks:
             inputs = (h,) if memory is None else (h, memory)
+            if block is last and rows is not None:
+                inputs = (*inputs, self.guidance.prefix_tokens(stage) + self.buffer_size + rows)
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 # dropout draws from the global state, which the second pass must find as the first did
                 h = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=True)
             else:
                 h = block(*inputs)
-        return self.guidance.leave(h, stage)
+        if last is not None:
+            return h
+        h = self.guidance.leave(h, stage)
+        if stage == "encoder":
+            return h
+        h = h[:, self.buffer_size :]
+        return h if rows is None else take(h, rows)
+
+    def _can_narrow(self, block: nn.Module) -> bool:
+        """Whether a block computes some rows alone, and the rows of positions are known."""
+        is_prefix = type(self.guidance).leave is Guidance.leave
+        return is_prefix and "rows" in inspect.signature(block.forward).parameters

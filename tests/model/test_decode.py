@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from toy_models import BITS, CHANNELS, LENGTH, STRATEGIES, randomise, toy_mar
+from toy_models import BITS, CHANNELS, EVERY_VARIANT, LENGTH, STRATEGIES, assert_near, randomise, toy_mar
 
 from mixar.model.decode import sample_latents, steps_of
+from mixar.model.layers import take
 from mixar.study.sections import Sampler
 
 
@@ -72,10 +73,38 @@ def test_the_number_of_network_passes_is_the_number_of_steps():
     assert passes == [3] * 4
 
 
-@pytest.mark.parametrize("strategy", ["dc_sa", "dc_ca"])
-def test_caching_what_depends_on_the_tokens_alone_changes_nothing(strategy, monkeypatch):
-    model, (q, c) = randomise(toy_mar(strategy)), toy_tokens()
-    cached = draw(model, q, c, sampler_of())
-    condition = model.condition
-    monkeypatch.setattr(model, "condition", lambda *arguments: condition(*arguments[:-1]))
-    assert torch.equal(draw(model, q, c, sampler_of()), cached)
+@pytest.mark.parametrize("cfg", [1.0, 2.5])
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_each_iteration_equals_one_without_cache_of_full_halves_and_all_positions(strategy, options, cfg, monkeypatch):
+    model, (q, c) = randomise(toy_mar(strategy, **options)), toy_tokens()
+    drawn = draw(model, q, c, sampler_of(cfg=cfg))
+    condition, calls = model.condition, []
+
+    def plain(x, q, m, c, drop, cache, missing, rows):
+        calls.append(len(c) // len(x))
+        x, q, m, rows = (h.repeat(calls[-1], *[1] * (h.dim() - 1)) for h in (x, q, m, rows))
+        return take(condition(x, q, m, c, drop), rows)
+
+    monkeypatch.setattr(model, "condition", plain)
+    assert_near(draw(model, q, c, sampler_of(cfg=cfg)), drawn)
+    assert calls == [1 if cfg == 1 else 2] * 5
+
+
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_what_depends_on_tokens_and_class_alone_is_computed_once_an_image(strategy, options):
+    model, (q, c) = randomise(toy_mar(strategy, **options)), toy_tokens()
+    rows = {}
+
+    def count(name):
+        return lambda _, inputs, __: rows.setdefault(name, []).append(len(inputs[0]))
+
+    model.class_emb.register_forward_hook(count("class_emb"))
+    for name, module in model.named_modules():
+        if name.endswith(("cross.k", "cross.v")) or name in ("guidance.table", "guidance.embed"):
+            module.register_forward_hook(count(name))
+    draw(model, q, c, sampler_of())
+
+    halves = 2 if options.get("drop_tokens_in_null") else 1
+    stages = 2 if strategy == "dc_ca" or options.get("stage") == "both" else 1
+    expected = {name: [3 * halves] * (stages if name == "guidance.table" else 1) for name in rows}
+    assert rows == {**expected, "class_emb": [6]}

@@ -1,8 +1,13 @@
 """The masked autoregressive transformer by laws; test_released_parity.py compares it with MAR's released code."""
 
+from functools import partial
+
 import pytest
 import torch
 from toy_models import (
+    BITS,
+    CHANNELS,
+    CLASSES,
     EVERY_VARIANT,
     LENGTH,
     SMALL,
@@ -15,7 +20,8 @@ from toy_models import (
 )
 
 from mixar.model.decode import sample_latents
-from mixar.model.layers import put, take
+from mixar.model.guidance import DCSelfAttention
+from mixar.model.layers import Block, put, take
 from mixar.model.mar import MAR
 from mixar.model.masking import split_positions
 from mixar.model.patches import patchify, unpatchify
@@ -37,6 +43,55 @@ def test_latents_at_masked_positions_do_not_matter(strategy):
 def test_any_number_of_positions_may_be_missing(strategy, num_masked):
     z = toy_mar(strategy).condition(**toy_batch(num_masked=num_masked))
     assert z.shape == (2, LENGTH, 32) and z.isfinite().all()
+
+
+class OwnBlock(Block):
+    """A block that computes all rows."""
+
+    def forward(self, h):
+        return super().forward(h)
+
+
+class OwnEnd(DCSelfAttention):
+    """DC-SA that removes its prefix itself."""
+
+    def leave(self, h, stage):
+        return super().leave(h, stage)
+
+
+def with_own_block(strategy):
+    model = toy_mar(strategy)
+    model.decoder_blocks[-1] = OwnBlock(SMALL, "decoder")
+    return model
+
+
+@pytest.mark.parametrize(
+    "build",
+    [*(partial(toy_mar, name, **options) for name, options in EVERY_VARIANT), partial(with_own_block, "dc_sa"),
+     lambda: MAR(SMALL, OwnEnd(SMALL.width, LENGTH, BITS), LENGTH, CHANNELS, CLASSES).eval()],
+)  # fmt: skip
+def test_positions_that_are_read_have_the_values_and_gradients_of_all(build):
+    model, batch = randomise(build()), toy_batch(3)
+    rows = torch.tensor([[0, 9], [3, 4], [15, 2]])
+    weight = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
+    some, all_rows = model.condition(**batch, rows=rows), take(model.condition(**batch), rows)
+
+    assert_near(some, all_rows)
+    gradients = [
+        torch.autograd.grad((z * weight).sum(), model.parameters(), materialize_grads=True) for z in (some, all_rows)
+    ]
+    for name, found, expected in zip(dict(model.named_parameters()), *gradients, strict=True):
+        assert "diffloss" in name or expected.abs().max() > 0
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_last_block_computes_queries_and_mlp_for_masked_positions_alone():
+    model, sizes = toy_mar("dc_sa"), []
+    model.decoder_blocks[-1].mlp.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[1]))
+
+    model(**toy_batch(num_masked=11), rng=torch.Generator().manual_seed(0))
+
+    assert sizes == [11]
 
 
 def test_a_dropped_class_is_ignored():
