@@ -500,6 +500,22 @@ def _settings(pairs: list[str]) -> dict[str, object]:
 
 
 @app.command()
+def export(
+    study: StudyFiles,
+    run: RunName,
+    seed: Seed,
+    sampler: SamplerName,
+    to: Annotated[Path, typer.Option("--to", help="The .npz file to write.", show_default=False)],
+) -> None:
+    """Write a run's drawn images as one .npz, as ADM's evaluator reads it."""
+    loaded = load(study)
+    from mixar.stages import export as stage
+
+    count = stage.export(*loaded, run, seed, sampler, to)
+    print(f"{to}: {counted(count, 'image')}")
+
+
+@app.command()
 def publish(study: StudyFiles, to: Annotated[Path, typer.Option("--to", help="Folder to copy to.")]) -> None:
     """Copy the networks and runs that a study trained into a folder, as float16."""
     loaded = load(study)
