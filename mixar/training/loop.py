@@ -206,7 +206,7 @@ def fit(
         rows = order(epoch)[batch * s.batch_size : (batch + 1) * s.batch_size]
         return parts_of(rows, share, s, (now.noise(seed), index), context.device, load)
 
-    wishes, start = Wishes(context, checkpoint_minutes), time.monotonic()
+    wishes, start = Wishes(context, checkpoint_minutes, now.done), time.monotonic()
     with (
         signals_as_wishes() as signalled,
         writing(folder, not_written) as writer,
@@ -350,13 +350,13 @@ class Wishes:
     """When all processes save, and end: after the same step, and soon after one of them was told to.
 
     One process knows by itself. Several ask each other about every SECONDS_BETWEEN_QUESTIONS, through the hosts: no
-    device waits.
+    device waits. step: after which the first attempt, or this one, begins.
     """
 
-    def __init__(self, context: Context, checkpoint_minutes: float):
+    def __init__(self, context: Context, checkpoint_minutes: float, step: int):
         self.context, self.period = context, 60 * checkpoint_minutes
         self.last_save = self.last_question = time.monotonic()
-        self.asked_at, self.next = 0, 0
+        self.asked_at = self.next = step
 
     def ask(self, step: int, is_told: bool) -> tuple[bool, bool]:
         """Whether to save, and to end, after `step`; is_told: this process was told to end."""

@@ -18,13 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
-from toy_strategies import Fused
+from toy_strategies import Fused, Sized, Spoilt
 from verbs import mixar
 
 from mixar.data.shards import open_shard, write_shard
 from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS
-from mixar.stages.train import resume_changed, train
+from mixar.stages.train import train
 from mixar.study.layout import Layout
 from mixar.training.job import micro_batch
 from mixar.weights import load_module, read_metadata, save_weights
@@ -116,7 +116,11 @@ def test_a_strategy_with_tied_weights_is_trained_saved_and_continued(tmp_path):
 
 @pytest.mark.slow
 def test_compiled_blocks_train_with_the_same_losses_but_for_rounding(tmp_path, capsys):
-    plain, compiled = toy_study(tmp_path / "plain"), toy_study(tmp_path / "compiled")
+    def study_in(name: str):
+        sized = {"model": "s", "guidance": {"strategy": "toy_strategies:Sized"}, "ti_mix": {}}
+        return toy_study(tmp_path / name, training={"mask_group": 4}, runs={"ti": sized})
+
+    plain, compiled = study_in("plain"), study_in("compiled")
     compiled = compiled.model_copy(update={"hardware": compiled.hardware.model_copy(update={"compile": True})})
     layouts = [write_inputs(study) for study in (plain, compiled)]
 
@@ -125,6 +129,7 @@ def test_compiled_blocks_train_with_the_same_losses_but_for_rounding(tmp_path, c
 
     expected, found = (pq.read_table(layout.losses("ti", 0))["loss"].to_pylist() for layout in layouts)
     assert "torch.compile failed" not in capsys.readouterr().out
+    assert Sized.sizes == {4}, "also the trial before the training takes a group at a time"
     assert found == pytest.approx(expected, rel=1e-3)
     assert weights(layouts[1], "ti").keys() == weights(layouts[0], "ti").keys()
 
@@ -179,22 +184,19 @@ def test_memory_advice_names_the_images_that_a_group_allows():
     assert "(now null: 4)" in micro_batch("hardware", study.training_of("mix"))
 
 
-def test_a_training_that_stays_lost_names_a_command_that_continues_it(tmp_path, monkeypatch, capsys):
-    study = fused_study(tmp_path)
+def test_a_training_that_stays_lost_names_a_command_that_continues_it(tmp_path, monkeypatch):
+    runs = {"spoilt": {"model": "s", "guidance": {"strategy": "toy_strategies:Spoilt"}}}
+    study = toy_study(tmp_path, runs=runs, hardware={**EACH_STEP, "results": str(tmp_path)})
     layout = write_inputs(study)
     file = tmp_path / "my study.json"
     file.write_text(study.model_dump_json(), encoding="utf-8")
+    monkeypatch.setattr(Spoilt, "passes", 0)
+    monkeypatch.setattr(Spoilt, "first", 3)
+    monkeypatch.setattr("sys.argv", ["mixar", "train", "--study", str(file), "--run", "spoilt"])
+    with pytest.raises(FloatingPointError) as stopped:
+        train(study, layout, "spoilt", 0)
 
-    def overflow():
-        raise FloatingPointError("overflow")
-
-    Fused.fuse, Fused.end = 3, overflow
-    monkeypatch.setattr("sys.argv", ["mixar", "train", "--study", str(file), "--run", "fused"])
-    with pytest.raises(FloatingPointError):
-        train(study, layout, "fused", 0)
-    Fused.fuse = None
-
-    program, *words = shlex.split(resume_changed("fused", 0, study.training_of("fused")))
+    program, *words = shlex.split(re.search("continue from it: (.*)", str(stopped.value))[1])
     done = mixar(*words, "--later")
 
     assert program == "mixar" and done.returncode == 0, done.stderr

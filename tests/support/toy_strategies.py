@@ -1,5 +1,6 @@
 """Guidance strategies that a study names as its own."""
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,6 +21,28 @@ class Fused(DCMix):
             Fused.fuse -= 1
             if Fused.fuse == 0:
                 Fused.end()
+        return super().fill(q)
+
+
+class Spoilt(DCMix):
+    """DC-Mix that shows NaN from its `first`-th training pass on."""
+
+    first: ClassVar[int] = 10**9
+    passes: ClassVar[int] = 0
+
+    def fill(self, q):
+        Spoilt.passes += self.training
+        return super().fill(q) * (math.nan if self.training and Spoilt.passes >= Spoilt.first else 1.0)
+
+
+class Sized(DCMix):
+    """DC-Mix that notes how many images its training passes have."""
+
+    sizes: ClassVar[set[int]] = set()
+
+    def fill(self, q):
+        if self.training:
+            Sized.sizes.add(len(q))
         return super().fill(q)
 
 

@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import re
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import nn
 from mixar.study.sections import Training
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
-from mixar.training.loop import MOST_SKIPPED, Curve, Fit, fit, total_steps
+from mixar.training.loop import MOST_SKIPPED, SECONDS_BETWEEN_QUESTIONS, Curve, Fit, Wishes, fit, total_steps
 from mixar.training.optim import average_decay, build_optimizer, parameter_groups, step_if_finite, update_average
 from mixar.training.state import State
 
@@ -323,12 +325,12 @@ def test_gradients_are_clipped_to_the_norm_and_reported_before(tmp_path):
     assert seen[0].norm().item() == pytest.approx(2.0, rel=1e-4)  # clipped in place
 
 
-def not_finite(steps, once=False):
-    """A noisy step whose loss is NaN at these numbers; once: only the first time."""
+def not_finite(steps, once=False, total=60):
+    """A noisy step whose loss is NaN at these numbers of `total`; once: only the first time."""
     left = list(steps)
 
     def step(model, rows, rng, progress):
-        number, loss = round(progress * 60) + 1, noisy_step(model, rows, rng, progress)["loss"]
+        number, loss = round(progress * total) + 1, noisy_step(model, rows, rng, progress)["loss"]
         if number not in left:
             return {"loss": loss}
         if once:
@@ -439,6 +441,21 @@ def test_a_training_may_not_end_with_a_step_that_is_not_finite(tmp_path, last):
     assert [row["step"] for row in cured.curve] == list(range(1, 61))
 
 
+def leave_a_state(folder: Path, done: int) -> None:
+    """A checkpoint after so many steps, without making them."""
+    run_fit(folder, epochs=1)
+    state = checkpoints.read_state(checkpoints.states(folder)[2], ALONE.device)
+    checkpoints.save_state(folder, replace(state, done=done))
+
+
+def test_a_step_that_is_not_finite_is_noticed_at_the_end_also_within_a_row_of_the_curve(tmp_path):
+    leave_a_state(tmp_path, 1002)  # rows of ten steps
+    step = not_finite(range(1003, 1005), total=1004)
+
+    with pytest.raises(FloatingPointError, match="2 steps in a row, up to step 1004, .* since step 1002"):
+        run_fit(tmp_path, step=step, epochs=502, minutes=1e9)
+
+
 def test_a_training_without_any_finite_step_leaves_nothing(tmp_path):
     with pytest.raises(FloatingPointError, match="up to step 2, .* before the first checkpoint. Lower learning_rate"):
         run_fit(tmp_path, step=lambda *found: {"loss": noisy_step(*found)["loss"] * math.nan}, epochs=1)
@@ -458,6 +475,38 @@ def test_being_told_to_end_among_steps_that_are_not_finite_leaves_the_good_state
     assert list(checkpoints.states(tmp_path)) == [10, 9]
     assert f"stopped after 15/60 steps, not saved; {tmp_path} holds the checkpoint before" in capsys.readouterr().out
     assert run_fit(tmp_path, epochs=30).steps == 60
+
+
+def test_being_told_to_end_at_a_step_that_is_not_finite_within_a_row_saves_no_state(tmp_path):
+    def told_to_end(done, total, note):
+        if done == 1004:
+            signal.raise_signal(signal.SIGTERM)
+
+    leave_a_state(tmp_path, 1002)
+    with pytest.raises(SystemExit, match="143"):
+        run_fit(tmp_path, step=not_finite([1004], total=1006), epochs=503, minutes=1e9, announce=told_to_end)
+
+    assert max(checkpoints.states(tmp_path)) == 1002
+
+
+class Agreeing:
+    """Several processes of which this one speaks for all."""
+
+    world_size = 2
+
+    def asked(self, *found):
+        return found
+
+
+@pytest.mark.parametrize("begin", [0, 100_000])
+def test_processes_with_slow_steps_ask_each_other_soon_also_after_a_resumption(begin):
+    wishes = Wishes(Agreeing(), 1e9, begin)
+    time.sleep(0.3)  # a step takes no less
+    wishes.ask(begin + 1, False)
+
+    asked = next(step for step in range(2, 100) if wishes.ask(begin + step, True)[1])
+
+    assert asked <= 1 + SECONDS_BETWEEN_QUESTIONS / 0.3
 
 
 def test_a_training_that_stays_lost_names_the_command_that_changes_it(tmp_path):
