@@ -413,13 +413,20 @@ def plan(
     ] = None,
     totals: Annotated[bool, typer.Option("--totals", help="Print one line.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    measures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rates of your card, as benchmarks/gpu.sh wrote them; default: the file that MIXAR_MEASURES names.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Price a study before its first job: GPU-hours, time, memory, restarts and disk of every stage."""
     files = [study_file(path) for path in study]
     loaded, layout = load(study)
     from mixar.stages import plan as stage
 
-    found = stage.plan(loaded, layout, only, files)
+    found = stage.plan(loaded, layout, only, files, measures)
     if as_json:
         print(json.dumps(found.as_mapping(), indent=2))
     elif totals:

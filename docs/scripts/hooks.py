@@ -3,10 +3,12 @@
 - Pages link to files of the repository (`../../benchmarks/README.md`), as a code host needs it. The site holds a
   copy of each such file, and the link leads there.
 - The Python API has one page a room of the package, made from the modules that are there.
+- What `benchmarks/gpu.sh` measured takes the place of `<!-- benchmarks/gpu.json -->`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
@@ -19,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
 API = "reference/api"
+MEASURES = "benchmarks/gpu.json"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -58,6 +61,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at files of the repository to the site's copies."""
     source = page.file.src_uri
+    if (marker := f"<!-- {MEASURES} -->") in markdown:
+        markdown = markdown.replace(marker, measured())
     home = source if page.file.generated_by and not source.startswith(API) else f"docs/{source}"
 
     def mended(found: re.Match) -> str:
@@ -65,6 +70,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(place_of(target), posixpath.dirname(source) or ".") + (found[2] or "")
 
     return outside_code(markdown, lambda text: LINK.sub(mended, text))
+
+
+def measured(path: Path = ROOT / MEASURES) -> str:
+    """The file that `benchmarks/gpu.sh` writes, as tables."""
+    spec = importlib.util.spec_from_file_location("gpu_page", ROOT / "benchmarks" / "gpu_page.py")
+    gpu_page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_page)
+    return gpu_page.page(path)
 
 
 def outside_code(markdown: str, change) -> str:

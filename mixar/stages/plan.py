@@ -7,8 +7,8 @@ turn them into hours are measured (benchmarks/gpu.json) or assumed, and the plan
 from __future__ import annotations
 
 import functools
-import json
 import math
+import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +24,7 @@ from mixar.assets.check import locate
 from mixar.assets.shipped import ROOT
 from mixar.model import cost
 from mixar.scoring.protocols import IMAGENET
+from mixar.storage.files import json_mapping
 from mixar.study.cards import CARDS
 from mixar.study.choices import unknown
 from mixar.study.layout import Layout
@@ -127,14 +128,21 @@ def time_of(hours: float) -> str:
     return f"{hours:,.1f} h" if hours >= 1 else f"{max(hours * 60, 1):.0f} min"
 
 
-def plan(study: Study, layout: Layout, only: str | None = None, files: Sequence[Path] = ()) -> Plan:
+def plan(
+    study: Study,
+    layout: Layout,
+    only: str | None = None,
+    files: Sequence[Path] = (),
+    measures: Path | None = None,
+) -> Plan:
     """The plan of a study. only: a key of PARTS, of whose rows the work alone is planned. files: the study's, for the
-    command. Raises ValueError for an unknown part, and where the study's data cannot be counted.
+    command. measures: rates of a card; None: the file that MIXAR_MEASURES names, else benchmarks/gpu.json where there
+    is one. Raises ValueError for an unknown part, unfit measures, and where the study's data cannot be counted.
     """
     if only is not None and only not in PARTS:
         raise ValueError(f"--only: {unknown(only, PARTS)}")
     counts, notes = images_of(study, layout)
-    card, rates, said = rates_of(study)
+    card, rates, said = rates_of(study, measures)
     work = {w.key: priced(w, rates) for w in all_work(study, layout, counts)}
     command = None
     if only:
@@ -149,7 +157,7 @@ def plan(study: Study, layout: Layout, only: str | None = None, files: Sequence[
 # Prices
 
 
-def rates_of(study: Study) -> tuple[str, dict[str, float], list[str]]:
+def rates_of(study: Study, measures: Path | None = None) -> tuple[str, dict[str, float], list[str]]:
     """The card, FLOP/s by stage and by kind of arithmetic, and what is assumed of them."""
     if not any(study.hardware_of(run).gpus for run in study.runs):
         return "CPUs", dict.fromkeys(ASSUMED, CPU_TFLOPS * TERA), [f"Assumed: {CPU_TFLOPS} TFLOP/s a process."]
@@ -159,18 +167,35 @@ def rates_of(study: Study) -> tuple[str, dict[str, float], list[str]]:
     rates = {kind: ASSUMED[kind] * peak * TERA for kind, peak in peaks.items()}
     said = [] if study.hardware.card else [f"hardware.card is not given: {name} is assumed."]
     said.append("Assumed: " + ", ".join(f"{kind} {rate / TERA:.0f} TFLOP/s" for kind, rate in rates.items()) + ".")
-    measured = _measured(name)
-    if measured:
-        said.append(f"Measured ({MEASURES.name}): " + ", ".join(f"{k} {v:.0f} TFLOP/s" for k, v in measured.items()))
+    measured, about = _measured(measures, name)
+    if about:
+        said.append(about)
     return name, rates | {stage: value * TERA for stage, value in measured.items()}, said
 
 
-def _measured(card: str) -> dict[str, float]:
-    """TFLOP/s that stages sustained on this card, by stage: {"card": "h100-80gb", "tflops": {"train": 310, …}}."""
-    if not MEASURES.is_file():
-        return {}
-    found = json.loads(MEASURES.read_text(encoding="utf-8"))
-    return found.get("tflops", {}) if found.get("card") == card else {}
+def _measured(path: Path | None, card: str) -> tuple[dict[str, float], str | None]:
+    """TFLOP/s that stages sustained on this card, by stage, and what to say of the file.
+
+    The file is what `benchmarks/gpu.sh` writes; of it this needs {"card": "h100-80gb", "tflops": {"train": 310, …}}.
+    Raises ValueError for a file that was asked for and is not there, and for one that holds something else.
+    """
+    asked = path or (Path(named) if (named := os.environ.get("MIXAR_MEASURES")) else None)
+    file = asked or MEASURES
+    if not file.is_file():
+        if asked:
+            raise ValueError(f"--measures: {file} is no file; give what benchmarks/gpu.sh wrote")
+        return {}, None
+    try:
+        found = json_mapping(file.read_bytes())
+        rates = {str(stage): float(rate) for stage, rate in found["tflops"].items()}
+        of = found["card"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}: expected what benchmarks/gpu.sh writes, with card and tflops, found {error!r}"
+        ) from None
+    if of != card:
+        return {}, f"{file}: measured on {of or 'no known card'}, not on {card}, so it is not used."
+    return rates, f"Measured ({file}): " + ", ".join(f"{k} {v:,.0f} TFLOP/s" for k, v in rates.items()) + "."
 
 
 def priced(work: Work, rates: dict[str, float]) -> Work:

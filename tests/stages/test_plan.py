@@ -115,6 +115,48 @@ def test_a_study_on_cpus_has_no_gpu_hours_and_a_plan_is_json(smoke):
     assert json.loads(json.dumps(found.as_mapping()))["totals"]["jobs"] == found.jobs
 
 
+@pytest.fixture
+def file_of_rates(tmp_path):
+    """A function that writes what benchmarks/gpu.sh found."""
+
+    def write(content):
+        path = tmp_path / "gpu.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+def test_measured_rates_of_the_same_card_price_the_stages_that_they_name(paper, file_of_rates, monkeypatch):
+    study, assumed = paper
+    slow = {"card": "h100-80gb", "tflops": {"train": 175}}
+
+    def planned(measures=None):
+        return plan(study, Layout(study, "nowhere"), measures=measures)
+
+    found = planned(file_of_rates(slow))
+    monkeypatch.setenv("MIXAR_MEASURES", str(file_of_rates(slow)))
+    by_name = planned()
+
+    before, after = by_key(assumed)["train dc_mix_l"], by_key(found)["train dc_mix_l"]
+    assert after.gpu_hours == pytest.approx(2 * before.gpu_hours, rel=0.01)
+    assert by_key(found)["sample dc_mix_l"] == by_key(assumed)["sample dc_mix_l"]
+    assert any("gpu.json): train 175 TFLOP/s." in note for note in found.notes)
+    assert by_name.work == found.work
+    other = planned(file_of_rates(slow | {"card": "h200"}))
+    assert other.work == assumed.work
+    assert any("measured on h200, not on h100-80gb, so it is not used" in note for note in other.notes)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", {"card": "h200"}, {"card": "h200", "tflops": {"train": "fast"}}])
+def test_a_file_that_holds_no_rates_is_refused_by_name(paper, file_of_rates, content):
+    study, _ = paper
+    with pytest.raises(ValueError, match=r"gpu.json: expected what benchmarks/gpu.sh writes"):
+        plan(study, Layout(study, "nowhere"), measures=file_of_rates(content))
+    with pytest.raises(ValueError, match=r"--measures: .*none.json is no file"):
+        plan(study, Layout(study, "nowhere"), measures=file_of_rates("{}").with_name("none.json"))
+
+
 def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_said(smoke):
     study = parse_study(smoke)
     with pytest.raises(ValueError, match="--only: 'figure9' is unknown; did you mean"):
