@@ -38,6 +38,7 @@ from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed
 from mixar.training.accumulate import Load, Step, images_of_part
+from mixar.training.batches import load_of, on_device
 from mixar.training.checkpoints import kept_states, last, training_folder
 from mixar.training.compiled import compile_regions
 from mixar.training.distributed import Context
@@ -92,7 +93,7 @@ def train(study: Study, layout: Layout, name: str, seed: int) -> None:
             )
         settings = changed(settings, seen)
         step = _step_of(study, layout, run, context.device, settings)
-        load = _load_of(store, rows, context.device)
+        load = load_of(store, rows, context.device)
         if study.hardware_of(run).compile:
             _compile(model.to(context.device), step, load, settings, context, name)
         run_to_end(
@@ -295,23 +296,13 @@ def _generation(study: Study, run: str) -> int:
     return 1 + _generation(study, split(r.parent)[0]) if r.parent else int(r.start is not None)
 
 
-def _load_of(store: TokenStore, rows: Tensor, device: torch.device) -> Load:
-    """Batches of the training split, each image mirrored with probability 1/2; in pinned memory for a GPU."""
-
-    def load(indices: Tensor, draws: Draws) -> dict[str, Tensor]:
-        batch = store.batch(rows[indices], draws.flips())
-        return {k: v.pin_memory() for k, v in batch.items()} if device.type == "cuda" else batch
-
-    return load
-
-
 def _step_of(study: Study, layout: Layout, run: str, device: torch.device, settings: MarTraining) -> Step:
     """The step that `fit` repeats."""
     ti_mix = study.runs[run].ti_mix
     frozen = generator.load(study, layout.generator).to(device).requires_grad_(False) if ti_mix else None
 
     def step(model: nn.Module, loaded: dict[str, Tensor], draws: Draws, progress: float) -> dict[str, Tensor | float]:
-        batch = {k: v.to(device, non_blocking=True) for k, v in loaded.items()}
+        batch = on_device(loaded, device)
         guide = Guide(frozen, ti_mix, progress) if ti_mix and frozen is not None else None
         loss = training_step(model, batch, settings, draws, guide)
         return {"loss": loss, "guidance_rate": guide.rate if guide else 1.0}

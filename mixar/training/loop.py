@@ -27,6 +27,7 @@ from mixar.study.digests import seed_of
 from mixar.training import checkpoints
 from mixar.training.accumulate import Load, Part, Step, optimizer_step, parts_of
 from mixar.training.ahead import Ahead
+from mixar.training.batches import order_of
 from mixar.training.checkpoints import writing
 from mixar.training.distributed import Context
 from mixar.training.optim import average_decay, build_optimizer, learning_rate, update_average
@@ -199,7 +200,7 @@ def fit(
         watcher.event("not saved", done, text)
         print(f"{name}: {text}", flush=True)
 
-    order = lru_cache(maxsize=2)(partial(_order, seed, num_items))
+    order = lru_cache(maxsize=2)(partial(order_of, seed, num_items))
 
     def parts(index: int) -> list[Part]:
         epoch, batch = divmod(index, per_epoch)
@@ -392,11 +393,6 @@ def slow_average(s: sections.Training, steps: int, steps_before: float) -> str |
     if steps_before:
         return f"{found}; the averaged weights keep {math.prod(decays):.0%} of those that the training starts from"
     return f"{found}; the average warms up to a decay of {decays[-1]:.3g} and spans about the last tenth of the steps"
-
-
-def _order(seed: int, num_items: int, epoch: int) -> Tensor:
-    rng = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-    return torch.randperm(num_items, generator=rng)
 
 
 def _how_to_resume(name: str, done: int, steps: int, folder: Path, is_written: bool) -> str:
