@@ -119,19 +119,25 @@ def build(font_path: Path, list_path: Path, size: int = 32) -> pa.Table:
         "image_size": str(size),
     }
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
-    arrays = [_encoded(columns[field.name], field.type) for field in SCHEMA]
+    arrays = [encoded(columns[field.name], field.type) for field in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA.with_metadata(metadata))
 
 
-def _encoded(values: list, kind: pa.DataType) -> pa.Array:
+def encoded(values: list, kind: pa.DataType) -> pa.Array:
+    """A column of the schema's type."""
     return pa.array(values).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(values, kind)
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """One row group, zstd level 19; dictionaries only where the schema has them, for PNG bytes gain nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """One row group; dictionaries only where the schema has them, for PNG bytes gain nothing."""
     named = [field.name for field in SCHEMA if pa.types.is_dictionary(field.type)]
-    pq.write_table(table, temporary, compression="zstd", compression_level=19, use_dictionary=named)
+    write_parquet(table, path, use_dictionary=named)
+
+
+def write_parquet(table: pa.Table, path: Path, **options) -> None:
+    """Write with zstd level 19 to a temporary name, then rename. options: of pyarrow's write_table."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, temporary, compression="zstd", compression_level=19, **options)
     os.replace(temporary, path)
 
 
@@ -140,7 +146,7 @@ def differences(found: pa.Table, expected: pa.Table) -> list[str]:
     if len(found) != len(expected):
         return [f"{len(found)} rows, expected {len(expected)}"]
     lines = []
-    for name in SCHEMA.names:
+    for name in expected.column_names:
         pairs = list(zip(found[name].to_pylist(), expected[name].to_pylist(), strict=True))
         if name == "image":
             pairs = [(pixels(a).tobytes(), pixels(b).tobytes()) for a, b in pairs]
@@ -167,11 +173,13 @@ def main() -> int:
     if arguments.check is None:
         return 0
     lines = differences(table, pq.read_table(arguments.check))
-    same_bytes = arguments.output.read_bytes() == arguments.check.read_bytes()
-    print(
-        "\n".join(lines) or f"equal to {arguments.check} in every row and pixel", f"same bytes: {same_bytes}", sep="\n"
-    )
+    print("\n".join(lines) or f"equal to {arguments.check} in every row and pixel")
+    print(f"same bytes: {same_bytes(arguments.output, arguments.check)}")
     return 1 if lines else 0
+
+
+def same_bytes(found: Path, expected: Path) -> bool:
+    return found.read_bytes() == expected.read_bytes()
 
 
 if __name__ == "__main__":
