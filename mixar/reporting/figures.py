@@ -90,59 +90,94 @@ def ground_of(name: str, results: Iterable[Result]) -> str:
 
 
 def balance_data(summary: Summary) -> pd.DataFrame:
-    """Figure 7's points: run, label, tokens, parameters, fd, low, high, seeds. Runs without scores are left out."""
+    """Figure 7's points: run, label, tokens, seconds (NaN if not measured), parameters, fd, low, high, seeds.
+
+    seconds: to draw one image, decoding included. Runs without scores are left out.
+    """
     study, points = summary.study, []
     for run in study.shown(study.report.figure7):
         fd = summary.of(run, "fd")
         tokens, parameters = (summary.of(run, m, "measure") for m in ("tokens_total", "parameters"))
         if fd and tokens and parameters:
+            seconds = summary.of(run, "seconds_per_image", "measure").mean
             low, high = fd.span or (fd.mean, fd.mean)
-            label, seeds = label_of(study, run), len(fd.values)
-            points.append((run, label, tokens.mean, fd.mean, parameters.mean, low, high, seeds))
-    return pd.DataFrame(points, columns=["run", "label", "tokens", "fd", "parameters", "low", "high", "seeds"])
+            points.append({"run": run, "label": label_of(study, run), "tokens": tokens.mean,
+                           "seconds": np.nan if seconds is None else seconds, "fd": fd.mean,
+                           "parameters": parameters.mean, "low": low, "high": high,
+                           "seeds": len(fd.values)})  # fmt: skip
+    columns = ["run", "label", "tokens", "seconds", "fd", "parameters", "low", "high", "seeds"]
+    return pd.DataFrame(points, columns=columns)
 
 
 def figure7(summary: Summary) -> Figure:
-    """Distance against tokens: the balance of quality and cost. The area of a marker grows with the parameters."""
+    """Distance against tokens, and against seconds per image where they were measured: the balance of quality and cost.
+
+    The area of a marker grows with the parameters; small dots are single seeds.
+    """
     points, name = balance_data(summary), summary.distance()
+    timed = points.dropna(subset="seconds")
+    panels = {"tokens": points, "seconds": timed} if len(timed) else {"tokens": points}
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.6))
-        axes.set(xlabel="Tokens per image: class, image, prefix and memory tokens", ylabel=f"{name}  ↓ better")
-        axes.set_title("Balance of quality and cost")
-        if len(points):
-            _draw_balance(summary.study, axes, points)
+        size = (7.2 if len(panels) == 1 else 13.0, 4.6)
+        figure, row = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+        for axes, (column, shown) in zip(row[0], panels.items(), strict=True):
+            axes.set(xlabel=BALANCE[column], ylabel=f"{name}  ↓ better")
+            if len(shown):
+                _draw_balance(summary, axes, shown, column)
+        row[0][0].set_title("Balance of quality and cost")
         ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
         changes = "".join(f" {note}" for note in summary.changes_in_words(points["run"]))
-        text = f"{ground}. {BARS} Marker area: parameters.{changes}"
+        devices = {summary.of(run, "seconds_per_image", "measure").device for run in timed["run"]} - {None}
+        text = f"{ground}. {BARS} Small dots: single seeds. Marker area: parameters.{changes}"
         text += " Runs with equal token counts are drawn side by side." if points["tokens"].duplicated().any() else ""
+        text += f" Seconds on {', '.join(sorted(map(str, devices)))}." if devices else ""
         caption(figure, text)
     return figure
 
 
-def _draw_balance(study: Study, axes: Axes, points: pd.DataFrame) -> None:
-    counts = sorted(points["tokens"].unique())
-    reach = max(counts[-1] - counts[0], 0.25 * counts[-1])
-    x = _side_by_side(points["tokens"].to_numpy(float), 0.075 * reach)
+BALANCE = {
+    "tokens": "Tokens per image: class, image, prefix and memory tokens",
+    "seconds": "Seconds per image, with decoding to pixels",
+}
+
+
+def _draw_balance(summary: Summary, axes: Axes, points: pd.DataFrame, column: str) -> None:
+    at = points[column].to_numpy(float)
+    reach = max(at.max() - at.min(), 0.25 * at.max())
+    x = _side_by_side(at, 0.075 * reach) if column == "tokens" else at
     area = 700 * points["parameters"].to_numpy(float) / points["parameters"].max()
     for i, point in enumerate(points.itertuples()):
-        colour = colour_of(study, point.run)
+        colour, values = colour_of(summary.study, point.run), list(summary.of(point.run, "fd").values.values())
         bars = [[point.fd - point.low], [point.high - point.fd]]
         axes.errorbar(x[i], point.fd, yerr=bars, color=colour, capsize=4, lw=1.6, zorder=3)
         axes.scatter(x[i], point.fd, s=area[i], color=colour, alpha=0.45, edgecolor=colour, lw=1.5, zorder=2)
+        if len(values) > 1:
+            axes.plot([x[i]] * len(values), values, ".", ms=5, color="white", mec=colour, mew=0.9, zorder=4)
     axes.set_xlim(min(x) - 0.2 * reach, max(x) + 0.5 * reach)
     low, high = points["low"].min(), points["high"].max()
     pad = 0.15 * ((high - low) or abs(high) or 1.0)
     axes.set_ylim(low - pad, high + pad)
-    axes.set_xticks(counts, [f"{c:g}" for c in counts])
+    if column == "tokens":
+        counts = sorted(points["tokens"].unique())
+        axes.set_xticks(counts, [f"{c:g}" for c in counts])
+        column_of_labels = at  # a column of labels beside each count
+    else:
+        column_of_labels = np.full_like(at, at.max())  # one, at the right
+    _label_points(summary.study, axes, points, x, column_of_labels, high - low + 2 * pad, reach)
+
+
+def _label_points(
+    study: Study, axes: Axes, points: pd.DataFrame, x: np.ndarray, group: np.ndarray, height: float, reach: float
+) -> None:
+    """The label and size of each point, in a column at the right of its group, joined to it by a line."""
     sizes = [si(p).replace(" ", "\u00a0") for p in points["parameters"]]  # a line never ends inside a size
     labels = [textwrap.fill(f"{label} ({size})", 24) for label, size in zip(points["label"], sizes, strict=True)]
-    gap = 0.065 * (high - low + 2 * pad) * (1 + max(label.count("\n") for label in labels))
-    rightmost = {t: max(x[points["tokens"] == t]) for t in counts}
-    at = np.array([rightmost[t] for t in points["tokens"]]) + 0.09 * reach
-    y = _apart(points["fd"].to_numpy(float), points["tokens"].to_numpy(float), gap)
+    gap = 0.065 * height * (1 + max(label.count("\n") for label in labels))
+    at = np.array([max(x[group == value]) for value in group]) + 0.09 * reach
+    y = _apart(points["fd"].to_numpy(float), group, gap)
     for i, (run, label) in enumerate(zip(points["run"], labels, strict=True)):
         line = {"arrowstyle": "-", "color": colour_of(study, run), "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate(label, (x[i], points["fd"][i]), (at[i], y[i]), va="center", arrowprops=line, zorder=4)
+        axes.annotate(label, (x[i], points["fd"].iloc[i]), (at[i], y[i]), va="center", arrowprops=line, zorder=4)
 
 
 def _side_by_side(x: np.ndarray, step: float) -> np.ndarray:
@@ -193,14 +228,18 @@ def _roles(study: Study) -> TiMixFigure:
     return study.report.figure8
 
 
-def figure8(summary: Summary) -> Figure:
-    """Distance of a parent run, and of its continuations with and without TI-Mix, against epochs."""
+def figure8(summary: Summary, rates: pd.DataFrame | None = None) -> Figure:
+    """Distance of a parent run, and of its continuations with and without TI-Mix, against epochs.
+
+    rates: the loss curve of the continuation with TI-Mix, whose λ is drawn below.
+    """
     points, name = ablation_data(summary), summary.distance()
     by_role = {str(role): part for role, part in points.groupby("role", sort=False)}
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 4.4))
-        axes.set(xlabel="Total training epochs", ylabel=f"{name}  ↓ better")
-        axes.set_title("Training on, with and without TI-Mix")
+        figure, axes, below = _with_panel_below(has_panel=rates is not None and len(points) > 0)
+        axes.set(ylabel=f"{name}  ↓ better")
+        below.set(xlabel="Total training epochs")
+        axes.set_title("Continued training with and without TI-Mix")
         for role, colour, marker, dash in (("plain", COLOURS[0], "o", "-"), ("ti_mix", COLOURS[1], "D", "--")):
             if {"parent", role} <= by_role.keys():
                 aside = SIDES[role] * _side_step(points)  # the two bars side by side
@@ -223,10 +262,30 @@ def figure8(summary: Summary) -> Figure:
             reach = epochs[-1] - epochs[0] or epochs[-1]
             axes.set_xlim(epochs[0] - 0.15 * reach, epochs[-1] + 0.2 * reach)
             _draw_seeds(axes, summary, points)
+        if rates is not None and len(points):
+            _draw_rates(below, epochs_before(summary.study, _roles(summary.study).ti_mix), rates)
         ground = ground_of(name, [summary.of(run, "fd") for run in points["run"]])
         changes = "".join(f" {note}" for note in summary.changes_in_words(points["run"]))
         caption(figure, f"{ground}. {BARS} Small dots: single seeds.{_paired(summary)}{changes}")
     return figure
+
+
+def _with_panel_below(has_panel: bool) -> tuple[Figure, Axes, Axes]:
+    """A figure, its main axes, and a low panel below that shares their x; without a panel the axes twice."""
+    if not has_panel:
+        figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+        return figure, axes, axes
+    size: dict[str, Any] = {"figsize": (6.4, 5.2), "layout": "constrained"}
+    figure, (axes, below) = plt.subplots(2, 1, sharex=True, height_ratios=[4, 1], **size)
+    axes.tick_params(labelbottom=False)
+    return figure, axes, below
+
+
+def _draw_rates(axes: Axes, start: float, rates: pd.DataFrame) -> None:
+    """λ against epochs, from the epoch that the continuation starts at."""
+    axes.plot(start + rates["epoch"], rates["guidance_rate"], color=COLOURS[1], lw=1.6)
+    axes.set(ylabel="λ", ylim=(-0.05, 1.05))
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
 def _draw_seeds(axes: Axes, summary: Summary, points: pd.DataFrame) -> None:
@@ -267,36 +326,64 @@ def _draw_points(axes: Axes, points: pd.DataFrame, colour: str, marker: str, asi
 # Loss curves
 
 
-def losses_figure(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame], alarms: Sequence[str] = ()) -> Figure:
-    """Training loss against epochs: one colour per run, one thin line per seed, and the mean over seeds in bold.
+def losses_figure(
+    study: Study,
+    curves: Mapping[tuple[str, int], pd.DataFrame],
+    alarms: Sequence[str] = (),
+    held_out: Mapping[tuple[str, int], pd.DataFrame] | None = None,
+) -> Figure:
+    """Training loss against epochs, and the held-out loss beside it where it was measured.
 
-    curves: by (run, seed), the columns of a loss file. Continued runs begin where their parents ended. alarms: of
-    losses outside their expected bands, for the caption.
+    One colour per run, one thin line per seed, and the mean over seeds in bold.
+    curves: by (run, seed), the columns of a loss file. held_out: likewise epoch and held_out_loss. Continued runs begin
+    where their parents ended. alarms: of losses outside their expected bands, for the caption.
     """
+    held_out = {pair: frame for pair, frame in (held_out or {}).items() if len(frame)}
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.4))
+        size = (7.2 if not held_out else 12.5, 4.4)
+        figure, row = plt.subplots(1, 2 if held_out else 1, figsize=size, squeeze=False, layout="constrained")
+        axes = row[0][0]
         axes.set(xlabel="Total training epochs", ylabel="Diffusion loss (smoothed)")
         axes.set_title("Training loss")
         for number, run in enumerate(study.runs):
             seeds = [frame for (name, _), frame in curves.items() if name == run]
-            _draw_losses(axes, study, run, seeds, DASHES[number % len(DASHES)])
+            _draw_losses(axes, study, run, [smoothed(frame) for frame in seeds], DASHES[number % len(DASHES)])
         axes.yaxis.set_major_locator(MaxNLocator(8))
         if curves:
             axes.set_ylim(top=_tallest(axes))
-            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
         text = "Exponential mean over 5 % of each run; thin lines: single seeds; the first tenth may exceed the axis."
         text += " TI-Mix changes what the loss is conditioned on: compare only runs that share it."
+        if held_out:
+            _draw_held_out(row[0][1], study, held_out)
+            text += " Held-out loss: of the averaged weights, with the images' own tokens and the same draws each time."
+        if curves:
+            row[0][-1].legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.01, 1.0),
+                              fontsize=9.5)  # fmt: skip
         caption(figure, " ".join([text, *(f"ALARM: {alarm}." for alarm in alarms)]))
     return figure
 
 
+def smoothed(curve: pd.DataFrame) -> pd.DataFrame:
+    """A loss curve with its exponential mean over a twentieth of the run."""
+    return curve.assign(loss=curve["loss"].ewm(span=max(len(curve) / 20, 1)).mean())
+
+
+def _draw_held_out(axes: Axes, study: Study, held_out: Mapping[tuple[str, int], pd.DataFrame]) -> None:
+    axes.set(xlabel="Total training epochs", ylabel="Diffusion loss")
+    axes.set_title("Held-out loss")
+    for number, run in enumerate(study.runs):
+        frames = [f.rename(columns={"held_out_loss": "loss"}) for (name, _), f in held_out.items() if name == run]
+        _draw_losses(axes, study, run, frames, DASHES[number % len(DASHES)])
+    axes.yaxis.set_major_locator(MaxNLocator(8))
+    axes.set_ylim(top=_tallest(axes))
+
+
 def _draw_losses(axes: Axes, study: Study, run: str, seeds: list[pd.DataFrame], dash: str) -> None:
     colour, start = colour_of(study, run), epochs_before(study, run)
-    smoothed = [f.assign(loss=f["loss"].ewm(span=max(len(f) / 20, 1)).mean()) for f in seeds]
-    for frame in smoothed if len(smoothed) > 1 else []:
+    for frame in seeds if len(seeds) > 1 else []:
         axes.plot(start + frame["epoch"], frame["loss"], color=colour, lw=0.6, alpha=0.45)
-    if smoothed:
-        mean = pd.concat(smoothed).groupby("step")[["epoch", "loss"]].mean()
+    if seeds:
+        mean = pd.concat(seeds).groupby("step")[["epoch", "loss"]].mean()
         axes.plot(start + mean["epoch"], mean["loss"], dash, color=colour, lw=1.7, label=study.runs[run].label)
 
 

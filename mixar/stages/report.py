@@ -32,9 +32,11 @@ from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
 from mixar.storage.files import write_table, write_text
 from mixar.study.layout import JOINED_ROWS, Layout
 from mixar.study.load import load_study
+from mixar.study.names import split
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import read_yaml
-from mixar.training.metrics import alarm, loss_at
+from mixar.training.metrics import FILE as METRICS_FILE
+from mixar.training.metrics import alarm, loss_at, read_metrics
 
 PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark
@@ -44,7 +46,7 @@ HEADINGS = {
     "figure2": "Figure 2. {whose} decoder and ours on the same tokens",
     "figure6": "Figure 6. Samples of every run",
     "figure7": "Figure 7. Balance of quality and cost",
-    "figure8": "Figure 8. TI-Mix against training on",
+    "figure8": "Figure 8. Continued training with and without TI-Mix",
     "losses": "Training loss",
     "reconstructions": "Reconstructions of held-out images",
     "copies": "Samples beside their nearest training images",
@@ -65,8 +67,8 @@ def report(study: Study, layout: Layout) -> None:
     literature = audit_tables(read_yaml(LITERATURE))
     curves = _curves(study, layout)
     drawn = {"figure7": figures.figure7(summary)}
-    drawn |= {"losses": figures.losses_figure(study, curves, alarms_of(study, curves))}
-    drawn |= {"figure8": figures.figure8(summary)} if study.report.figure8 else {}
+    drawn |= {"losses": figures.losses_figure(study, curves, alarms_of(study, curves), _held_out(layout, curves))}
+    drawn |= {"figure8": figures.figure8(summary, _rates(study, curves))} if study.report.figure8 else {}
     drawn |= image_sheets(layout, summary)
     for name in sorted(drawn):
         figures.save(drawn[name], layout.report / name)
@@ -131,6 +133,25 @@ def summary_text(tables: list[Table], claims: list[Claim], files: dict[str, Path
 def _curves(study: Study, layout: Layout) -> dict[tuple[str, int], pd.DataFrame]:
     pairs = [(name, seed) for name, run in study.runs.items() for seed in run.seeds if not run.weights]
     return {pair: read_losses(layout.losses(*pair)) for pair in pairs}
+
+
+def _rates(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame | None:
+    """The loss curve of the run with TI-Mix, which records λ; None where it was not trained here."""
+    assert study.report.figure8 is not None
+    run, _ = split(study.report.figure8.ti_mix)
+    return next((curve for (name, _), curve in curves.items() if name == run), None)
+
+
+def _held_out(layout: Layout, pairs: Iterable[tuple[str, int]]) -> dict[tuple[str, int], pd.DataFrame]:
+    """Held-out losses by (run, seed), as far as the trainings' metrics files are there and can be read."""
+    found = {}
+    for pair in pairs:
+        try:
+            found[pair] = pd.DataFrame(read_metrics(layout.watch(*pair) / METRICS_FILE).held_out)
+        except (OSError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError):
+                print(f"report: no held-out loss of {pair[0]} seed {pair[1]}: {error}")
+    return found
 
 
 def alarms_of(study: Study, curves: Mapping[tuple[str, int], pd.DataFrame]) -> list[str]:

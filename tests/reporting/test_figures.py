@@ -7,6 +7,7 @@ import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from matplotlib.collections import PathCollection
@@ -65,6 +66,55 @@ def test_marker_areas_grow_with_parameters():
     parameters = figures.balance_data(drawn_from)["parameters"]
 
     assert np.allclose(np.array(sizes) / max(sizes), parameters / parameters.max())
+
+
+def test_the_balance_plot_shows_seconds_beside_tokens_and_every_seed_as_a_dot():
+    study = reported_study()
+    rows = all_rows(study, FD)
+    slow = {"dc_sa": 0.5, "mar": 0.25}
+    for row in rows:
+        if row["metric"] == "seconds_per_image":
+            row["value"] = slow.get(row["run"], 1.0)
+
+    drawn_from = summary_of(study, rows)
+    tokens, seconds = figures.figure7(drawn_from).axes
+
+    assert figures.balance_data(drawn_from).set_index("run").loc["dc_sa", "seconds"] == 0.5
+    assert "Tokens" in tokens.get_xlabel() and "Seconds" in seconds.get_xlabel()
+    dots = [line.get_xdata()[0] for line in seconds.get_lines() if line.get_marker() == "."]
+    assert sorted(dots) == sorted(slow.get(run, 1.0) for run in ("mar", "dc_mix"))  # those with two seeds
+
+
+def test_the_balance_plot_has_one_panel_where_no_seconds_were_measured():
+    study = reported_study()
+    rows = [row for row in all_rows(study, FD) if row["metric"] != "seconds_per_image"]
+
+    assert len(figures.figure7(summary_of(study, rows)).axes) == 1
+
+
+def test_figure_8_draws_the_rate_of_ground_truth_below_from_the_parents_end():
+    curve = loss_curve(0, 20)
+    curve["guidance_rate"] = 1 - curve["epoch"] / 20
+
+    axes, below = figures.figure8(summary(reported_study()), curve).axes
+
+    (line,) = below.get_lines()
+    assert line.get_xdata()[-1] == pytest.approx(60) and line.get_ydata()[-1] == pytest.approx(0)
+    assert below.get_ylabel() == "λ" and axes.get_xlim() == below.get_xlim()
+    assert len(figures.figure8(summary(reported_study())).axes) == 1
+
+
+def test_held_out_losses_are_drawn_beside_the_training_losses():
+    curves = {("dc_mix", 0): loss_curve(0, 40), ("long", 0): loss_curve(1, 20)}
+    held_out = {("long", 0): pd.DataFrame({"step": [10, 20], "epoch": [10.0, 20.0], "held_out_loss": [0.5, 0.4]})}
+
+    figure = figures.losses_figure(reported_study(), curves, held_out=held_out | {("dc_mix", 0): pd.DataFrame()})
+
+    training, unseen = figure.axes
+    (line,) = unseen.get_lines()
+    assert line.get_xdata().tolist() == [50, 60] and line.get_ydata().tolist() == [0.5, 0.4]
+    assert [text.get_text() for text in unseen.get_legend().get_texts()] == ["DC-Mix", "DC-Mix, continued"]
+    assert training.get_legend() is None
 
 
 def test_figure_8_sets_the_continuations_beside_their_parent():
