@@ -96,7 +96,7 @@ def test_without_accounting_only_the_controller_is_asked(fake):
 
 
 def test_if_accounting_fails_what_the_controller_does_not_know_stays_open(fake):
-    fake.fail("sacct", "slurmdbd: Connection refused")
+    fake.fail("sacct", "sacct: error: Sending PersistInit msg: Connection refused")
     fake.answer("squeue", "7|RUNNING|None|gpu1\n")
 
     answer = clients.query(["7", "8"], has_accounting=True)

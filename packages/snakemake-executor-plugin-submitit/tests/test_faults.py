@@ -1,6 +1,7 @@
-"""A cluster that fails under a running study: the controller restarts, a node dies."""
+"""A cluster that fails under a running study: the controller restarts, a node dies, the database is away."""
 
 import signal
+import subprocess
 
 import pytest
 
@@ -100,6 +101,36 @@ def test_a_job_forgotten_after_its_driver_was_killed_is_not_repeated(cluster, tm
     assert driver.process.returncode == 0, driver.output
     assert study.journal("gpu1") == study.journal("gpu2") == ["start 0", "end"]
 
+
+def test_jobs_end_and_begin_while_the_accounting_database_refuses_connections(cluster_with_accounting, tmp_path):
+    cluster = cluster_with_accounting
+    study = Study(cluster, tmp_path, DATABASE)
+    driver = study.start("last.txt")
+    study.wait_counted("first")
+
+    cluster.stop_daemon("slurmdbd")
+    try:
+        said = subprocess.run(["sacct"], env=study.environment, capture_output=True, text=True).stderr
+        study.touch("go")
+        code = driver.wait()
+    finally:
+        cluster.start_accounting_daemon()
+
+    assert "Connection refused" in said
+    assert code == 0, driver.output
+    assert study.journal() == ["first start 0", "first end", "last start 0", "last end"]
+
+
+DATABASE = """
+rule first:
+    output: "first.txt"
+    shell: "bash count.sh first 1 go && touch {output}"
+
+rule last:
+    input: "first.txt"
+    output: "last.txt"
+    shell: "bash count.sh last 1 && touch {output}"
+"""
 
 OUTAGE = """
 rule counted:

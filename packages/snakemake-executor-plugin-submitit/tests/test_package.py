@@ -79,5 +79,9 @@ def test_the_tests_that_the_readme_names_exist():
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/further.md"))
     named = set(re.findall(r"\btest_\w+\.py\b", text))
 
-    assert len(named) > 10
+    functions = set(re.findall(r"\b(test_\w+\.py)::(test_\w+)", text))
+
+    assert len(named) > 10 and len(functions) > 5
     assert named <= {path.name for path in Path(__file__).parent.glob("test_*.py")}
+    for file, function in functions:
+        assert f"def {function}(" in (Path(__file__).parent / file).read_text(encoding="utf-8"), f"{file}::{function}"

@@ -150,12 +150,14 @@ class Cluster:
             *("--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900"),
             ready=lambda: Path(socket).exists(),
         )
-        self.start_daemon(
-            "slurmdbd", "slurmdbd", "-D", ready=lambda: self.succeeds("sacctmgr", "-n", "list", "cluster")
-        )
+        self.start_accounting_daemon()
         self.call("sacctmgr", "-i", "add", "cluster", "test")
         self.call("sacctmgr", "-i", "add", "account", "research")
         self.call("sacctmgr", "-i", "add", "user", user(), "account=research")
+
+    def start_accounting_daemon(self) -> None:
+        ready = ("sacctmgr", "-n", "list", "cluster")
+        self.start_daemon("slurmdbd", "slurmdbd", "-D", ready=lambda: self.succeeds(*ready))
 
     def start_controller(self, *options: str) -> None:
         command = ("slurmctld", "-D", *options)
