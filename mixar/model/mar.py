@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mixar.model.guidance import COPIES, DROPPED, STAGES, Guidance, build_guidance, distinct
 from mixar.model.head import DiffusionHead
-from mixar.model.layers import initialise, layer_norm, learned, put, take, width_and_heads
+from mixar.model.layers import initialise, layer_norm, learned, put, set_fast_dropout, take, width_and_heads
 from mixar.model.masking import split_positions
 from mixar.study.sections import Model, Study
 
@@ -59,7 +59,9 @@ class MAR(nn.Module):
         do not fit."""
         sizes, channels = study.models[study.runs[run].model], study.continuous.latent_channels
         model = cls(sizes, build_guidance(study, run), study.num_tokens, channels, study.data.num_classes)
-        model.checkpoint_blocks = study.hardware_of(run).checkpoint_blocks
+        hardware = study.hardware_of(run)
+        model.checkpoint_blocks = hardware.checkpoint_blocks
+        set_fast_dropout(model, hardware.fast_dropout)
         return model
 
     def forward(

@@ -670,6 +670,10 @@ class TrainingHardware(Section):
     checkpoint_blocks: bool = Field(
         default=False, description="recompute the blocks' activations in the backward pass: less memory, more time"
     )
+    fast_dropout: bool = Field(
+        default=False,
+        description="on CPUs: draw dropout masks from a quarter of the random numbers; the rate is rounded to 1/65536",
+    )
     compile: bool = Field(default=False, description="compile the blocks and the head with `torch.compile`")
 
     @property
@@ -689,7 +693,8 @@ class TrainingHardware(Section):
 class Hardware(TrainingHardware):
     """How the study runs here. No key enters a digest: none changes what is computed beyond rounding.
 
-    (Dropout draws for each micro-batch: with it, processes and micro-batches change which units are dropped.)
+    (Dropout draws for each micro-batch: with it, processes and micro-batches change which units are dropped, and so
+    does `fast_dropout`.)
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto`: a GPU if there is one")
@@ -703,8 +708,8 @@ class Hardware(TrainingHardware):
     )
     runs: dict[str, dict[str, Any]] = Field(
         default={},
-        description="by run: its own `gpus`, `nodes`, `micro_batch`, `minutes`, `checkpoint_blocks` and `compile`; "
-        "keys left out are as above",
+        description="by run: its own `gpus`, `nodes`, `micro_batch`, `minutes`, `checkpoint_blocks`, `fast_dropout` "
+        "and `compile`; keys left out are as above",
     )
     results: FilePath = Field(default="results", description="folder for all results")
 
