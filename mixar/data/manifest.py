@@ -40,7 +40,7 @@ MANIFEST = pa.schema(
         ("split", TEXT),
         ("label", pa.int32()),
         ("class_name", TEXT),
-        ("fine_label", pa.int32()),  # emoji: subgroup; elsewhere the class again
+        ("fine_label", pa.int32()),  # drawings: subgroup; elsewhere the class again
         ("fine_name", TEXT),
         ("name", TEXT),
         ("file", TEXT),
@@ -50,9 +50,11 @@ MANIFEST = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("content", TEXT),  # BLAKE2b, 128 bits, of the encoded image
+        ("designer", TEXT),  # of a drawing; elsewhere empty
     ]
 )
-NOT_IN_TARS = {"offset": -1, "size": -1}  # what manifests lack that were written before archives were read
+LATER = {"offset": -1, "size": -1, "designer": ""}  # columns that manifests of earlier versions lack
+DRAWN = ("emoji", "drawings")  # sources whose images share one square size
 IDENTITY = ["split", "label", "fine_label", "content"]  # what identifies the images, whatever their paths
 
 WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
@@ -75,9 +77,10 @@ def ingest_manifest(
 ) -> pa.Table:
     """The manifest of a study's images (schema MANIFEST), ordered by split source, class and name.
 
-    Every image is decoded once. The held-out split is `held_out_path` where given; else an image is held out when the
-    hash of its name (folders: its relative path; Parquet: its bytes) falls below `held_out_rate`, whatever else is in
-    the source; copies of one image share a split. say: tells what is left out. progress(done, total): images.
+    Every image is decoded once. The held-out split is `held_out_path` where given, or what `held_out_designer` drew;
+    else an image is held out when the hash of its name (drawings: of its concept; folders: its relative path; Parquet:
+    its bytes) falls below `held_out_rate`, whatever else is in the source; copies of one image share a split. say:
+    tells what is left out. progress(done, total): images.
     Raises ValueError for missing, empty or truncated sources, for unreadable images (all of them, unless
     `skip_unreadable`), for other classes than the study's, and for images in both splits.
     """
@@ -88,7 +91,7 @@ def ingest_manifest(
         held_out = [False] * len(entries[0]) + [True] * len(entries[1])
         _check_contents(data, entries[0], entries[1], say)
     else:
-        held_out = _split(entries[0], data.held_out_rate)
+        held_out = _split(entries[0], data)
     _report_labels(entries, say)
     table = _table([entry for part in entries for entry in part], held_out)
     _check_training_classes(data, table)
@@ -97,7 +100,7 @@ def ingest_manifest(
         if split not in table["split"].to_pylist():
             key = "data.limit" if data.limit else "data.held_out_rate"
             raise ValueError(f"{key}: the {split} split has no image among {len(table)}; change it")
-    if data.source == "emoji":
+    if data.source in DRAWN:
         _uniform(table, data.image_size)
     return table
 
@@ -112,16 +115,16 @@ def read_manifest(path: Path, split: str | None = None, columns: list[str] | Non
     try:
         parquet = pq.ParquetFile(path)
         wanted = MANIFEST.names if columns is None else list(dict.fromkeys([*columns, "split"] if split else columns))
-        table = parquet.read([name for name in wanted if name not in NOT_IN_TARS or name in parquet.schema_arrow.names])
+        table = parquet.read([name for name in wanted if name not in LATER or name in parquet.schema_arrow.names])
     except (pa.ArrowException, OSError) as error:
         if is_shortage(error):
             raise
         raise ValueError(f"{path}: not a complete Parquet file ({error}); run `ingest` again") from None
-    if missing := [name for name in MANIFEST.names if name not in {*parquet.schema_arrow.names, *NOT_IN_TARS}]:
+    if missing := [name for name in MANIFEST.names if name not in {*parquet.schema_arrow.names, *LATER}]:
         raise ValueError(f"{path}: the manifest of an earlier version, without {', '.join(missing)}; run `ingest` "
                          "again, and all that follows (snakemake does both)")  # fmt: skip
     for name in [name for name in wanted if name not in table.column_names]:
-        table = table.append_column(name, pa.array([NOT_IN_TARS[name]] * len(table), pa.int64()))
+        table = table.append_column(name, pa.array([LATER[name]] * len(table), MANIFEST.field(name).type))
     table = table.select(wanted)
     if split is None:
         return table
@@ -145,7 +148,11 @@ def count_images(data: Data) -> dict[str, int]:
         return {"train": data.limit - held_out, "held_out": held_out}
     if data.source == "parquet":
         return {"train": total, "held_out": total}
-    identities = [original.identity for original, _ in train.items]
+    originals = [original for original, _ in train.items]
+    if data.held_out_designer:
+        held_out = sum(_drawn_by(originals, data.held_out_designer))
+        return {"train": total - held_out, "held_out": held_out}
+    identities = [original.identity for original in originals]
     if None in identities:
         return {"train": total, "held_out": total}
     held_out = sum(_share(str(identity)) < data.held_out_rate for identity in identities)
@@ -274,10 +281,22 @@ def _report_labels(entries: list[list[Entry]], say: Callable[[str], None]) -> No
         say(f"data: found {found}; all copies are kept, so remove the wrong ones")
 
 
-def _split(entries: list[Entry], rate: float) -> list[bool]:
-    """Whether each image is held out: by the hash of its identity, copies of one image as the first of them."""
+def _split(entries: list[Entry], data: Data) -> list[bool]:
+    """Whether each image is held out: by its designer, or by the hash of its identity, copies as the first of them."""
+    if data.held_out_designer:
+        return _drawn_by([entry.original for entry in entries], data.held_out_designer)
     first: dict[str, float] = {}
-    return [first.setdefault(e.content, _share(e.original.identity or e.content)) < rate for e in entries]
+    shares = [first.setdefault(e.content, _share(e.original.identity or e.content)) for e in entries]
+    return [share < data.held_out_rate for share in shares]
+
+
+def _drawn_by(originals: list[Original], designer: str) -> list[bool]:
+    """Whether each image is this designer's. Raises ValueError where none or all are."""
+    found = [original.designer for original in originals]
+    if designer not in found or len(set(found)) == 1:
+        known = ", ".join(sorted(set(found) - {""})) or "none: the source names no designers"
+        raise ValueError(f"data.held_out_designer: {designer!r} leaves a split empty; the designers are {known}")
+    return [each == designer for each in found]
 
 
 def _check_training_classes(data: Data, table: pa.Table) -> None:
@@ -360,6 +379,6 @@ def _limited(table: pa.Table, data: Data) -> pa.Table:
 def _uniform(table: pa.Table, size: int) -> None:
     sizes = sorted(set(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)))
     if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
-        raise ValueError(f"data.path: emoji images must share one square size, found {sizes}")
+        raise ValueError(f"data.path: drawings must share one square size, found {sizes}")
     if sizes[0][0] < size:
         raise ValueError(f"data.image_size: {size} pixels, but {table['name'][0]!r} and the others have {sizes[0][0]}")

@@ -1,4 +1,4 @@
-"""Where images come from: the embedded emoji, folders of class folders, Hugging Face style Parquet.
+"""Where images come from: the embedded drawings, folders of class folders, Hugging Face style Parquet.
 
 ILSVRC and WebDataset have their own files, `mixar.data.ilsvrc` and `mixar.data.webdataset`.
 
@@ -31,7 +31,7 @@ class Original(NamedTuple):
     """One image of a source before it is decoded.
 
     row: of a Parquet file; -1: the file is the image, or a tar that holds it in `size` bytes from byte `offset` on.
-    identity: the text that decides the image's split; None: its content decides.
+    identity: the text that decides the image's split; None: its content decides. designer: who drew it; empty: unknown.
     """
 
     label: int
@@ -44,6 +44,7 @@ class Original(NamedTuple):
     identity: str | None
     offset: int = -1
     size: int = -1
+    designer: str = ""
 
     @property
     def where(self) -> str:
@@ -73,22 +74,39 @@ class Originals(NamedTuple):
 
 def emoji(files: Listing, key: str) -> Originals:
     """Entries of the embedded emoji: one drawing per concept, so no skin-tone variants and no pixel duplicates."""
+    file, rows = _drawn(files, key, ["skin_tone", "duplicate_of"])
+    kept = [(row, e) for row, e in rows if not e["skin_tone"] and e["duplicate_of"] is None]
+    if not kept:
+        raise ValueError(f"{key}: {file} holds no emoji without skin tone; rebuild it with resources/build_emoji.py")
+    return _by_subgroup(file, kept)
+
+
+def drawings(files: Listing, key: str) -> Originals:
+    """Entries of the embedded drawings of several designers. All drawings of a concept share a split."""
+    file, rows = _drawn(files, key, ["designer"])
+    if not rows:
+        raise ValueError(f"{key}: {file} holds no rows; rebuild it with resources/build_drawings.py")
+    return _by_subgroup(file, rows)
+
+
+def _drawn(files: Listing, key: str, further: list[str]) -> tuple[Path, list[tuple[int, dict]]]:
+    """The one Parquet file of drawings, and its rows with their numbers. further: columns beside the usual ones."""
     _check_found(files, key)
     if len(files.files) > 1:
         raise ValueError(f"{key}: {len(files.files)} Parquet files, such as {files.files[0].path}; give one of them")
-    file = Path(files.files[0].path)
-    columns = ["image", "label", "group", "subgroup", "name", "skin_tone", "duplicate_of"]
-    table = _read(open_parquet(file, columns), file, columns)
+    file, columns = Path(files.files[0].path), ["image", "label", "group", "subgroup", "name", *further]
+    return file, list(enumerate(_read(open_parquet(file, columns), file, columns).to_pylist()))
+
+
+def _by_subgroup(file: Path, rows: list[tuple[int, dict]]) -> Originals:
+    """Drawings whose fine classes are Unicode's subgroups; the name decides the split."""
     subgroups: dict[str, int] = {}
     found = []
-    for row, e in enumerate(table.to_pylist()):
-        if e["skin_tone"] or e["duplicate_of"] is not None:
-            continue
+    for row, e in rows:
         fine = subgroups.setdefault(e["subgroup"], len(subgroups))
         names = (e["label"], e["group"], fine, e["subgroup"], e["name"])
-        found.append((Original(*names, str(file), row, e["name"]), e["image"]))
-    if not found:
-        raise ValueError(f"{key}: {file} holds no emoji without skin tone; rebuild it with resources/build_emoji.py")
+        original = Original(*names, str(file), row, identity=e["name"], designer=e.get("designer", ""))
+        found.append((original, e["image"]))
     return Originals(len(found), {original[:4] for original, _ in found}, iter(found))
 
 

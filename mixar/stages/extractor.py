@@ -27,14 +27,17 @@ def extractor(study: Study, layout: Layout) -> None:
     training = s.train
     assert training is not None, "a section without weights is trained"
     images = training_images(study, layout)
-    labels = torch.tensor(read_manifest(layout.manifest, "train", ["fine_label"])["fine_label"].to_pylist())
+    fine, designers = _labels(layout)
+    labels = [fine] if designers is None else [fine, designers]
+    num_classes, num_designers = (0 if each is None else int(each.max()) + 1 for each in (fine, designers))
     device = device_of(study)
 
     def step(model, rows, rng, progress):
-        return {"loss": training_loss(model, images[rows].to(device), labels[rows].to(device), training, rng)}
+        wanted = [each[rows].to(device) for each in labels]
+        return {"loss": training_loss(model, images[rows].to(device), wanted, training, rng)}
 
     def build():
-        return build_network(s, num_classes=int(labels.max()) + 1, image_size=study.data.image_size)
+        return build_network(s, num_classes, study.data.image_size, num_designers)
 
     train_network(
         study,
@@ -48,3 +51,11 @@ def extractor(study: Study, layout: Layout) -> None:
         images=manifest_sha256(layout.manifest),
         output=layout.extractor(),
     )
+
+
+def _labels(layout: Layout) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Fine labels of the training images, int64 [n], and the number of each one's designer; None for fewer than two."""
+    rows = read_manifest(layout.manifest, "train", ["fine_label", "designer"])
+    names = sorted(set(rows["designer"].to_pylist()))
+    numbers = [names.index(name) for name in rows["designer"].to_pylist()]
+    return torch.tensor(rows["fine_label"].to_pylist()), torch.tensor(numbers) if len(names) > 1 else None

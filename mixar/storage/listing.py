@@ -213,6 +213,7 @@ def _refuse_twice(what: str, *paths: str) -> None:
 # The files of a data source
 
 SUFFIXES = {  # by built-in source; your own gets every file
+    "drawings": PARQUET,
     "emoji": PARQUET,
     "folder": IMAGES,
     "ilsvrc": (*IMAGES, *TARS),

@@ -171,6 +171,7 @@ SOURCES = Choice(
     "data.source",
     FUNCTION,
     {
+        "drawings": "mixar.data.sources:drawings",
         "emoji": "mixar.data.sources:emoji",
         "folder": "mixar.data.sources:folder",
         "ilsvrc": "mixar.data.ilsvrc:ilsvrc",

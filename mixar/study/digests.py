@@ -20,6 +20,7 @@ LATER: dict[str, tuple] = {
     "skip_unreadable": (False,),
     "max_overlap": (0.0,),
     "held_out_labels": (None,),
+    "held_out_designer": (None,),
     "optimizer": ("adamw",),
     "entropy_groups": (1,),
     "max_shift": (None,),

@@ -93,14 +93,14 @@ class Data(Section):
     """Images, their crop and the split."""
 
     source: Source = Field(
-        description="`emoji`: the committed drawings; `folder`: one folder of images per class; `parquet`: columns "
-        "`image.bytes` and `label`, as Hugging Face data sets; `ilsvrc`: ImageNet as it is downloaded, archives "
-        "included; `webdataset`: tars of `000000.jpg` beside `000000.cls` or `.json`. Your own: "
-        "see `mixar/data/sources.py`"
+        description="`drawings`: the committed drawings of seven designers; `emoji`: those of one; `folder`: one "
+        "folder of images per class; `parquet`: columns `image.bytes` and `label`, as Hugging Face data sets; "
+        "`ilsvrc`: ImageNet as it is downloaded, archives included; `webdataset`: tars of `000000.jpg` beside "
+        "`000000.cls` or `.json`. Your own: see `mixar/data/sources.py`"
     )
     path: FilePath = Field(
-        description="training images: the Parquet file (`emoji`), a folder (`folder`), a folder or an archive "
-        "(`ilsvrc`), or a file, a folder or a pattern such as `data/train-*.parquet` (`parquet`, "
+        description="training images: the Parquet file (`drawings`, `emoji`), a folder (`folder`), a folder or an "
+        "archive (`ilsvrc`), or a file, a folder or a pattern such as `data/train-*.parquet` (`parquet`, "
         "`webdataset`)"
     )
     held_out_path: FilePath | None = Field(
@@ -113,6 +113,10 @@ class Data(Section):
     )
     held_out_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.2, description="share of the images that is split off if `held_out_path` is null"
+    )
+    held_out_designer: str | None = Field(
+        default=None,
+        description="hold out all drawings of this designer, such as `Twitter`, instead of a share (`drawings`)",
     )
     image_size: Annotated[Count, Field(le=2**14)] = Field(description="pixels, square; after ADM's centre crop")
     num_classes: Count = Field(description="number of classes")
@@ -132,6 +136,10 @@ class Data(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.held_out_labels and not (self.source == "ilsvrc" or is_own(self.source)):
             yield "held_out_labels", f"source {self.source!r} reads no such labels; use `ilsvrc`, or leave them out"
+        if self.held_out_designer and not (self.source == "drawings" or is_own(self.source)):
+            yield "held_out_designer", f"source {self.source!r} names no designers; use `drawings`, or leave it out"
+        if self.held_out_designer and self.held_out_path:
+            yield "held_out_designer", "`held_out_path` says already which images are held out; keep one"
 
 
 class Training(Section):

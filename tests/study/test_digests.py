@@ -103,7 +103,7 @@ def test_a_later_key_enters_a_digest_only_at_other_values(smoke, key):
     study = parse_study(smoke)
     other = {"skip_unreadable": True, "max_overlap": 0.5, "optimizer": "muon", "entropy_groups": 2, "max_shift": 1,
              "network": "own:Network", "options": {"a": 1}, "mask_group": 4, "equal_mask_rates": True,
-             "held_out_labels": "devkit", "copies": True}[key]  # fmt: skip
+             "held_out_labels": "devkit", "held_out_designer": "Twitter", "copies": True}[key]  # fmt: skip
     quiet = study.scoring.model_copy(update={"copies": False})
     sections = (study.data, study.discrete, study.discrete.train, study.training, quiet)
     section = next(part for part in sections if key in type(part).model_fields)

@@ -1,10 +1,12 @@
 """A small feature network that a study trains on fine classes, such as the demo's on the emoji's subgroups.
 
-Symbols: B images in a batch, F features, V fine classes.
+Where the images have several designers it learns to tell these apart as well, so that it sees shape and style.
+Symbols: B images in a batch, F features, V fine classes, D designers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,13 +28,13 @@ class SubgroupCNN(nn.Module):
     """Classifies images into fine classes; the pooled last stage is the feature vector, F = 4 * channels.
 
     Three stages of `channels`, 2 and 4 times as many maps, each halving the image but the first. Input float
-    [B, 3, H, W] in [0, 1]; returns features [B, F] and logits [B, V].
+    [B, 3, H, W] in [0, 1]; returns features [B, F], logits [B, V], and with num_designers > 0 logits [B, D].
     Raises ValueError unless channels is a multiple of 8 and image_size of 4.
     """
 
     image_size: Tensor
 
-    def __init__(self, channels: int, num_classes: int, image_size: int):
+    def __init__(self, channels: int, num_classes: int, image_size: int, num_designers: int = 0):
         super().__init__()
         if channels % GROUPS or image_size % 4:
             raise ValueError(
@@ -47,17 +49,22 @@ class SubgroupCNN(nn.Module):
             for before, after, stride in zip((3, *widths[:2]), widths, (1, 2, 2), strict=True)
         )
         self.head = nn.Linear(widths[-1], num_classes)
+        self.designer_head = nn.Linear(widths[-1], num_designers) if num_designers else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         h = images * 2 - 1
         for stage in self.stages:
             h = stage(h)
         features = h.mean(dim=(2, 3))
-        return features, self.head(features)
+        heads = [self.head] if self.designer_head is None else [self.head, self.designer_head]
+        return features, *(head(features) for head in heads)
 
 
 class PixelSubgroupCNN(SubgroupCNN):
-    """The same network for uint8 images [B, 3, H, W]. Raises ValueError for images of another size or type."""
+    """The same network for uint8 images [B, 3, H, W]; returns features and the logits of fine classes alone.
+
+    Raises ValueError for images of another size or type.
+    """
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         size = int(self.image_size)
@@ -66,7 +73,8 @@ class PixelSubgroupCNN(SubgroupCNN):
                 f"the feature network takes uint8 images of {size} x {size} pixels, found {images.dtype} "
                 f"{list(images.shape)}"
             )
-        return super().forward(images.to(torch.float32) / 255)
+        features, logits, *_ = super().forward(images.to(torch.float32) / 255)
+        return features, logits
 
 
 class _Stage(nn.Module):
@@ -103,24 +111,30 @@ def augment(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def training_loss(
-    model: nn.Module, images: Tensor, fine_labels: Tensor, settings: ExtractorTraining, rng: torch.Generator
+    model: nn.Module, images: Tensor, labels: Sequence[Tensor], settings: ExtractorTraining, rng: torch.Generator
 ) -> Tensor:
-    """Cross-entropy of the fine labels on augmented images, a scalar with gradient.
+    """Cross-entropy on augmented images, summed over the network's heads; a scalar with gradient.
 
-    images: uint8 [B, H, W, 3]. fine_labels: int64 [B] below V.
+    images: uint8 [B, H, W, 3]. labels: int64 [B] for each head, fine labels below V and designers below D.
     """
     assert images.dtype == torch.uint8 and images.shape[-1] == 3, (images.dtype, images.shape)
     unit = images.movedim(-1, 1).to(torch.float32) / 255
-    _, logits = model(augment(unit, rng))
-    return F.cross_entropy(logits, fine_labels, label_smoothing=settings.label_smoothing)
+    _, *logits = model(augment(unit, rng))
+    losses = [
+        F.cross_entropy(each, wanted, label_smoothing=settings.label_smoothing)
+        for each, wanted in zip(logits, labels, strict=True)
+    ]
+    return torch.stack(losses).sum()
 
 
 # Files
 
 
-def build_network(settings: sections.Extractor, num_classes: int, image_size: int) -> SubgroupCNN:
+def build_network(
+    settings: sections.Extractor, num_classes: int, image_size: int, num_designers: int = 0
+) -> SubgroupCNN:
     """An untrained network of the study's size. Raises ValueError for sizes it cannot have."""
-    return SubgroupCNN(settings.channels, num_classes, image_size)
+    return SubgroupCNN(settings.channels, num_classes, image_size, num_designers)
 
 
 def load(path: Path, settings: sections.Extractor, resize: str | None = None, owner: str = "own") -> Extractor:
@@ -140,7 +154,8 @@ def _read(settings: sections.Extractor, path: Path) -> PixelSubgroupCNN:
     tensors = unwrapped(read_weights(path), sizes)
     if any(key not in tensors for key in sizes):
         raise ValueError(f"{path}: not a feature network of mixar: {' or '.join(sizes)} is missing")
-    model = PixelSubgroupCNN(settings.channels, len(tensors["head.weight"]), int(tensors["image_size"]))
+    num_designers = len(tensors.get("designer_head.weight", ()))
+    model = PixelSubgroupCNN(settings.channels, len(tensors["head.weight"]), int(tensors["image_size"]), num_designers)
     try:
         return load_module(model, tensors)
     except ValueError as error:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.networks.subgroup_cnn import augment, build_network, training_loss
@@ -11,9 +12,9 @@ SETTINGS = Extractor(network="subgroup-cnn", weights="x", channels=8)
 TRAINING = ExtractorTraining(epochs=1, batch_size=16, learning_rate=1.0e-3, label_smoothing=0.0)
 
 
-def network(classes: int = 5, size: int = 16, seed: int = 0):
+def network(classes: int = 5, size: int = 16, seed: int = 0, designers: int = 0):
     torch.manual_seed(seed)
-    return build_network(SETTINGS, num_classes=classes, image_size=size)
+    return build_network(SETTINGS, num_classes=classes, image_size=size, num_designers=designers)
 
 
 def images(n: int = 12, size: int = 16) -> torch.Tensor:
@@ -26,14 +27,23 @@ def test_features_have_four_times_the_channels_and_logits_one_entry_a_class():
     assert pool.shape == (3, 32) and logits.shape == (3, 5)
 
 
-def test_training_overfits_a_batch_and_reaches_every_parameter():
-    model, batch, labels = network(), images(8), torch.arange(8) % 4
+def test_a_network_without_designers_is_the_one_that_it_was():
+    plain, both = network().state_dict(), network(designers=3).state_dict()
+
+    assert all(torch.equal(both[name], value) for name, value in plain.items())
+    assert both.keys() - plain.keys() == {"designer_head.weight", "designer_head.bias"}
+
+
+@pytest.mark.parametrize("designers", [0, 2])
+def test_training_overfits_a_batch_and_reaches_every_parameter(designers):
+    model, batch, labels = network(designers=designers), images(8), torch.arange(8) % 4
+    wanted = [labels, labels // 2] if designers else [labels]
     batch[..., :2] = (40 * labels.byte())[:, None, None, None]  # what tells the classes apart survives augmentation
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
     for step in range(60):
         optimizer.zero_grad()
-        loss = training_loss(model, batch, labels, TRAINING, torch.Generator().manual_seed(step))
+        loss = training_loss(model, batch, wanted, TRAINING, torch.Generator().manual_seed(step))
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters()) or step
         optimizer.step()
@@ -42,10 +52,23 @@ def test_training_overfits_a_batch_and_reaches_every_parameter():
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_the_loss_is_the_sum_of_the_two_heads_cross_entropies():
+    model, batch = network(designers=3), images()
+    fine, designers = torch.arange(12) % 5, torch.arange(12) % 3
+
+    total = training_loss(model, batch, [fine, designers], TRAINING, torch.Generator().manual_seed(0))
+
+    seen = augment(batch.movedim(-1, 1) / 255, torch.Generator().manual_seed(0))
+    features, logits, styles = model(seen)
+    assert torch.equal(logits, model.head(features)) and styles.shape == (12, 3)
+    expected = F.cross_entropy(logits, fine) + F.cross_entropy(styles, designers)
+    assert torch.allclose(total, expected) and total > F.cross_entropy(logits, fine)
+
+
 def test_the_loss_depends_on_the_generator_alone():
     model, batch, labels = network(), images(), torch.zeros(12, dtype=torch.int64)
 
-    losses = [training_loss(model, batch, labels, TRAINING, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    losses = [training_loss(model, batch, [labels], TRAINING, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
 
     assert losses[0] == losses[1] != losses[2]
 
@@ -64,8 +87,9 @@ def test_augmentation_keeps_white_images_near_white_and_moves_drawings_by_two_pi
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, dtype):
-    model = network().half().float()
+@pytest.mark.parametrize("designers", [0, 3])
+def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, dtype, designers):
+    model = network(designers=designers).half().float()
     save_weights(tmp_path / "a.safetensors", model.state_dict(), {"seed": 0}, dtype)
     loaded = load_extractor(SETTINGS, tmp_path / "a.safetensors").module
     save_weights(tmp_path / "b.safetensors", loaded.state_dict(), {"command": "again"})
@@ -73,7 +97,7 @@ def test_a_saved_network_comes_back_and_keeps_its_name_in_every_file(tmp_path, d
     first, second = (load_extractor(SETTINGS, tmp_path / f"{name}.safetensors") for name in "ab")
 
     with torch.no_grad():
-        expected = model(images().movedim(-1, 1).contiguous() / 255)
+        expected = model(images().movedim(-1, 1).contiguous() / 255)[:2]
     assert all(torch.equal(a, b) for a, b in zip(extract(first, [images()]), expected, strict=True))
     assert first.name == second.name == f"own-c8-{first.sha256[:8]}"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
