@@ -50,6 +50,7 @@ Shard = Annotated[int, typer.Option("--shard", min=0, help="Shard to work on, fr
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
 WithFeatures = Annotated[bool, typer.Option("--with-features", help="Extract the images' features, too.")]
+IsSweep = Annotated[bool, typer.Option("--sweep", help="The run's guidance sweep.")]
 SamplerName = Annotated[str, typer.Option("--sampler", help="A sampler of the study.", show_default=False)]
 
 STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
@@ -123,12 +124,21 @@ def extractor(study: StudyFiles) -> None:
 
 
 @app.command()
-def generate(study: StudyFiles, shard: Shard) -> None:
-    """Draw the discrete tokens of the evaluation labels, once for every run."""
+def generate(
+    study: StudyFiles,
+    shard: Shard,
+    sweep: Annotated[
+        int | None, typer.Option("--sweep", help="For the sweeps of so many images.", show_default=False)
+    ] = None,
+) -> None:
+    """Draw the discrete tokens of the evaluation labels, or of sweeps, once for every run."""
     loaded = load(study)
     from mixar.stages import generate as stage
 
-    stage.generate(*loaded, shard)
+    if sweep is None:
+        stage.generate(*loaded, shard)
+    else:
+        stage.generate_for_sweep(*loaded, sweep, shard)
 
 
 @app.command()
@@ -190,12 +200,19 @@ def sample(
     seed: Seed = 0,
     sampler: SamplerName = "default",
     with_features: WithFeatures = False,
+    sweep: IsSweep = False,
 ) -> None:
-    """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves."""
+    """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves.
+
+    With --sweep: draw the images of a guidance sweep at every scale, and keep their features alone.
+    """
     loaded = load(study)
     from mixar.stages import sample as stage
 
-    stage.sample(*loaded, run, seed, sampler, shard, *_then_features(with_features, *loaded))
+    if sweep:
+        stage.sample_sweep(*loaded, run, sampler, shard)
+    else:
+        stage.sample(*loaded, run, seed, sampler, shard, *_then_features(with_features, *loaded))
 
 
 @app.command()
@@ -248,15 +265,23 @@ def score(
     seed: Seed = 0,
     sampler: SamplerName = "default",
     kind: Annotated[str | None, typer.Option(help="Tokenizer: continuous or discrete.", show_default=False)] = None,
+    sweep: IsSweep = False,
 ) -> None:
-    """Score the samples of a run (--run), or the reconstructions of a tokenizer (--kind), from their features."""
+    """Score the samples of a run (--run), or the reconstructions of a tokenizer (--kind), from their features.
+
+    With --sweep: score a run's guidance sweep, and record the scale with the smallest distance.
+    """
     _one_of("score", {"--run": run, "--kind": kind})
+    if sweep and kind is not None:
+        raise ValueError("score: reconstructions have no guidance scale; give --sweep with --run")
     loaded, layout = load(study)
     if kind is not None:
         _kind(kind)
     from mixar.stages import score as stage
 
-    if run is not None:
+    if run is not None and sweep:
+        stage.score_sweep(loaded, layout, run, sampler)
+    elif run is not None:
         stage.score_samples(loaded, layout, run, seed, sampler)
     else:
         stage.score_reconstructions(loaded, layout, kind)

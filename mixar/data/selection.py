@@ -49,14 +49,17 @@ def reference_rows(manifest: Path, split: str, limit: int | None) -> pa.Table:
     return rows.take(torch.randperm(len(rows), generator=rng)[:limit].sort().values.numpy())
 
 
-def evaluation_labels(study: Study, layout: Layout) -> np.ndarray:
-    """The class of every evaluation image, int64 [num_images], sorted: equal counts, or the training proportions."""
+def evaluation_labels(study: Study, layout: Layout, num_images: int | None = None) -> np.ndarray:
+    """The class of every drawn image, int64 [num_images], sorted: equal counts, or the training proportions.
+
+    num_images: None: those of the evaluation.
+    """
     if study.evaluation.labels == "balanced":
         weights = np.ones(study.data.num_classes)
     else:
         labels = read_manifest(layout.manifest, "train", ["label"])["label"].to_numpy()
         weights = np.bincount(labels, minlength=study.data.num_classes).astype(float)
-    return np.repeat(np.arange(len(weights)), proportional_counts(weights, study.evaluation.num_images))
+    return np.repeat(np.arange(len(weights)), proportional_counts(weights, num_images or study.evaluation.num_images))
 
 
 def proportional_counts(weights: np.ndarray, total: int) -> np.ndarray:

@@ -193,7 +193,8 @@ def _of_side(name: str, side: _Side) -> str:
             values = ", ".join(number(v) for v in s.values.values())
             spread = f", standard deviation {number(s.sd)}" if s.sd is not None else ""
             parts.append(f"{metric} by seed {values}{spread}, 95 % interval {interval(s)}")
-    return f"{side.label}: {'; '.join(parts)} (n = {side.fd.n}, {side.fd.protocol})."
+    scale = "" if side.fd.cfg is None else f", CFG {side.fd.cfg:g}"
+    return f"{side.label}: {'; '.join(parts)} (n = {side.fd.n}, {side.fd.protocol}{scale})."
 
 
 def claims_markdown(claims: list[Claim]) -> str:

@@ -323,6 +323,40 @@ def _draw_points(axes: Axes, points: pd.DataFrame, colour: str, marker: str, asi
     axes.errorbar(points["epochs"] + aside, points["fd"], yerr=bars, label=points["label"].iloc[0], **look)
 
 
+# Guidance scales
+
+
+def sweep_figure(summary: Summary) -> Figure:
+    """Distance against guidance scale: a line for each network and sampler that was swept, its choice ringed."""
+    name = summary.distance()
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 4.6))
+        axes.set(xlabel="Classifier-free guidance scale", ylabel=f"{name}  ↓ better")
+        axes.set_title("Quality against the guidance scale")
+        networks = list(dict.fromkeys(run for run, _ in summary.sweeps))
+        for number, ((run, sampler), points) in enumerate(summary.sweeps.items()):
+            several = len({each for of, each in summary.sweeps if of == run}) > 1
+            label = label_of(summary.study, run) + (f", {sampler}" if several else "")
+            dash = DASHES[networks.index(run) % len(DASHES)] if not several else DASHES[number % len(DASHES)]
+            _draw_sweep(axes, points, label, colour_of(summary.study, run), dash)
+        if summary.sweeps:
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
+        ground = ground_of(name, [point for points in summary.sweeps.values() for point in points])
+        text = f"{ground}. Bars: 95 % intervals over images; all scales of a line share their noise, so differences "
+        text += "between them are surer than the bars. Ring: the scale that the scored images were drawn with."
+        caption(figure, text)
+    return figure
+
+
+def _draw_sweep(axes: Axes, points: Sequence[Result], label: str, colour: str, dash: str) -> None:
+    found = [(p.cfg, p.mean, *(p.span or (p.mean, p.mean))) for p in points]
+    x, y, low, high = np.array(found, float).T
+    bars = np.array([y - low, high - y])
+    axes.errorbar(x, y, yerr=bars, fmt=f"o{dash}", ms=4, color=colour, capsize=3, lw=1.5, label=label, zorder=2)
+    best = min(range(len(y)), key=lambda i: (y[i], x[i]))
+    axes.plot(x[best], y[best], "o", ms=13, mfc="none", mec=colour, mew=1.8, zorder=3)
+
+
 # Loss curves
 
 

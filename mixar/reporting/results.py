@@ -22,8 +22,9 @@ from mixar.study.digests import Digests
 from mixar.study.names import split
 from mixar.study.sections import Study
 
-FORMAT = "mixar result rows, version 2"
-SOURCES = ("sample", "reconstruct", "measure")
+FORMAT = "mixar result rows, version 3"
+EARLIER = "mixar result rows, version 2"  # the same without `cfg`
+SOURCES = ("sample", "sweep", "reconstruct", "measure")
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
         ("sampler", pa.string()),
         ("seed", pa.int64()),
+        ("cfg", pa.float64()),  # guidance scale that the images were drawn with
         ("source", pa.string()),
         ("metric", pa.string()),
         ("value", pa.float64()),
@@ -65,6 +67,7 @@ REQUIRED = ("study", "run", "source", "metric", "value")
 LOSS_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "guidance_rate", "seconds")
 ROW_FOLDERS = (
     "score/sample",
+    "score/sweep",
     "score/reconstruct",
     "score/own",
     "measure",
@@ -87,10 +90,10 @@ def make_rows(
 ) -> list[dict]:
     """Rows of one run, one for each of `values`.
 
-    values: mappings with metric and value, and low, high, replicates, n, unit where they are known; protocol, where a
-    value has one of its own. run: a run of the
-    study, or 'maskbit', 'continuous', 'discrete', or for images from outside the study a name that begins with OWN,
-    which needs a label. hashes: sha256 by name, such as {"weights": ..., "extractor": ...}.
+    values: mappings with metric and value, and low, high, replicates, n, unit, cfg where they are known; protocol,
+    where a value has one of its own. run: a run of the study, or 'maskbit', 'continuous', 'discrete', or for images
+    from outside the study a name that begins with OWN, which needs a label. hashes: sha256 by name, such as
+    {"weights": ..., "extractor": ...}.
     Raises ValueError for an unknown run or source, an unknown key, or a value that is not finite.
     """
     if source not in SOURCES:
@@ -109,10 +112,10 @@ def make_rows(
 
 
 def _checked(value: Mapping, run: str) -> dict:
-    known = {"metric", "value", "low", "high", "replicates", "n", "unit", "protocol"}
+    known = {"metric", "value", "low", "high", "replicates", "n", "unit", "protocol", "cfg"}
     if set(value) - known or not {"metric", "value"} <= set(value):
         raise ValueError(f"result rows of {run!r}: each value needs metric and value, and may have low, high, "
-                         f"replicates, n, unit, protocol; found {sorted(value)}")  # fmt: skip
+                         f"replicates, n, unit, protocol, cfg; found {sorted(value)}")  # fmt: skip
     for key in ("value", "low", "high"):
         if value.get(key) is not None and not math.isfinite(value[key]):
             raise ValueError(f"result rows of {run!r}: {value['metric']} has the {key} {value[key]}; a result must be "
@@ -190,6 +193,9 @@ def read_rows(root: str | Path) -> pd.DataFrame:
 def _read_rows_file(path: Path) -> pa.Table:
     table = _read_parquet(path)
     found = (table.schema.metadata or {}).get(b"mixar", b"").decode(errors="replace")
+    if found == EARLIER and "cfg" not in table.schema.names:
+        place, found = SCHEMA.names.index("cfg"), FORMAT
+        table = table.add_column(place, SCHEMA.field("cfg"), pa.nulls(len(table), pa.float64()))
     if found != FORMAT or table.schema.names != SCHEMA.names:
         raise ValueError(f"{path}: expected {FORMAT!r}, found {found or 'a foreign Parquet file'!r}; move it away, "
                          "or delete it and run its stage again")  # fmt: skip

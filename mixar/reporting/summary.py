@@ -10,7 +10,7 @@ import functools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,11 +19,13 @@ import pandas as pd
 from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.scoring import protocols
 from mixar.scoring.catalogue import METRICS, Metric, metric_of
+from mixar.scoring.sweeps import choose
 from mixar.study.names import split
 from mixar.study.sections import Study
 
 DISTANCES = {"sample": ("g", "fd"), "reconstruct": ("r", "rfd")}  # source -> letter of the name, metric
 JOINED = "/"  # between the study and the run, in the name of a guest of a joined study; no run of a study has it
+SWEEP = "sweep"  # source of the rows of guidance scales that were tried
 TOKENIZERS = ("continuous", "discrete")
 ORIGIN = ("source", "commit", "dirty", "platform", "device", "versions")  # columns that say where rows came from
 
@@ -48,6 +50,7 @@ class Result:
     network: str | None = None  # the feature network, with the hash that its name ends in
     changed: str | None = None  # which settings of the training were changed on the way
     is_trained: bool = True  # by this study, each seed anew; False: one fixed network
+    cfg: float | None = None  # guidance scale of the images
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -72,12 +75,24 @@ class Result:
 NOTHING = Result()
 
 
+def best_scale(points: Sequence[Result]) -> dict[str, Any]:
+    """What `mixar.scoring.sweeps.choose` says of a sweep's points."""
+    values = [
+        (point.cfg, {"metric": "fd", "value": point.mean, "low": point.low, "high": point.high, "n": point.n,
+                     "replicates": point.replicates})
+        for point in points
+        if point.cfg is not None
+    ]  # fmt: skip
+    return choose(values)
+
+
 @dataclass(frozen=True)
 class Summary:
     """Every result of a study, by (run, metric, source).
 
     guests: run name -> label of what this study did not draw: images that `score-images` scored, and runs of joined
-    studies, whose names are `study/run`. joined: those studies by name. origins: where the rows came from.
+    studies, whose names are `study/run`. joined: those studies by name. origins: where the rows came from. sweeps: the
+    distance at each guidance scale that was tried, by network and sampler, ascending.
     """
 
     study: Study
@@ -85,6 +100,7 @@ class Summary:
     guests: Mapping[str, str]
     joined: Mapping[str, Study] = field(default_factory=dict)
     origins: tuple[dict[str, Any], ...] = ()
+    sweeps: Mapping[tuple[str, str], tuple[Result, ...]] = field(default_factory=dict)
 
     def of(self, run: str, metric: str, source: str = "sample") -> Result:
         """One result; a false one where nothing was measured."""
@@ -175,13 +191,24 @@ def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd
             guests[names[name]] = f"{label} ({other.study})" if label in taken else label
         others[other.study] = other
         frames.append(theirs)
-    return Summary(study, results, guests, others, tuple(_origins(pd.concat(frames))))
+    return Summary(study, results, guests, others, tuple(_origins(pd.concat(frames))), _sweeps(study, rows))
+
+
+def _sweeps(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str], tuple[Result, ...]]:
+    """The scales that the study now sweeps, as far as they have rows."""
+    found: dict[tuple[str, str], tuple[Result, ...]] = {}
+    records = rows[rows["source"] == SWEEP].sort_values("cfg").to_dict("records")
+    for (run, sampler), sweep in study.sweeps.items():
+        theirs = [row for row in records if (row["run"], row["sampler"]) == (run, sampler) and row["cfg"] in sweep.cfg]
+        if theirs:
+            found[run, sampler] = tuple(_result(study, [row]) for row in theirs)
+    return found
 
 
 def _results(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str, str], Result]:
     groups: dict[tuple[str, str, str], list[dict]] = {}
     headline = {run: headline_sampler(study, run) for run in study.networks}
-    for row in rows.to_dict("records"):
+    for row in rows[rows["source"] != SWEEP].to_dict("records"):
         if _text(row["sampler"]) in (None, headline.get(row["run"])) or row["run"] not in headline:
             groups.setdefault((row["run"], row["metric"], row["source"]), []).append(row)
     return {key: _result(study, found) for key, found in groups.items()}
@@ -232,6 +259,7 @@ def _result(study: Study, rows: list[dict]) -> Result:
         ground=_ground(first),
         network=_hashes(first).get("extractor_name"),
         changed=next(filter(None, (_hashes(row).get("changed") for row in rows)), None),
+        cfg=None if pd.isna(first.get("cfg")) else float(first["cfg"]),
         is_trained=run in (networks := study.networks) and not networks[run].weights,
     )
 

@@ -15,7 +15,16 @@ import pandas as pd
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, count, interval, number, si, with_spread
 from mixar.reporting.results import STEADY, spread
-from mixar.reporting.summary import JOINED, NOTHING, Result, Summary, check_same_ground, headline_sampler, strangers
+from mixar.reporting.summary import (
+    JOINED,
+    NOTHING,
+    Result,
+    Summary,
+    best_scale,
+    check_same_ground,
+    headline_sampler,
+    strangers,
+)
 from mixar.scoring.catalogue import Metric, metric_of
 from mixar.study.sections import Study
 
@@ -105,6 +114,7 @@ def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[s
         "Mean ± standard deviation over seeds. Intervals: 95 % jackknife over images, spanning all seeds. Values are "
         "not bias-corrected: a Fréchet distance is biased upwards by O(1/n).",
         f"Sampler: {study.report.sampler}" + (f" ({'; '.join(others)})." if others else "."),
+        *_scale_notes(summary),
         *_reconstruction_notes(summary),
     ]
     if not gfd.endswith("FID"):
@@ -121,6 +131,17 @@ def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[s
         notes.append("† Another protocol, number of images, feature network or reference than the study's rows; "
                      f"not comparable{no_fid}.")  # fmt: skip
     return tuple(notes)
+
+
+def _scale_notes(summary: Summary) -> list[str]:
+    """The guidance scale of each run whose scale a sweep chose."""
+    found = [
+        f"{label_of(summary.study, run)} {fd.cfg:g}"
+        for run in summary.study.networks
+        if (run, headline_sampler(summary.study, run)) in summary.sweeps
+        and (fd := summary.of(run, "fd")).cfg is not None
+    ]
+    return [f"Guidance scales chosen by a sweep, on other images: {', '.join(found)}."] if found else []
 
 
 def _joined_note(summary: Summary, other: Study) -> str:
@@ -157,6 +178,44 @@ def _reconstruction_notes(summary: Summary) -> list[str]:
         if r
     ]
     return notes + ([f"PSNR of the same reconstructions, with 95 % interval: {', '.join(shown)}."] if shown else [])
+
+
+def sweep_table(summary: Summary) -> Table:
+    """The distance at every guidance scale that was tried, and which scale the images were drawn with."""
+    study, name = summary.study, summary.distance()
+    cells, records = [], []
+    for (run, sampler), points in summary.sweeps.items():
+        best = best_scale(points)
+        for point in points:
+            marks = ["best"] * (point.cfg == best["cfg"]) + ["not worse"] * (point.cfg in best["not_worse"])
+            label = label_of(study, run)
+            record = {"run": run, "label": label, "sampler": sampler, "cfg": point.cfg}
+            records.append(record | {"fd": point.mean, "low": point.low, "high": point.high, "n": point.n,
+                                     "chosen": point.cfg == best["cfg"]})  # fmt: skip
+            shown = [number(point.mean), interval(point), next(iter(marks), ""), count(point.n)]
+            cells.append([label, sampler, f"{point.cfg:g}", *shown])
+    columns = ("Method", "Sampler", "CFG", f"{name} ↓", "95 % interval", "choice", "n")
+    notes = (
+        "Images are drawn and scored with the best scale. The sweep's own images share neither noise nor tokens with "
+        f"them, and its smaller n makes {name} larger than in Table 1.",
+        "Not worse: the difference from the best, paired over the same noise, is inside its 95 % interval.",
+        *_edges(summary),
+    )
+    return Table(f"Guidance scales: {study.title}", columns, cells, notes, pd.DataFrame(records))
+
+
+def _edges(summary: Summary) -> list[str]:
+    """A note on sweeps whose best scale is the smallest or largest."""
+    found = [
+        f"{label_of(summary.study, run)} ({sampler}) {best['cfg']:g}"
+        for (run, sampler), points in summary.sweeps.items()
+        if (best := best_scale(points))["at_edge"]
+    ]
+    return (
+        [f"The best scale is the end of its sweep, and a better one may be beyond it: {', '.join(found)}."]
+        if found
+        else []
+    )
 
 
 # Columns of Table 2: metric, and how its values are printed.

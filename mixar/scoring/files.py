@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ FORMAT = "mixar features, version 1"
 COLUMNS = ("index", "label", "features", "logits")
 GROUP_ROWS = 10_000  # of a row group: the vectors of a million images have more values than Arrow counts in one list
 PSNR = "psnr"  # column of reconstructed images, carried along with their features
+CFG = "cfg"  # column of a sweep's images, of which an index has one for each scale
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,16 @@ def write_features(
     header: dict,
     psnr=None,
     *,
+    cfg: float | None = None,
     further: Mapping[str, tuple[Tensor, str]] | None = None,
     images: Path | str = "",
     group_rows: int = GROUP_ROWS,
 ) -> None:
     """Write features [n, F] and logits [n, V] with their keys and the header.
 
-    header: extractor, sha256, protocol. psnr: a column that comes with reconstructed images, dB. further: features
-    [n, F] and the file's SHA-256 of other networks, by name. images: the file they were made from, or a hash of what
-    they were made from, to know it again.
+    header: extractor, sha256, protocol. psnr: a column that comes with reconstructed images, dB. cfg: the guidance
+    scale of a sweep's images, a column, too. further: features [n, F] and the file's SHA-256 of other networks, by
+    name. images: the file they were made from, or a hash of what they were made from, to know it again.
     """
     further = further or {}
     vectors = [_column(values) for values in outputs]
@@ -63,6 +66,8 @@ def write_features(
     columns = {**keys, **dict(zip(("features", "logits"), vectors, strict=True))}
     if psnr is not None:
         columns[PSNR] = psnr
+    if cfg is not None:
+        columns[CFG] = pa.array(np.full(len(keys["index"]), cfg))
     columns |= {name: _column(values) for name, (values, _) in further.items()}
     metadata = {"mixar": json.dumps({"format": FORMAT, **header})}
     metadata["further"] = json.dumps({name: sha256 for name, (_, sha256) in further.items()})
@@ -93,13 +98,18 @@ def _state(file: Path) -> str:
     return f"{file.stat().st_size} {file.stat().st_mtime_ns}"
 
 
-def read_features(paths: Sequence[Path]) -> Scored:
-    """The features of several files as one set, sorted by image index.
+def join_features(path: Path, parts: Sequence[Path]) -> None:
+    """Write the rows of several files that one network made as one file, in the order of the files."""
+    write_table(path, pa.concat_tables([_read_table(part) for part in parts]), GROUP_ROWS)
+
+
+def read_features(paths: Sequence[Path], cfg: float | None = None) -> Scored:
+    """The features of several files as one set, sorted by image index. cfg: the images of that scale alone.
 
     Raises ValueError naming the file that is missing, damaged or foreign, or that another network made; and for an
     index that occurs twice.
     """
-    tables = {path: _read_table(path) for path in paths}
+    tables = {path: _read_table(path, cfg) for path in paths}
     headers, hashes = ({p: _said(p, table.schema, key) for p, table in tables.items()} for key in ("mixar", "further"))
     first = paths[0]
     for found in (headers, hashes):
@@ -125,7 +135,7 @@ def _merged_further(tables: Iterable[pa.Table], name: str) -> FeatureSet:
     return merge([(*part, torch.zeros(len(part[0]), 0)) for part in keys])
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: Path, cfg: float | None = None) -> pa.Table:
     try:
         parquet = pq.ParquetFile(path)
     except FileNotFoundError:
@@ -138,7 +148,8 @@ def _read_table(path: Path) -> pa.Table:
     if _said(path, schema, "mixar").get("format") != FORMAT or any(column not in schema.names for column in COLUMNS):
         raise ValueError(f"{path}: expected {FORMAT!r} with columns {', '.join(COLUMNS)}, found {schema.names}; delete "
                          "it and run `score` again")  # fmt: skip
-    return pa.Table.from_batches(iter_batches(parquet, path, schema.names), schema)
+    table = pa.Table.from_batches(iter_batches(parquet, path, schema.names), schema)
+    return table if cfg is None else table.filter(pc.equal(table[CFG], cfg))
 
 
 def _said(path: Path, schema: pa.Schema, key: str) -> dict:

@@ -308,7 +308,12 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Wo
         * forward
         * (2 if study.generator.sampler.guidance_scale else 1)
     )
-    return [*work, Work("generate", "", e.num_shards, ("generator",), gpu, drawn)]
+    work.append(Work("generate", "", e.num_shards, ("generator",), gpu, drawn))
+    for count in sorted({sweep.num_images for sweep in study.sweeps.values()}):
+        drawn_for_sweep = drawn * count / e.num_images
+        jobs = study.shards_of(count)
+        work.append(Work("generate_sweep", str(count), jobs, ("generator",), gpu, drawn_for_sweep))
+    return work
 
 
 def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
@@ -326,6 +331,9 @@ def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
             for _, sampler in pairs
         )
         networks = ["tokenizer_discrete"] if name == MASKBIT else ["tokenizer_continuous", f"train {name}"]
+        if sweep := _sweep(study, name, decode):
+            work.append(sweep)
+            networks.append(f"score_sweep {name}")
         needs = ("generate", "extractor", *networks)
         jobs = len(pairs) * study.evaluation.num_shards
         minutes = study.evaluation.shard_size / DECODED / 60
@@ -338,6 +346,23 @@ def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
         flops = study.measure.batch_size * (flops + steps * cost.flops_train(study, name))
         work.append(Work("measure", name, 1, ("ingest",), gpu, flops))
     return work
+
+
+def _sweep(study: Study, name: str, decode: float) -> Work | None:
+    """The images of a network's sweeps, at every scale of every sampler. decode: FLOPs of decoding one image."""
+    found = {sampler: sweep for (run, sampler), sweep in study.sweeps.items() if run == name}
+    if not found:
+        return None
+    flops = minutes = disk = jobs = 0.0
+    for sampler, sweep in found.items():
+        scaled = [study.samplers[sampler].model_copy(update={"cfg": cfg}) for cfg in sweep.cfg]
+        latents = sum(cost.flops_sample(study, split(name)[0], each) for each in scaled)
+        flops += sweep.num_images * (latents + len(scaled) * (decode + extractor_flops(study)))
+        disk += sweep.num_images * len(scaled) * feature_bytes(study) / GIB
+        jobs += study.shards_of(sweep.num_images)
+    networks = ("tokenizer_continuous", f"train {name}", "extractor")
+    needs = (*(f"generate_sweep {sweep.num_images}" for sweep in found.values()), *networks)
+    return Work("sample_sweep", name, int(jobs), needs, _gpu(study), flops, "float32", minutes, 240, disk)
 
 
 def _training(study: Study, name: str, images: int) -> Work:
@@ -380,6 +405,11 @@ def _score_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Wo
     for name in (MASKBIT, *study.networks):
         needs = (f"sample {name}", "features_reference train", "features_reference held_out")
         work.append(Work("score", name, len(study.drawings_of(name)), needs, minutes=minutes))
+    for name in dict.fromkeys(run for run, _ in study.sweeps):
+        found = {sampler: sweep for (run, sampler), sweep in study.sweeps.items() if run == name}
+        images = max(sweep.num_images * len(sweep.cfg) for sweep in found.values())
+        drawn = (f"sample_sweep {name}", "features_reference train")
+        work.append(Work("score_sweep", name, len(found), drawn, minutes=5 * images / 50_000))  # assumed, as above
     for kind, reference in splits.items():
         needs_of_score = (f"reconstruct {kind}", f"features_reference {reference}")
         work.append(Work("score_reconstruction", kind, 1, needs_of_score, minutes=1))

@@ -27,7 +27,7 @@ from mixar.reporting.numbers import count, number
 from mixar.reporting.page import page, table_page
 from mixar.reporting.results import read_losses, read_rows
 from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
-from mixar.reporting.tables import Table, efficiency_table, quality_table
+from mixar.reporting.tables import Table, efficiency_table, quality_table, sweep_table
 from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
 from mixar.storage.files import write_table, write_text
 from mixar.study.layout import JOINED_ROWS, Layout
@@ -47,6 +47,7 @@ HEADINGS = {
     "figure6": "Figure 6. Samples of every run",
     "figure7": "Figure 7. Balance of quality and cost",
     "figure8": "Figure 8. Continued training with and without TI-Mix",
+    "cfg": "Quality against the guidance scale",
     "losses": "Training loss",
     "reconstructions": "Reconstructions of held-out images",
     "copies": "Samples beside their nearest training images",
@@ -63,12 +64,14 @@ def report(study: Study, layout: Layout) -> None:
     others, not_joined = joined_studies(study)
     summary, lost = summarise(study, rows, others), (*lost, *not_joined)
     claims, tables = claims_of(summary), {"table1": quality_table(summary), "table2": efficiency_table(summary)}
+    tables |= {"cfg_points": sweep_table(summary)} if summary.study.sweeps else {}
     tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
     curves = _curves(study, layout)
     drawn = {"figure7": figures.figure7(summary)}
     drawn |= {"losses": figures.losses_figure(study, curves, alarms_of(study, curves), _held_out(layout, curves))}
     drawn |= {"figure8": figures.figure8(summary, _rates(study, curves))} if study.report.figure8 else {}
+    drawn |= {"cfg": figures.sweep_figure(summary)} if study.sweeps else {}
     drawn |= image_sheets(layout, summary)
     for name in sorted(drawn):
         figures.save(drawn[name], layout.report / name)

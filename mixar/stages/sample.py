@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.process.failures import finite, naming, needs_memory
 from mixar.process.progress import Progress
+from mixar.scoring.extractors import load_networks, require_assets
+from mixar.scoring.files import join_features, write_features
 from mixar.scoring.protocols import protocol_of
+from mixar.scoring.sweeps import chosen
 from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import MASKBIT, check_drawn, check_shard, split
+from mixar.study.names import MASKBIT, check_drawn, check_shard, check_swept, split
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import latent_decoder
@@ -65,14 +69,61 @@ def sample(
     shutil.rmtree(folder)
 
 
+@needs_memory(lambda study, _, run, sampler, shard: (
+    f"sample sweep {run} {sampler} shard {shard}",
+    f"Lower evaluation.batch_size, the images of a forward pass (now {study.evaluation.batch_size})",
+))  # fmt: skip
+def sample_sweep(study: Study, layout: Layout, run: str, sampler: str, shard: int) -> None:
+    """Write layout.sweep_features(run, sampler, shard): features of images that are drawn at every scale of a sweep.
+
+    The images themselves are not kept. All scales use the same noise and tokens, and no evaluation image uses either.
+    An interrupted job loses at most one batch. Raises ValueError and FloatingPointError as `sample` does.
+    """
+    check_swept(study, run, sampler)
+    settings, seed = study.sweeps[run, sampler], study.networks[run].seeds[0]
+    check_shard(study, shard, settings.num_images)
+    require_assets(study, "sample")
+    tokens_path = layout.generated_for_sweep(settings.num_images, shard)
+    files = [file for file in (tokens_path, *_networks(layout, run, seed), layout.extractor()) if file.is_file()]
+    digests = Digests(study)
+    identity = digest(digests.sweep(run, sampler), digests.score_sweep(), *map(file_sha256, files))
+    folder = layout.checkpoints("sweep", f"{run}-{sampler}-{shard:05d}", identity)
+    device, task = device_of(study), f"sample sweep {run} {sampler} shard {shard}"
+    tokens, labels, index = read_generated([tokens_path])
+    _check_tokens(study, tokens_path, tokens)
+    networks, rounding = load_networks(study, layout, "sample", device), protocol_of(study, "sample").rounding
+    main = replace(networks, further={})
+    model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device)
+    batches = list(enumerate(_batches(len(tokens), study.evaluation.batch_size)))
+    parts, announce, total = [], Progress(task, "images"), len(tokens) * len(settings.cfg)
+    announce(0, total)
+    for place, cfg in enumerate(settings.cfg):
+        scaled = study.samplers[sampler].model_copy(update={"cfg": cfg})
+        draw = _drawing(study, model, decode, scaled, ("sweep", shard), device)
+        for number, rows in batches:
+            parts.append(folder / f"{place:03d}-{number:05d}.parquet")
+            if not parts[-1].exists():
+                with naming(f"{task} cfg {cfg:g} batch {number}"):
+                    images = unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding)
+                    outputs, _ = main.extract([images])
+                write_features(parts[-1], index[rows], labels[rows], outputs, main.header, cfg=cfg)
+            announce(place * len(tokens) + min(rows.stop, len(tokens)), total)
+    join_features(layout.sweep_features(run, sampler, shard), parts)
+    shutil.rmtree(folder)
+
+
+def _networks(layout: Layout, run: str, seed: int) -> list[Path]:
+    """The files of the networks that turn tokens into images."""
+    if run == MASKBIT:
+        return [layout.tokenizer("discrete")]
+    return [layout.weights(run, seed), layout.tokenizer("continuous"), layout.statistics]
+
+
 def _identity(study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int) -> str:
     """A digest of all that a shard's images depend on: settings, tokens and the files of the networks."""
-    if run == MASKBIT:
-        networks = [layout.tokenizer("discrete")]
-    else:
-        networks = [layout.weights(run, seed), layout.tokenizer("continuous"), layout.statistics]
-    files = [path for path in (layout.generated_shard(shard), *networks) if path.is_file()]
-    return digest(Digests(study).sample(run, seed, sampler), *map(file_sha256, files))
+    files = [path for path in (layout.generated_shard(shard), *_networks(layout, run, seed)) if path.is_file()]
+    settings = None if run == MASKBIT else chosen(study, layout, run, sampler)
+    return digest(Digests(study).sample(run, seed, sampler, settings), *map(file_sha256, files))
 
 
 def _draw_parts(
@@ -85,7 +136,9 @@ def _draw_parts(
     if run == MASKBIT:
         draw = _maskbit_images(study, layout, device)
     else:
-        draw = _mar_images(study, layout, run, seed, study.samplers[sampler], shard, device)
+        model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device)
+        settings = chosen(study, layout, run, sampler)
+        draw = _drawing(study, model, decode, settings, ("sample", shard), device)
     rounding = protocol_of(study, "sample").rounding
     task = f"sample {run} seed {seed} {sampler} shard {shard}"
     batches = _batches(len(tokens), study.evaluation.batch_size)
@@ -125,15 +178,23 @@ def _maskbit_images(study: Study, layout: Layout, device: torch.device) -> Calla
     return draw
 
 
-def _mar_images(
-    study: Study, layout: Layout, run: str, seed: int, sampler: Sampler, shard: int, device: torch.device
+def _model_of(study: Study, layout: Layout, run: str, seed: int, device: torch.device) -> MAR:
+    return load_module(MAR.from_study(study, split(run)[0]), layout.weights(run, seed)).to(device)
+
+
+def _drawing(
+    study: Study,
+    model: MAR,
+    decode: Callable[[Tensor], Tensor],
+    sampler: Sampler,
+    place: tuple[str, int],
+    device: torch.device,
 ) -> Callable[[int, Tensor, Tensor], Tensor]:
-    model = load_module(MAR.from_study(study, split(run)[0]), layout.weights(run, seed)).to(device)
-    decode = latent_decoder(study, layout, device)
+    """A function that draws images of a batch. place: name and shard, which with its number seed the batch's noise."""
 
     @torch.inference_mode()
     def draw(number: int, q: Tensor, c: Tensor) -> Tensor:
-        rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, "sample", shard, number))
+        rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, *place, number))
         return decode(finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents"))
 
     return draw

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from mixar.data.manifest import SPLITS, count_rows
 from mixar.data.selection import reference_rows
 from mixar.process.failures import needs_memory
 from mixar.reporting.results import make_rows, write_rows
+from mixar.scoring.catalogue import METRICS
 from mixar.scoring.copies import copies_value, nearest, pixel_space, reach_of, write_nearest
 from mixar.scoring.features import FeatureSet
 from mixar.scoring.files import PSNR, Scored, check_fresh, read_features
@@ -26,11 +28,20 @@ from mixar.scoring.metrics.precision_recall import BLOCK
 from mixar.scoring.protocols import Protocol, distance_name, protocol_of, row_id, with_ids
 from mixar.scoring.reference import hash_of, other_data_of, read_reference, reference_of, roots_of
 from mixar.scoring.statistics import load_statistics
-from mixar.scoring.values import further_hashes, further_values, reconstruction_values, sample_values
+from mixar.scoring.sweeps import choose, chosen, write_choice
+from mixar.scoring.values import (
+    check_sizes,
+    further_hashes,
+    further_values,
+    measured,
+    reconstruction_values,
+    sample_values,
+)
 from mixar.storage.files import file_sha256
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
-from mixar.study.names import MASKBIT, check_drawn, check_kind
+from mixar.study.names import MASKBIT, check_drawn, check_kind, check_swept
+from mixar.study.names import split as split_name
 from mixar.study.sections import Study
 from mixar.weights import read_metadata
 
@@ -67,6 +78,8 @@ def score_samples(study: Study, layout: Layout, run: str, seed: int, sampler: st
     if study.scoring.copies:
         values += _copies(study, layout, scored.features, references, (run, seed, sampler))
     key = {"source": "sample", "run": run, "seed": seed, "sampler": sampler, "digest": Digests(study).score()}
+    cfg = None if run == MASKBIT else chosen(study, layout, run, sampler).cfg
+    values = [{**value, "cfg": cfg} for value in values]
     _write(study, layout, protocol, scored, values, hashes, key)
 
 
@@ -92,6 +105,39 @@ def score_reconstructions(study: Study, layout: Layout, kind: str) -> None:
     _write(study, layout, protocol, scored, values, hashes, key)
 
 
+@needs_memory(lambda _, layout, run, sampler: (f"score sweep {run} {sampler}", TOO_LARGE))
+def score_sweep(study: Study, layout: Layout, run: str, sampler: str) -> None:
+    """Write layout.sweep_scores(run, sampler), the distance at every scale, and layout.chosen_cfg with the smallest.
+
+    The reference is that of the study's own `fd`: the training images, or the statistics of its protocol.
+    Raises ValueError as `score_samples` does.
+    """
+    check_swept(study, run, sampler)
+    sweep, seed, protocol = study.sweeps[run, sampler], study.networks[run].seeds[0], _protocol(study, "sample")
+    paths = [layout.sweep_features(run, sampler, shard) for shard in range(study.shards_of(sweep.num_images))]
+    reference = _reference(study, layout, "train")
+    hashes = {"reference": hash_of(reference.features), "data": reference.images[0]}
+    against = _against(protocol, reference.features, hashes).keeping_root_in(roots_of(layout))
+    points: list[tuple[float, dict[str, Any]]] = []
+    for cfg in sweep.cfg:
+        scored = read_features(paths, cfg)
+        _check_complete(scored.features.index, np.arange(sweep.num_images), f"sweep of {run!r} at cfg {cfg:g}")
+        _check_same_network(scored, reference, "the train reference")
+        check_sizes([METRICS["fd"]], scored.features, against, study.scoring)
+        points += [(cfg, found) for found in measured(study.scoring, scored.features, [(METRICS["fd"], against)])]
+    choice = choose(points)
+    key = {"source": "sweep", "run": run, "seed": seed, "sampler": sampler, "digest": Digests(study).score_sweep()}
+    values = [{**value, "cfg": cfg} for cfg, value in points]
+    _write(study, layout, protocol, scored, values, hashes, key)
+    write_choice(study, layout, run, sampler, choice)
+    close = ", ".join(f"{scale:g}" for scale in choice["not_worse"])
+    print(f"cfg {choice['cfg']:g} is chosen; not worse within the interval: {close}")
+    if choice["at_edge"]:
+        print(
+            f"cfg {choice['cfg']:g} is the end of runs.{split_name(run)[0]}.sweep.cfg; a better scale may be beyond it"
+        )
+
+
 def _protocol(study: Study, source: str) -> Protocol:
     """The protocol of samples, or of a tokenizer's reconstructions. Raises ValueError where its files are missing."""
     protocol = protocol_of(study, source)
@@ -111,17 +157,21 @@ def _against(protocol: Protocol, reference: FeatureSet, hashes: dict[str, str]) 
 def _write(
     study: Study, layout: Layout, protocol: Protocol, scored: Scored, values: list[dict], hashes: dict, key: dict
 ) -> None:
-    """Write the rows, and print them. key: source, run and digest; of samples also seed and sampler."""
+    """Write the rows, and print them. key: source, run and digest; of drawn images also seed and sampler."""
     hashes = hashes | {"extractor": scored.header["sha256"], "extractor_name": scored.header["extractor"]}
     other_data = other_data_of(study, protocol, hashes["data"], count_rows(layout.manifest))
     identity = row_id(protocol, study, hashes["extractor"], len(scored.features), other_data=other_data)
     values = with_ids(values, identity, hashes, Digests(study).metric_code())
     rows = make_rows(study, values=values, device="cpu", hashes=hashes, **key)
-    write_rows(layout.scores(key["source"], key["run"], key.get("seed"), key.get("sampler")), rows)
+    is_sweep = key["source"] == "sweep"
+    path = layout.sweep_scores(key["run"], key["sampler"]) if is_sweep else None
+    write_rows(path or layout.scores(key["source"], key["run"], key.get("seed"), key.get("sampler")), rows)
     name = distance_name(identity, hashes["extractor_name"], study.study)
     print(f"score {key['run']} (fd = {name}, n = {len(scored.features)}, {identity})")
     for v in values:
-        print(f"  {v['metric']:<15} {v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}".rstrip())
+        scale = f" cfg {v['cfg']:<5g}" if is_sweep else ""
+        found = f"{v['value']:10.4f}   [{v['low']:.4f}, {v['high']:.4f}] {v['unit'] or ''}"
+        print(f"  {v['metric']:<15}{scale} {found}".rstrip())
 
 
 def _copies(

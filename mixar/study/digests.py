@@ -12,7 +12,7 @@ from mixar.study import names
 from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
 from mixar.study.paths import IN_DIGEST, in_digest
-from mixar.study.sections import Study
+from mixar.study.sections import Sampler, Study
 
 # Keys at values that compute what was computed before there was the key. They do not enter digests: the networks that a
 # study trains derive their seeds from digests, and a new key must not change their numbers.
@@ -54,6 +54,11 @@ def digest(*parts: Any) -> str:
 def seed_of(*parts: Any) -> int:
     """A 63-bit seed that depends on every part: the one way randomness is derived from the spec."""
     return int.from_bytes(hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _unscaled(sampler: Sampler) -> dict:
+    """A sampler whose scale a sweep chooses."""
+    return plain(sampler, exclude={"cfg"})
 
 
 class Digests:
@@ -116,6 +121,10 @@ class Digests:
     def generate(self) -> str:
         return digest("generate", self.generator(), self.study.generator.sampler, self.study.evaluation)
 
+    def generate_for_sweep(self, num_images: int) -> str:
+        evaluation = plain(self.study.evaluation, exclude={"num_images"})
+        return digest("generate", "sweep", num_images, self.generator(), self.study.generator.sampler, evaluation)
+
     def train(self, name: str, seed: int) -> str:
         """Of a network's weights. A milestone's is that of a run of so many epochs, where that is the same training."""
         run, epoch = names.split(name)
@@ -171,12 +180,32 @@ class Digests:
             parts += [self.train(r.parent, seed), *(["with moments"] if s.takes_moments(run) else [])]
         return digest(*parts)
 
-    def sample(self, run: str, seed: int, sampler: str) -> str:
-        """run 'maskbit': the generator's own images. The protocol rounds pixels."""
+    def sample(self, run: str, seed: int, sampler: str, chosen: Sampler | None = None) -> str:
+        """run 'maskbit': the generator's own images. The protocol rounds pixels.
+
+        chosen: the sampler with the scale that its sweep chose, which is all that the images take of the sweep; None:
+        of what the study says, before there is a choice.
+        """
         if run == "maskbit":
             return digest("sample", self.generate(), self.tokenizer("discrete"), self.study.scoring.protocol)
-        parts = self.train(run, seed), self.generate(), self.study.samplers[sampler], self.study.scoring.protocol
-        return digest("sample", *parts)
+        settings, protocol = chosen or self.study.samplers[sampler], self.study.scoring.protocol
+        if chosen is None and self.study.sweep_of(run, sampler):
+            chosen_by = self.sweep(run, sampler), self.score_sweep()
+            return digest("sample", self.train(run, seed), self.generate(), _unscaled(settings), protocol, *chosen_by)
+        return digest("sample", self.train(run, seed), self.generate(), settings, protocol)
+
+    def sweep(self, run: str, sampler: str) -> str:
+        """Of the images that a sweep draws, at all its scales."""
+        found = self.study.sweep_of(run, sampler)
+        assert found is not None, f"{run} has no sweep of {sampler}"
+        trained = self.train(run, self.study.networks[run].seeds[0])
+        drawn = _unscaled(self.study.samplers[sampler]), self.study.scoring.protocol, list(found.cfg)
+        return digest("sweep", trained, self.generate_for_sweep(found.num_images), *drawn)
+
+    def score_sweep(self) -> str:
+        """Of what a sweep's images are compared with."""
+        used = plain(self.study.scoring, include={"protocol", "jackknife_groups"})
+        return digest("score", "sweep", self.extractor(), used)
 
     def reconstruct(self, kind: str) -> str:
         """The protocols choose and crop the images, and round pixels."""

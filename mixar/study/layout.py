@@ -61,6 +61,10 @@ class Layout:
         """MaskBit's tokens for the evaluation labels: tokens [n, N], labels [n], index [n]."""
         return self.root / "generate" / f"shard-{_number(shard)}.safetensors"
 
+    def generated_for_sweep(self, num_images, shard) -> Path:
+        """The same for the images of sweeps of so many images, which share no token with the evaluation's."""
+        return self.root / "generate" / f"sweep-{num_images}" / f"shard-{_number(shard)}.safetensors"
+
     def weights(self, run: str, seed) -> Path:
         """EMA weights of a finished run, or of a milestone `RUN@EPOCH`."""
         return self.root / "train" / run / f"seed{seed}" / "weights.safetensors"
@@ -94,6 +98,18 @@ class Layout:
     def features(self, images: Path) -> Path:
         """Features of one Parquet file of images, under the scores, in the same subfolders."""
         return self.root / "score" / "features" / images.relative_to(self.root)
+
+    def sweep_features(self, run: str, sampler: str, shard) -> Path:
+        """Features of a sweep's images at every scale: those of `features`, and the column `cfg`."""
+        return self.root / "score" / "features" / "sweep" / run / sampler / f"shard-{_number(shard)}.parquet"
+
+    def sweep_scores(self, run: str, sampler: str) -> Path:
+        """Result rows of a sweep, one for each scale."""
+        return self.root / "score" / "sweep" / run / f"{sampler}.parquet"
+
+    def chosen_cfg(self, run: str, sampler: str) -> Path:
+        """The guidance scale that a sweep chose, JSON."""
+        return self.root / "score" / "sweep" / run / f"{sampler}.json"
 
     def reference_features(self, split: str) -> Path:
         """split: train, held_out, or a name of `reconstruction_split`."""
@@ -145,6 +161,7 @@ class Layout:
         """Every file of result rows that the finished study has. Brought images have theirs: own_scores."""
         scores = [self.scores("sample", *names) for names in self.study.drawings]
         scores += [self.scores("reconstruct", kind) for kind in ("continuous", "discrete")]
+        scores += [self.sweep_scores(*names) for names in self.study.sweeps]
         return scores + [self.measures(run) for run in self.study.runs]
 
     @property
@@ -161,12 +178,14 @@ class Layout:
 
     def report_files(self) -> dict[str, Path]:
         """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
-        tables = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later")
+        tables: tuple[str, ...] = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later")
+        tables += ("cfg_points",) if self.study.sweeps else ()
         names = [f"{table}.{ending}" for table in tables for ending in ("md", "csv", "tex", "html")]
         figures = ["figure6", "figure7", "losses", "reconstructions"]
         figures += ["figure2"] if self.figure2_runs else []
         figures += ["figure8"] if self.study.report.figure8 else []
         figures += ["copies"] if self.study.scoring.copies else []
+        figures += ["cfg"] if self.study.sweeps else []
         names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
         names += ["claims.md", "report.html", "results.parquet", "summary.txt"]
         return {name: self.report / name for name in names}

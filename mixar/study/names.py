@@ -53,7 +53,18 @@ def check_drawn(study: Study, name: str, seed: int, sampler: str) -> None:
         raise ValueError(f"sampler {sampler!r} is unknown; choose from {', '.join(study.samplers)}")
 
 
-def check_shard(study: Study, shard: int) -> None:
-    """Raise ValueError unless the evaluation images have this shard."""
-    if not 0 <= shard < study.evaluation.num_shards:
-        raise ValueError(f"shard {shard} does not exist; the study has {study.evaluation.num_shards}, from 0")
+def check_shard(study: Study, shard: int, num_images: int | None = None) -> None:
+    """Raise ValueError unless the evaluation images, or so many images of a sweep, have this shard."""
+    shards = study.shards_of(num_images or study.evaluation.num_images)
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard {shard} does not exist; the study has {shards}, from 0")
+
+
+def check_swept(study: Study, name: str, sampler: str) -> None:
+    """Raise ValueError unless the study chooses the scale of this sampler for this network by a sweep."""
+    if name == MASKBIT:
+        raise ValueError("run 'maskbit' decodes given tokens and has no guidance scale; name a trained run")
+    check_drawn(study, name, study.networks[name].seeds[0] if name in study.networks else 0, sampler)
+    if (name, sampler) not in study.sweeps:
+        found = ", ".join(f"{run} {each}" for run, each in study.sweeps) or "none"
+        raise ValueError(f"run {name!r} has no sweep of sampler {sampler!r}; the study has: {found}")

@@ -87,12 +87,36 @@ def _run_problems(s: Study) -> Iterator[str]:
             s.training_of(name)
         except ValidationError as error:
             yield "\n".join(f"runs.{name}.training.{line}" for line in explain(error, type(s.training)).splitlines())
+        yield from _sweep_problems(s, name, run)
     yield from _label_problems(s)
     for name, run in s.runs.items():
         found = list(_chain_problems(s, name))
         yield from found
         if run.parent and not found:
             yield from _parent_problems(s, name, run)
+
+
+def _sweep_problems(s: Study, name: str, run: Run) -> Iterator[str]:
+    """A sweep that has nothing to guide, or too few images for the distance that chooses."""
+    if run.sweep is None:
+        return
+    known = [sampler for sampler in run.samplers if sampler in s.samplers]
+    if known and all(s.samplers[sampler].cfg == 1 for sampler in known):
+        yield (
+            f"runs.{name}.sweep: every sampler of the run has cfg 1, which is no guidance; give one another cfg, or "
+            "leave the sweep out"
+        )
+    if run.weights is None and (run.training.get("label_drop_rate", s.training.label_drop_rate)) == 0:
+        yield (
+            f"runs.{name}.sweep: label_drop_rate is 0, so the run learns no images without a class and cannot be "
+            "guided; raise it, or leave the sweep out"
+        )
+    drawn = run.sweep.num_images
+    for _, minimum, found in catalogue.shortages([catalogue.METRICS["fd"]], s.scoring, drawn):
+        yield (
+            f"runs.{name}.sweep.num_images: {drawn} images leave {found}, but the distance needs at least "
+            f"{minimum.needed(s.scoring)} (scoring.{minimum.key}); draw more"
+        )
 
 
 def _label_problems(s: Study) -> Iterator[str]:

@@ -429,6 +429,20 @@ class TiMix(Section):
             yield "", f"the rate of ground truth rises from {self.start:g} to {self.end:g}; it must fall (Eq. 12)"
 
 
+class Sweep(Section):
+    """Guidance scales that are tried before the images of a run are drawn."""
+
+    cfg: tuple[Annotated[float, Field(ge=0)], ...] = Field(description="the scales, at least two; 1: no guidance")
+    num_images: Count = Field(default=10_000, description="images drawn and scored for each scale")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        if len(self.cfg) < 2:
+            found = "one scale leaves nothing to choose" if self.cfg else "no scale is given"
+            yield "cfg", f"{found}; give at least two, such as [2, 3, 4], or no sweep and the sampler's own `cfg`"
+        if twice := [scale for place, scale in enumerate(self.cfg) if scale in self.cfg[:place]]:
+            yield "cfg", f"{twice[0]:g} occurs twice; give each scale once"
+
+
 class Run(Section):
     """One trained method."""
 
@@ -451,6 +465,11 @@ class Run(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = Field(default=(0,), description="one training for each")
     samplers: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
         default=("default",), description="keys of `samplers`; images are drawn with each"
+    )
+    sweep: Sweep | None = Field(
+        default=None,
+        description="choose the guidance scale of each sampler by a sweep, for the run and each milestone, with the "
+        "first seed; it replaces the samplers' `cfg`, except where that is 1. Null: the samplers' `cfg`",
     )
     training: dict[str, Any] = Field(default={}, description="keys of the study's `training` that differ for this run")
 
@@ -796,6 +815,22 @@ class Study(Section):
     def drawings(self) -> list[tuple[str, int, str]]:
         """Network, seed and sampler of every set of images: MaskBit's own first, then those of the networks."""
         return [(name, *drawn) for name in (names.MASKBIT, *self.networks) for drawn in self.drawings_of(name)]
+
+    def sweep_of(self, name: str, sampler: str) -> Sweep | None:
+        """The sweep that chooses a sampler's guidance scale for a network; none for MaskBit and unguided samplers."""
+        if name == names.MASKBIT or self.samplers[sampler].cfg == 1:
+            return None
+        return self.networks[name].sweep
+
+    @property
+    def sweeps(self) -> dict[tuple[str, str], Sweep]:
+        """Every sweep by network and sampler."""
+        pairs = [(name, sampler) for name, run in self.networks.items() for sampler in run.samplers]
+        return {pair: sweep for pair in pairs if (sweep := self.sweep_of(*pair))}
+
+    def shards_of(self, num_images: int) -> int:
+        """Files, and jobs, that so many images are drawn in."""
+        return -(-num_images // self.evaluation.shard_size)
 
     def is_continued(self, name: str) -> bool:
         """Whether a run has this network as its parent, which therefore keeps its whole state."""

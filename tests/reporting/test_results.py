@@ -92,6 +92,18 @@ def test_incomplete_rows_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_rows_from_before_there_were_guidance_scales_are_read(tmp_path):
+    study = reported_study(tmp_path)
+    layout = write_study(study, measure_rows(study, "mar"))
+    path = layout.measures("mar")
+    earlier = pq.read_table(path).drop_columns(["cfg"])
+    pq.write_table(earlier.replace_schema_metadata({"mixar": "mixar result rows, version 2"}), path)
+
+    found = read_rows(layout.root)
+
+    assert list(found.columns) == SCHEMA.names and found["cfg"].isna().all() and len(found) == len(earlier)
+
+
 def test_features_beside_the_scores_are_no_rows(tmp_path):
     study = reported_study(tmp_path)
     layout = write_study(study, measure_rows(study, "mar"))

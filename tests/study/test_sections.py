@@ -125,6 +125,15 @@ def test_a_study_may_name_a_strategy_of_its_own(smoke):
     assert study.runs["dc_mix"].guidance.strategy == "my_package:Mine"
 
 
+def sweep_without_a_scale(content):
+    content["samplers"]["default"]["cfg"] = 1
+    content["runs"]["mar"]["sweep"] = {"cfg": [2, 3], "num_images": 36}
+
+
+def sweep_without_a_null_class(content):
+    content["runs"]["mar"] |= {"sweep": {"cfg": [2, 3], "num_images": 36}, "training": {"label_drop_rate": 0}}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -238,6 +247,13 @@ def test_a_study_may_name_a_strategy_of_its_own(smoke):
         (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
         (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),
         (put("evaluation", "num_images", 2), "scoring.jackknife_groups: metric 'fd' needs at least 3 images"),
+        (put("runs", "mar", "sweep", {"cfg": []}), "runs.mar.sweep.cfg: no scale is given; give at least two"),
+        (put("runs", "mar", "sweep", {"cfg": [3]}), "runs.mar.sweep.cfg: one scale leaves nothing to choose"),
+        (put("runs", "mar", "sweep", {"cfg": [2, 3, 2.0]}), "runs.mar.sweep.cfg: 2 occurs twice"),
+        (put("runs", "mar", "sweep", {"cfg": [2, -3]}), "runs.mar.sweep.cfg.1: Input should be greater than or equal"),
+        (put("runs", "mar", "sweep", {"cfg": [2, 3], "num_images": 2}), "mar.sweep.num_images: 2 images leave 2, but"),
+        (sweep_without_a_scale, "runs.mar.sweep: every sampler of the run has cfg 1, which is no guidance"),
+        (sweep_without_a_null_class, "runs.mar.sweep: label_drop_rate is 0, so the run learns no images without"),
         (put("runs", "dc_sa", "guidance", {"strategy": "DC-SA"}), "'DC-SA' is unknown; did you mean 'dc_sa'?"),
     ],
 )

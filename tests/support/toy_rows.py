@@ -75,13 +75,28 @@ def reported_study(root: Path = Path("results"), seeds: tuple[int, ...] = (), **
     return parse_study(content)
 
 
-def score_rows(study: Study, run: str, seed: int, fd: float, half: float = 8.0, n: int = 72, sampler="default", **how):
+def score_rows(
+    study: Study, run: str, seed: int, fd: float, half: float = 8.0, n: int = 72, sampler="default", cfg=3.0, **how
+):
     """The rows that `score` writes for one run and seed."""
     scores = {"fd": (fd, half), "is": (9 - fd / 50, 0.3), "kid": (fd / 2000, half / 2000), "precision": (0.7, 0.03),
               "recall": (0.5, 0.04)}  # fmt: skip
-    values = [{"metric": m, "value": v, "low": v - h, "high": v + h, "n": n} for m, (v, h) in scores.items()]
+    values = [
+        {"metric": m, "value": v, "low": v - h, "high": v + h, "n": n, "cfg": cfg} for m, (v, h) in scores.items()
+    ]
     how = {"protocol": PROTOCOL, "hashes": HASHES, **how}
     return make_rows(study, run, source="sample", seed=seed, sampler=sampler, values=values, **how)
+
+
+def sweep_rows(study: Study, run: str, distances: dict[float, float], sampler="default", **how) -> list[dict]:
+    """The rows that `score --sweep` writes: a distance for each guidance scale, and ten replicates close to it."""
+    wave = np.linspace(-1, 1, 10)
+    values = [
+        {"metric": "fd", "value": v, "low": v - 4, "high": v + 4, "n": 50, "cfg": cfg, "replicates": list(v + 2 * wave)}
+        for cfg, v in distances.items()
+    ]
+    how = {"protocol": PROTOCOL, "hashes": HASHES, **how}
+    return make_rows(study, run, source="sweep", seed=0, sampler=sampler, values=values, **how)
 
 
 def reconstruction_rows(study: Study, kind: str) -> list[dict]:

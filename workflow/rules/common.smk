@@ -60,7 +60,7 @@ GET_ASSETS = " ".join(["python -m mixar assets get", *(f"--study {shlex.quote(st
 ENVIRONMENT = "../../environment.yml"
 IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
-TABLES = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later", "results")
+TABLES = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later", "results", "cfg_points")
 SUMMARIES = ("report", "claims", "summary")
 # Sections of the study that name files, and the rules that read them; those of `runs` are read by `train`.
 READERS = {
@@ -68,7 +68,16 @@ READERS = {
     "continuous": {"tokenizer_continuous"},
     "discrete": {"tokenizer_discrete"},
     "generator": {"generator"},
-    "scoring": {"extractor", "features_reference", "sample", "reconstruct", "score", "score_reconstruction"},
+    "scoring": {
+        "extractor",
+        "features_reference",
+        "sample",
+        "sample_sweep",
+        "reconstruct",
+        "score",
+        "score_sweep",
+        "score_reconstruction",
+    },
 }
 RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
 SHUTDOWN_SECONDS = 600  # from SIGTERM until torchrun kills a training that still writes its state
@@ -153,7 +162,31 @@ def sampled_networks(wildcards):
     """What turns generated tokens into images: MaskBit's decoder alone, or a run with the VA-VAE's."""
     if wildcards.run == MASKBIT:
         return [LAYOUT.tokenizer("discrete")]
-    return [LAYOUT.weights(wildcards.run, wildcards.seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
+    return networks_of(wildcards.run, wildcards.seed)
+
+
+def networks_of(run, seed):
+    return [LAYOUT.weights(run, seed), LAYOUT.tokenizer("continuous"), LAYOUT.statistics]
+
+
+def swept_networks(wildcards):
+    return networks_of(wildcards.run, STUDY.networks[wildcards.run].seeds[0])
+
+
+def swept_tokens(wildcards):
+    images = STUDY.sweeps[wildcards.run, wildcards.sampler].num_images
+    return LAYOUT.generated_for_sweep(images, wildcards.shard)
+
+
+def swept_features(wildcards):
+    names = wildcards.run, wildcards.sampler
+    return [LAYOUT.sweep_features(*names, shard) for shard in range(STUDY.shards_of(STUDY.sweeps[names].num_images))]
+
+
+def chosen_cfg(wildcards):
+    """The guidance scale that a sweep chose for these images."""
+    names = wildcards.run, wildcards.sampler
+    return [LAYOUT.chosen_cfg(*names)] if STUDY.sweep_of(*names) else []
 
 
 def sample_images(wildcards):

@@ -6,6 +6,7 @@ rule sample:
         tokens=LAYOUT.generated_shard("{shard}"),
         networks=sampled_networks,
         extractor=LAYOUT.extractor(),
+        chosen=chosen_cfg,
     output:
         # Kept where only the features are to be made again, or a job was cut.
         images=update(LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}")),
@@ -27,6 +28,55 @@ rule sample:
     shell:
         "python -m mixar sample --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
         "--sampler {wildcards.sampler:q} --shard {wildcards.shard:q} --with-features > {log:q} 2>&1"
+
+
+# Images of a guidance sweep: all scales in one job, of which only the features are kept.
+rule sample_sweep:
+    input:
+        tokens=swept_tokens,
+        networks=swept_networks,
+        extractor=LAYOUT.extractor(),
+    output:
+        LAYOUT.sweep_features("{run}", "{sampler}", "{shard}"),
+    log:
+        LAYOUT.log("sample_sweep", "{run}", "{sampler}", "{shard}"),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=240,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+        max_timeouts=20,  # it resumes where its time ended
+    params:
+        study=STUDY_FILE,
+        settings=lambda w: DIGESTS.sweep(w.run, w.sampler),
+    shell:
+        "python -m mixar sample --study {params.study:q} --run {wildcards.run:q} --sampler {wildcards.sampler:q} "
+        "--shard {wildcards.shard:q} --sweep > {log:q} 2>&1"
+
+
+rule score_sweep:
+    input:
+        reference=LAYOUT.reference_features("train"),
+        features=swept_features,
+    output:
+        rows=LAYOUT.sweep_scores("{run}", "{sampler}"),
+        chosen=LAYOUT.chosen_cfg("{run}", "{sampler}"),
+    log:
+        LAYOUT.log("score_sweep", "{run}", "{sampler}"),
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        runtime=60,
+        mem_mb=64000,
+    params:
+        study=STUDY_FILE,
+        settings=DIGESTS.score_sweep(),
+    shell:
+        "python -m mixar score --study {params.study:q} --run {wildcards.run:q} --sampler {wildcards.sampler:q} "
+        "--sweep > {log:q} 2>&1"
 
 
 rule reconstruct:
@@ -83,6 +133,7 @@ rule score:
         reference=expand(LAYOUT.reference_features("{split}"), split=("train", "held_out")),
         features=sample_features,
         images=sample_images if STUDY.scoring.copies else [],
+        chosen=chosen_cfg,
     output:
         LAYOUT.scores("sample", "{run}", "{seed}", "{sampler}"),
         *([LAYOUT.nearest("{run}", "{seed}", "{sampler}")] if STUDY.scoring.copies else []),

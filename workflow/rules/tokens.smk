@@ -138,6 +138,30 @@ rule generate:
         "python -m mixar generate --study {params.study:q} --shard {wildcards.shard:q} > {log:q} 2>&1"
 
 
+# The same for the images of sweeps.
+rule generate_sweep:
+    input:
+        generator=LAYOUT.generator,
+        labels=LAYOUT.manifest if STUDY.evaluation.labels == "training" else [],
+    output:
+        LAYOUT.generated_for_sweep("{images}", "{shard}"),
+    log:
+        LAYOUT.log("generate_sweep", "{images}", "{shard}"),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=60,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+    params:
+        study=STUDY_FILE,
+        settings=lambda w: DIGESTS.generate_for_sweep(int(w.images)),
+    shell:
+        "python -m mixar generate --study {params.study:q} --sweep {wildcards.images:q} --shard {wildcards.shard:q} "
+        "> {log:q} 2>&1"
+
+
 rule extractor:
     input:
         manifest=LAYOUT.manifest if STUDY.scoring.extractor.weights is None else [],
