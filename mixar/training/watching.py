@@ -149,7 +149,8 @@ class Watching:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=30)
-        place = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(self.plan.device)}
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # as `scontrol show node` knows it
+        place = {"host": host, "pid": os.getpid(), "device": str(self.plan.device)}
         return {
             **place,
             "steps": self.plan.steps,
