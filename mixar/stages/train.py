@@ -213,10 +213,11 @@ def _history(
 
 
 def _is_kept(study: Study, layout: Layout, name: str, seed: int) -> bool:
-    """Whether the state behind a network stays: on request, for a run that continues it, and until its own run ends."""
-    run = split(name)[0]
+    """Whether the state behind a network stays: on request, for a run that continues it, a milestone's until its run's
+    end."""
+    run, epoch = split(name)
     is_asked_for = study.training_of(run).keep_states or study.is_continued(name)
-    return is_asked_for or not _is_finished(study, layout, run, seed)
+    return is_asked_for or (epoch is not None and not _is_finished(study, layout, run, seed))
 
 
 def _is_finished(study: Study, layout: Layout, run: str, seed: int) -> bool:

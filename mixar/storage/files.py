@@ -26,6 +26,7 @@ BATCH_ROWS = 32
 BATCH_BYTES = 2**26
 LARGEST_HEADER = 100 * 2**20  # bytes; safetensors allows no more
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
+ADVICE = "free some space and run again; finished results are kept"  # for a full disk
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\}|)")
 
 
@@ -64,7 +65,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def replaced(path: str | Path) -> Iterator[Path]:
+def replaced(path: str | Path, advice: str = ADVICE) -> Iterator[Path]:
     """A temporary path next to `path`, with the same suffix: renamed to `path` on success, removed on failure.
 
     Raises OSError naming the path, with advice, if the disk is full.
@@ -73,7 +74,7 @@ def replaced(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with room_for(path):
+        with room_for(path, advice):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -81,13 +82,12 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def room_for(path: str | Path) -> Iterator[None]:
+def room_for(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
     """Raise an OSError that names the path and the remedy if the body finds no room for this file."""
     try:
         yield
     except Exception as error:
         if number := _no_room(error):
-            advice = "free some space and run again; finished results are kept"
             raise OSError(f"{path}: {os.strerror(number)}; {advice}") from error
         raise
 

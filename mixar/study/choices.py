@@ -64,11 +64,13 @@ def is_own(name: str) -> bool:
 
 
 def unknown(found: str, valid: Iterable[str]) -> str:
-    """A message for an unknown name: the nearest valid one, and all of them."""
-    by_lower = {name.lower(): name for name in valid}
-    near = [by_lower[name] for name in difflib.get_close_matches(found.lower().replace("-", "_"), by_lower, n=1)]
+    """A message for an unknown name: the one or two that it begins, or the nearest valid one; and all of them."""
+    by_lower, sought = {name.lower(): name for name in valid}, found.lower()
+    longer = [name for name in by_lower if sought and name.startswith(sought)]
+    nearest = longer if 0 < len(longer) < 3 else difflib.get_close_matches(sought.replace("-", "_"), by_lower, n=1)
+    near = " or ".join(repr(by_lower[name]) for name in nearest)
     choices = f"hoose from {', '.join(valid)}"
-    return f"{found!r} is unknown; " + (f"did you mean {near[0]!r}? C{choices}" if near else f"c{choices}")
+    return f"{found!r} is unknown; " + (f"did you mean {near}? C{choices}" if near else f"c{choices}")
 
 
 def in_words(error: BaseException) -> str:

@@ -6,11 +6,16 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from mixar.study import names
 from mixar.study.choices import unknown
 
 FORMER = {  # keys of earlier studies, and what says the same now
     "strategies": "name the class where it is used, as runs.NAME.guidance: {strategy: module:Class}",
     "own_metrics": "name the function in scoring.metrics, as module:function",
+}
+FORMS = {  # patterns of text, in words
+    rf"^{names.RUN}$": "lower-case letters, digits and underscores",
+    rf"^{names.NETWORK}$": "a run, or RUN@EPOCH for its milestone",
 }
 
 
@@ -61,6 +66,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif e["type"] == "choice":
             of_key = key.removesuffix(f".{e['input']}.[key]")  # a choice that is itself the key of a mapping
             lines.append(f"{of_key}: {e['msg']}")
+        elif e["type"] == "string_pattern_mismatch" and e["ctx"]["pattern"] in FORMS:
+            lines.append(f"{key}: expected {FORMS[e['ctx']['pattern']]}; found {e['input']!r}")
         elif e["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif e["type"] == "value_error":

@@ -22,13 +22,10 @@ RESERVED_START = "own_"  # of the rows of images of other generators
 
 def problems(s: Study) -> Iterator[str]:
     """Yield what is wrong between the sections of a study, each of which is valid alone: the key, what was found, what
-    would do."""
-    yield from _tokenizer_problems(s)
-    yield from _generator_problems(s)
-    yield from _scoring_problems(s)
-    yield from _run_problems(s)
-    yield from _hardware_problems(s)
-    yield from _report_problems(s)
+    would do. What is wrong for several runs in the same words is said once."""
+    parts = [_tokenizer_problems, _generator_problems, _scoring_problems]
+    parts += [_run_problems, _hardware_problems, _report_problems]
+    yield from dict.fromkeys(problem for part in parts for problem in part(s))
 
 
 def _tokenizer_problems(s: Study) -> Iterator[str]:

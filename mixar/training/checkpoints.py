@@ -52,7 +52,7 @@ def save_state(folder: Path, state: State, is_kept: bool = False) -> None:
     Raises OSError, and leaves the older ones, if the disk is full or returns something else than was written.
     """
     path = path_of(folder / KEPT if is_kept else folder, state.done)
-    with replaced(path) as temporary:
+    with replaced(path, "free some space") as temporary:
         with open(temporary, "wb") as f:
             torch.save(state.as_mapping(), f)
             f.flush()

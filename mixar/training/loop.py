@@ -196,7 +196,8 @@ def fit(
     went_back_to = None
 
     def not_written(done: int, reason: str) -> None:
-        text = f"the checkpoint after {done} steps could not be written ({reason}); the one before remains"
+        lost = f"the checkpoint after {done} steps could not be written ({reason})"
+        text = f"{lost}. The training continues, and the one before remains"
         watcher.event("not saved", done, text)
         print(f"{name}: {text}", flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -163,6 +164,27 @@ def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupte
     assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
     # 1: the kill came while the second checkpoint was written
     assert re.search("continues after [12]/4 steps", capsys.readouterr().out)
+
+
+@pytest.fixture
+def filling():
+    """A function after which files of more than so many bytes meet the same kind of error as a full disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_without_room_for_states_costs_them_and_not_the_training(uninterrupted, filling, tmp_path, capsys):
+    study = fused_study(tmp_path / "full")
+    layout = write_inputs(study)
+
+    Fused.fuse, Fused.end = 3, lambda: filling(2 * uninterrupted.weights("fused", 0).stat().st_size)
+    train(study, layout, "fused", 0)
+
+    said = r"the checkpoint after 4 steps could not be written \(.*state-00000004.pt: File too large; free some space\)"
+    assert re.search(said + r"\. The training continues, and the one before remains", capsys.readouterr().out)
+    assert same(weights(layout, "fused"), weights(uninterrupted, "fused"))
 
 
 def test_two_processes_train_one_run_together(tmp_path):

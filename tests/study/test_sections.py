@@ -238,6 +238,24 @@ def sweep_without_a_null_class(content):
             "hardware.runs.mar.gpus: 8 GPUs cannot be shared equally by 3 nodes",
         ),
         (put("hardware", "card", "a100-80"), "hardware.card: 'a100-80' is unknown; did you mean 'a100-80gb'?"),
+        (put("hardware", "card", "A100"), "'A100' is unknown; did you mean 'a100-40gb' or 'a100-80gb'? Choose from"),
+        (
+            put("hardware", {"runs": {"mar": {"micro_batch": 3}}}),
+            "hardware.runs.mar.micro_batch: 3 images do not divide the 16 of a process (batch_size 16 over 1) and its "
+            "groups of 16; choose one of 1, 2, 4, 8",
+        ),
+        (
+            put("runs", "dc_mix", "training", {"epochs": 3, "milestones": [1, 5]}),
+            "runs.dc_mix.training.milestones: no epoch reaches 5: `epochs` is 3; raise it, or take it out",
+        ),
+        (
+            put("runs", "dc_mix_timix", "parent", "dc_mix@2"),
+            "runs.dc_mix_timix.parent: 'dc_mix@2' is no declared milestone; choose from dc_mix@1, dc_mix, or add 2 to",
+        ),
+        (
+            put("runs", "dc_mix_timix", "parent", "dc_mix@one"),
+            "runs.dc_mix_timix.parent: expected a run, or RUN@EPOCH for its milestone; found 'dc_mix@one'",
+        ),
         (
             put("training", "micro_batch", 8),
             "training.micro_batch: for runs it is hardware",
@@ -385,3 +403,12 @@ def test_a_band_has_its_lower_loss_first(smoke):
         ValueError, match=r"training\.expected\.1: \[0\.6, 0\.4\] is not a band; give the lower loss first"
     ):
         parse_study(smoke)
+
+
+def test_what_is_wrong_for_every_run_in_the_same_words_is_said_once(smoke):
+    smoke["hardware"]["micro_batch"] = 3
+
+    with pytest.raises(SpecError) as refused:
+        parse_study(smoke)
+
+    assert str(refused.value).count("hardware.micro_batch: 3 images do not divide") == 1
