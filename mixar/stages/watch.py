@@ -69,8 +69,15 @@ class Training:
             if skipped := int(sum(row.get("skipped") or 0 for row in self.metrics.rows)):
                 found.append(f"{skipped} steps skipped")
             if self.state == STOPPED_STATE and self.metrics.events[-1:]:
-                found.append(f"last event: {self.metrics.events[-1]['event']}, {self.metrics.events[-1]['text']}")
+                found.append(self._end(self.metrics.events[-1]))
         return [f"{name}: {text}" for text in found]
+
+    def _end(self, event: dict[str, Any]) -> str:
+        if event["event"] == STOPPED:
+            return f"last event: {event['event']}, {event['text']}"
+        return (
+            f"killed, or ended by an error after step {self.last.get('step', event['step'])}: its log is in logs/train/"
+        )
 
 
 def watch(study: Study, layout: Layout, is_once: bool, seconds: float) -> None:

@@ -75,6 +75,7 @@ def test_a_training_that_has_been_silent_for_long_has_stopped_unless_its_checkpo
         training = found(layout)
         assert training.state == "training" and "process " in training.notes[0]
     assert found(layout).state == "stopped"
+    assert "mix seed 0: killed, or ended by an error after step 40: its log is in logs/train/" in page(layout)
 
 
 def test_a_training_that_was_told_to_end_has_stopped_at_once_and_one_with_weights_has_finished(layout):
