@@ -46,7 +46,7 @@ def found(layout, run="mix", seed=0):
 
 
 def page(layout):
-    console = Console(width=200, highlight=False)
+    console = Console(width=1000, highlight=False)  # no path is broken
     with console.capture() as capture:
         console.print(shown(layout.study, layout))
     return capture.get()
