@@ -70,14 +70,16 @@ def flops_train(study: Study, run: str) -> float:
 def flops_sample(study: Study, run: str, sampler: Sampler) -> float:
     """FLOPs of drawing one image's latents with a sampler, in batches of the study's evaluation."""
     size = _size(study, run)
-    branches = 1 if sampler.cfg == 1 else 2
-    total = size.once() * (branches if size.guidance.drop_tokens_in_null else 1)
-    for step in steps_of(size.length, sampler):
+    steps = list(steps_of(size.length, sampler))
+    # Iterations with and without an unguided branch keep their own; branches share it unless one drops the tokens.
+    kinds = {step.branches for step in steps}
+    total = size.once() * (sum(kinds) if size.guidance.drop_tokens_in_null else len(kinds))
+    for step in steps:
         visible, new = size.length - step.missing, step.missing - step.left
-        total += visible * size.token() + branches * size.condition(visible, read=new)
-        total += branches * new * (size.head_condition() + sampler.head_steps * size.head_row())
-        total += new * sampler.head_steps * size.head_input()
-        total += sampler.head_steps * size.head_time() / study.evaluation.batch_size
+        total += visible * size.token() + step.branches * size.condition(visible, read=new)
+        total += step.branches * new * (size.head_condition() + step.head_steps * size.head_row())
+        total += new * step.head_steps * size.head_input()
+        total += step.head_steps * size.head_time() / study.evaluation.batch_size
     return 2 * total
 
 

@@ -28,6 +28,10 @@ LATER: dict[str, tuple] = {
     "options": ({},),
     "mask_group": (None,),
     "equal_mask_rates": (False,),
+    "head_schedule": ("constant",),
+    "head_steps_last": (None,),
+    "head_switch": (0.5,),
+    "cfg_interval": (None,),
     "copies": (False,),
 }
 # Keys for those who watch a training: they change no number.

@@ -55,6 +55,7 @@ Metric = Annotated[str, AfterValidator(choices.check_metric), choices.METRICS]
 _PATH = WithJsonSchema({"type": "string", "format": "path"})
 FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(study_paths.dump), _PATH]
 FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump), _PATH]
+HeadSteps = Annotated[int, Field(ge=2, le=1000)]
 Card = Annotated[str, AfterValidator(check_card), WithJsonSchema({"type": "string", "enum": list(CARDS)})]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
@@ -490,16 +491,44 @@ class Sampler(Section):
     """How images are drawn from a trained run."""
 
     num_iterations: Count = Field(default=64, description="steps of the masked decoding")
-    head_steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=100, description="diffusion steps per token")
+    head_steps: HeadSteps = Field(default=100, description="diffusion steps per token; of the first iteration")
+    head_schedule: Literal["constant", "linear", "cosine", "two_stage"] = Field(
+        default="constant",
+        description="how the diffusion steps fall over the iterations, to `head_steps_last` (DiSA, arXiv 2505.20297)",
+    )
+    head_steps_last: HeadSteps | None = Field(
+        default=None, description="diffusion steps of the last iteration; null: the schedule is `constant`"
+    )
+    head_switch: Rate = Field(
+        default=0.5, description="`two_stage`: share of the iterations after which `head_steps_last` holds"
+    )
     cfg: Annotated[float, Field(ge=0)] = Field(default=3.0, description="classifier-free guidance scale")
     cfg_schedule: Literal["linear", "constant"] = Field(
         default="linear", description="how the scale grows over the iterations"
+    )
+    cfg_interval: tuple[Rate, Rate] | None = Field(
+        default=None,
+        description="guide only while the share of drawn tokens, after an iteration, is in this interval; outside "
+        "there is no unguided pass (arXiv 2404.07724, 2503.07197). Null: always",
     )
     temperature: Annotated[float, Field(ge=0)] = Field(default=1.0, description="temperature of the diffusion's noise")
     clip: Positive | None = Field(
         default=None,
         description="largest magnitude of predicted latents, in standard deviations; null: no limit, as in MAR",
     )
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        last = self.head_steps_last
+        if self.head_schedule == "constant" and last is not None:
+            yield "head_steps_last", "a constant schedule has no other last value; give head_schedule: linear"
+        if self.head_schedule != "constant" and last is None:
+            yield "head_schedule", f"{self.head_schedule!r} needs `head_steps_last`, such as 5"
+        if last is not None and last > self.head_steps:
+            yield "head_steps_last", f"{last} is above head_steps {self.head_steps}; the steps must fall"
+        if self.cfg_interval and self.cfg_interval[0] >= self.cfg_interval[1]:
+            yield "cfg_interval", f"{list(self.cfg_interval)} is empty; give the lower share first"
+        if self.cfg_interval and self.cfg == 1:
+            yield "cfg_interval", "cfg is 1, so there is no guidance to restrict; leave it out, or raise cfg"
 
 
 class Evaluation(Section):

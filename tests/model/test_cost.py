@@ -85,6 +85,20 @@ def test_sampling_flops_agree_with_the_counter(strategy, options, model, cfg):
 
 
 @pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
+@pytest.mark.parametrize(
+    "settings", [{"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2}, {"cfg_interval": (0.3, 0.8)}]
+)
+def test_sampling_flops_follow_a_samplers_options(strategy, options, model, settings):
+    study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, **{"head_steps": 4, **settings})
+    model, q = MAR.from_study(study, "run").eval(), torch.zeros(2, 16, dtype=torch.long)
+    found = counted(lambda: sample_latents(model, q, q[:, 0], sampler, torch.Generator().manual_seed(0)))
+    plain = Sampler(num_iterations=5, head_steps=sampler.head_steps)
+
+    assert found / 2 == pytest.approx(flops_sample(study, "run", sampler), rel=0.02)
+    assert flops_sample(study, "run", sampler) < 0.95 * flops_sample(study, "run", plain)
+
+
+@pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
 @pytest.mark.parametrize("multiplier", [1, 4])
 def test_training_flops_agree_with_three_counted_forward_passes(strategy, options, model, multiplier):
     study = variant_study(strategy, options, model, head_batch_multiplier=multiplier)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_models import BITS, CHANNELS, EVERY_VARIANT, LENGTH, STRATEGIES, assert_near, randomise, toy_mar
 
-from mixar.model.decode import sample_latents, steps_of
+from mixar.model.decode import head_steps_at, sample_latents, steps_of
 from mixar.model.layers import take
 from mixar.study.sections import Sampler
 
@@ -37,6 +37,56 @@ def test_the_linear_weight_rises_and_never_reaches_its_end():
     weights = [step.cfg for step in steps_of(LENGTH, sampler_of(num_iterations=8, cfg=3.0))]
     assert weights == sorted(weights) and weights[0] > 1
     assert math.isclose(weights[-1], 1 + 2 * (LENGTH - 1) / LENGTH)
+
+
+def steps_over(**settings):
+    sampler = sampler_of(num_iterations=64, head_steps=50, **settings)
+    return [head_steps_at(k, sampler) for k in range(64)]
+
+
+def test_head_steps_fall_as_each_schedule_says():
+    linear = steps_over(head_schedule="linear", head_steps_last=5)
+    assert linear == [int((63 - k) / 63 * 45) + 5 for k in range(64)]  # DiSA's recipe
+    cosine = steps_over(head_schedule="cosine", head_steps_last=5)
+    assert (cosine[0], cosine[-1]) == (50, 5) and cosine == sorted(cosine, reverse=True)
+    assert cosine[16] > linear[16] and cosine[48] < linear[48]
+    assert steps_over(head_schedule="two_stage", head_steps_last=5, head_switch=0.25) == [50] * 16 + [5] * 48
+    assert steps_over() == [50] * 64
+    assert head_steps_at(0, sampler_of(num_iterations=1, head_schedule="linear", head_steps_last=2)) == 2
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        {"cfg_interval": (0.0, 1.0)},
+        *({"head_schedule": name, "head_steps_last": 3} for name in ("linear", "cosine", "two_stage")),
+    ],
+)
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_neutral_settings_draw_what_the_reference_sampler_draws_bit_for_bit(strategy, options, neutral):
+    model, (q, c) = randomise(toy_mar(strategy, **options)), toy_tokens()
+
+    assert torch.equal(draw(model, q, c, sampler_of(**neutral)), draw(model, q, c, sampler_of()))
+
+
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_where_the_interval_ends_nothing_is_guided_and_no_unguided_branch_runs(strategy, options):
+    model, (q, c) = randomise(toy_mar(strategy, **options)), toy_tokens()
+    rows = []
+    watch = model.diffloss.net.cond_embed.register_forward_hook(lambda _m, inputs, _out: rows.append(len(inputs[0])))
+    sampler = sampler_of(cfg_interval=(0.3, 0.8))
+    steps = list(steps_of(LENGTH, sampler))
+
+    never = draw(model, q, c, sampler_of(cfg_interval=(0.0, 1e-9)))
+    alone = draw(model, q, c, sampler_of(cfg=1.0))
+    rows.clear()
+    part = draw(model, q, c, sampler)
+    watch.remove()
+
+    assert torch.equal(never, alone)
+    assert rows == [3 * (step.missing - step.left) * step.branches for step in steps]
+    assert {step.branches for step in steps} == {1, 2} and steps[0].branches == steps[-1].branches == 1
+    assert not torch.equal(part, alone) and not torch.equal(part, draw(model, q, c, sampler_of()))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

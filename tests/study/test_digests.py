@@ -103,15 +103,19 @@ def test_a_later_key_enters_a_digest_only_at_other_values(smoke, key):
     study = parse_study(smoke)
     other = {"skip_unreadable": True, "max_overlap": 0.5, "optimizer": "muon", "entropy_groups": 2, "max_shift": 1,
              "network": "own:Network", "options": {"a": 1}, "mask_group": 4, "equal_mask_rates": True,
-             "held_out_labels": "devkit", "held_out_designer": "Twitter", "copies": True}[key]  # fmt: skip
+             "held_out_labels": "devkit", "held_out_designer": "Twitter", "copies": True,
+             "head_schedule": "linear", "head_steps_last": 5, "head_switch": 0.25,
+             "cfg_interval": (0.2, 0.8)}[key]  # fmt: skip
     quiet = study.scoring.model_copy(update={"copies": False})
-    sections = (study.data, study.discrete, study.discrete.train, study.training, quiet)
+    sections = (study.data, study.discrete, study.discrete.train, study.training, quiet, study.samplers["default"])
     section = next(part for part in sections if key in type(part).model_fields)
     assert getattr(section, key) in LATER[key] and key not in plain(section)
 
     changed = section.model_copy(update={key: other})
 
-    assert plain(changed)[key] == other and digest(changed) != digest(section)
+    assert plain(changed)[key] == (list(other) if isinstance(other, tuple) else other) and digest(changed) != digest(
+        section
+    )
 
 
 def test_the_digests_that_seeds_of_the_smoke_study_derive_from_are_those_of_its_stored_numbers(root, monkeypatch):

@@ -265,6 +265,17 @@ def sweep_without_a_null_class(content):
         (put("runs", "dc_mix_timix", "ti_mix", {"start": 0.2, "end": 0.8}), "the rate of ground truth rises"),
         (put("scoring", "kid_subset_size", 37), "metric 'kid' needs at least 37 images"),
         (put("evaluation", "num_images", 2), "scoring.jackknife_groups: metric 'fd' needs at least 3 images"),
+        (
+            put("samplers", "default", {"head_steps_last": 5}),
+            "samplers.default.head_steps_last: a constant schedule has",
+        ),
+        (put("samplers", "default", {"head_schedule": "linear"}), "default.head_schedule: 'linear' needs `head_steps_"),
+        (
+            put("samplers", "default", {"head_schedule": "linear", "head_steps": 5, "head_steps_last": 9}),
+            "samplers.default.head_steps_last: 9 is above head_steps 5; the steps must fall",
+        ),
+        (put("samplers", "default", {"cfg_interval": [0.7, 0.2]}), "cfg_interval: [0.7, 0.2] is empty; give the lower"),
+        (put("samplers", "default", {"cfg": 1, "cfg_interval": [0, 1]}), "cfg_interval: cfg is 1, so there is no guid"),
         (put("runs", "mar", "sweep", {"cfg": []}), "runs.mar.sweep.cfg: no scale is given; give at least two"),
         (put("runs", "mar", "sweep", {"cfg": [3]}), "runs.mar.sweep.cfg: one scale leaves nothing to choose"),
         (put("runs", "mar", "sweep", {"cfg": [2, 3, 2.0]}), "runs.mar.sweep.cfg: 2 occurs twice"),
