@@ -101,8 +101,9 @@ def open_shard(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         metadata.pop(HASHES, None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         arrays = {key: _mapped(path, 8 + length, entry, size) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a shard of this project, or cut off within its header ({error!r})") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        what = f"not a shard of this project, or cut off within its header ({size:,} bytes)"
+        raise ValueError(f"{path}: {what}; run the stage that writes it") from None
     if end != size:
         raise ValueError(f"{path}: {size} bytes where its header promises {end}; it is truncated, so write it again")
     return arrays, metadata

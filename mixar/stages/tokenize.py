@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from mixar.device import device_of
 from mixar.model.patches import patchify
 from mixar.process.failures import finite, naming, needs_memory
 from mixar.process.progress import Progress
-from mixar.storage.files import file_sha256
+from mixar.storage.files import file_sha256, link
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
@@ -37,7 +39,8 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
     """Write layout.token_shard(shard): latents and tokens of its manifest rows, and of their mirror images.
 
     Latents are one draw from the posterior, as in VA-VAE's released extraction, normalised to (z - mean) / std.
-    A whole shard of the same images, networks and settings is kept; any other is made again.
+    A whole shard of the same images, networks and settings is kept, also where Snakemake deleted it before this job:
+    it has a second name, layout.kept_shard(shard). Any other is made again.
     """
     manifest = read_manifest(layout.manifest)
     rows = part_of(manifest, shard, study.data.num_shards, "images")
@@ -53,12 +56,9 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
         "statistics": {"mean": mean.tolist(), "std": std.tolist()},
     }
     sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
-    if (path := layout.token_shard(shard)).exists():
-        fault = next(shard_faults(path, rows, metadata, *sizes), None)
-        if fault is None:
-            print(f"tokenize shard {shard}: {path} is whole and is kept")
-            return
-        print(f"tokenize shard {shard}: {path} is made again: {fault}")
+    path, kept = layout.token_shard(shard), layout.kept_shard(shard)
+    if _is_there(path, kept, lambda file: next(shard_faults(file, rows, metadata, *sizes), None), shard):
+        return
     continuous = tokenizers.load("continuous", study.continuous, paths["continuous"]).to(device)
     discrete = tokenizers.load("discrete", study.discrete, paths["discrete"]).to(device)
     rng = torch.Generator().manual_seed(seed_of("tokenize", shard))
@@ -74,6 +74,25 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
         tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
     arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
     write_shard(path, arrays, metadata)
+    link(path, kept)
+
+
+def _is_there(path: Path, kept: Path, fault_of: Callable[[Path], str | None], shard: int) -> bool:
+    """Whether the shard is whole under either name, and then has both.
+
+    Snakemake deletes `path` before it repeats the job, after a failure too. fault_of: the first fault of a file.
+    """
+    names = [path] if path.exists() and kept.exists() and path.samefile(kept) else [path, kept]
+    for file in filter(Path.exists, names):
+        if fault := fault_of(file):
+            print(f"tokenize shard {shard}: {file} cannot be kept: {fault}", flush=True)
+            continue
+        for other in {path, kept} - {file}:
+            link(file, other)
+        if path.exists():
+            print(f"tokenize shard {shard}: {file} is whole and of these settings; nothing to do", flush=True)
+            return True
+    return False
 
 
 @torch.inference_mode()

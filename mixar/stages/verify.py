@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mixar.data.manifest import images_sha256, read_manifest
@@ -19,7 +20,8 @@ from mixar.study.sections import Study
 def verify(study: Study, layout: Layout, say: Callable[[str], None] = print) -> tuple[int, list[int]]:
     """The number of verified token images, and the shards that have faults. Reads every shard; writes nothing.
 
-    say: takes each fault, with the file. Raises ValueError where there is no manifest.
+    say: takes each fault, with the file, and the names of files that are not the study's, which are no fault. Raises
+    ValueError where there is no manifest.
     """
     manifest = read_manifest(layout.manifest)
     tokenizers = {kind: file_sha256(path) for kind in KINDS if (path := layout.tokenizer(kind)).is_file()}
@@ -41,4 +43,12 @@ def verify(study: Study, layout: Layout, say: Callable[[str], None] = print) -> 
         faulty += [shard] if faults else []
         images += 0 if faults else len(rows)
         progress(rows["index"][-1].as_py() + 1, len(manifest))
+    for path in _foreign(layout, study.data.num_shards):
+        say(f"{path}: no shard of this study, which has {study.data.num_shards}; nothing reads it")
     return images, faulty
+
+
+def _foreign(layout: Layout, num_shards: int) -> list[Path]:
+    """What else is in the folder of the token shards."""
+    folder, kept = layout.token_shard(0).parent, {layout.kept_shard(shard) for shard in range(num_shards)}
+    return sorted(set(folder.glob("*")) - set(layout.token_shards()) - kept)

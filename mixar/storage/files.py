@@ -27,6 +27,7 @@ BATCH_BYTES = 2**26
 LARGEST_HEADER = 100 * 2**20  # bytes; safetensors allows no more
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # full, over a quota, over the largest file size
 ADVICE = "free some space and run again; finished results are kept"  # for a full disk
+NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 _VARIABLE = re.compile(r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\}|)")
 
 
@@ -79,6 +80,21 @@ def replaced(path: str | Path, advice: str = ADVICE) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(source: str | Path, name: str | Path) -> bool:
+    """Give a file a second name, a hard link that takes no room, in place of what has that name.
+
+    False where the file system has no hard links.
+    """
+    try:
+        with replaced(name) as temporary:
+            os.link(source, temporary)
+    except OSError as error:
+        if error.errno in NO_LINKS:
+            return False
+        raise
+    return True
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class Layout:
         """Latents and tokens of the training and held-out images, cut by manifest row."""
         return self.root / "tokenize" / f"shard-{_number(shard)}.safetensors"
 
+    def kept_shard(self, shard) -> Path:
+        """A second name of the token shard, which Snakemake knows nothing of and so does not delete."""
+        return self.root / "tokenize" / f"kept-{_number(shard)}.safetensors"
+
     def token_shards(self) -> list[Path]:
         return [self.token_shard(i) for i in range(self.study.data.num_shards)]
 

@@ -1,5 +1,6 @@
 """`verify` finds what is wrong with a token store; `tokenize` keeps whole shards and replaces others."""
 
+import errno
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from toy_tokens import prepared
 from mixar.data.shards import open_shard, write_shard
 from mixar.stages.tokenize import tokenize
 from mixar.stages.verify import verify
+from mixar.storage.files import link
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,9 @@ def shard(store):
     content = path.read_bytes()
     arrays, metadata = open_shard(path)
     yield {key: np.array(array) for key, array in arrays.items()}, metadata
+    path.unlink(missing_ok=True)
     path.write_bytes(content)
+    link(path, store[1].kept_shard(1))
 
 
 def found(store):
@@ -101,15 +105,87 @@ def test_shards_of_other_settings_and_missing_ones_are_found(store, shard):
     assert "no such shard" in found(store)[2]
 
 
-def test_tokenize_keeps_a_whole_shard_and_replaces_a_cut_off_one(store, shard):
+def test_an_empty_file_and_one_of_another_kind_are_named(store, shard):
+    path = store[1].token_shard(1)
+    for content, size in ((b"", 0), (b"a text", 6)):
+        path.write_bytes(content)
+        assert f"{path}: not a shard of this project, or cut off within its header ({size} bytes)" in found(store)[2]
+
+
+def test_foreign_files_are_named_and_are_no_fault(store, shard):
+    surplus = store[1].token_shard(2)
+    surplus.write_bytes(b"of a study with more shards")
+
+    images, faulty, said = found(store)
+    surplus.unlink()
+
+    assert (images, faulty) == (30, []) and said == f"{surplus}: no shard of this study, which has 2; nothing reads it"
+
+
+@pytest.fixture
+def made(store, shard, capsys):
+    """A function that tokenizes the second shard: what it says, and whether the file is still the one of before."""
     study, layout = store
     path = layout.token_shard(1)
-    content, before = path.read_bytes(), path.stat()
+    before = path.stat().st_ino
 
-    tokenize(study, layout, 1)
-    kept = path.stat()
-    path.write_bytes(content[:-100])
-    tokenize(study, layout, 1)
+    def made():
+        tokenize(study, layout, 1)
+        return capsys.readouterr().out, path.stat().st_ino == before
 
-    assert (kept.st_ino, kept.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert path.read_bytes() == content
+    return made
+
+
+def test_tokenize_keeps_a_whole_shard_and_one_that_was_deleted(store, made):
+    said, is_kept = made()
+    assert is_kept and "nothing to do" in said
+
+    store[1].token_shard(1).unlink()
+    said, is_kept = made()
+    assert is_kept and "nothing to do" in said
+
+
+def test_tokenize_makes_a_damaged_shard_again_under_both_names(store, made):
+    path, kept = store[1].token_shard(1), store[1].kept_shard(1)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])  # in place: both names are this file
+
+    said, is_kept = made()
+
+    assert not is_kept and "cannot be kept" in said
+    assert path.read_bytes() == content and path.samefile(kept)
+
+
+def test_tokenize_takes_the_name_that_is_whole(store, made):
+    path, kept = store[1].token_shard(1), store[1].kept_shard(1)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(b"no shard")
+
+    said, is_kept = made()
+
+    assert is_kept and path.read_bytes() == content and path.samefile(kept)
+    assert "header" in said and "nothing to do" in said
+
+
+def test_a_shard_of_other_settings_is_not_kept(store, made):
+    arrays, metadata = open_shard(store[1].token_shard(1))
+    _write(store, dict(arrays), metadata | {"digest": "other"})
+    store[1].kept_shard(1).unlink()
+
+    said, is_kept = made()
+
+    assert not is_kept and "digest 'other'" in said
+
+
+def test_tokenize_needs_no_hard_links(store, made, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refused)
+    store[1].kept_shard(1).unlink()
+    store[1].token_shard(1).unlink()
+
+    said, is_kept = made()
+
+    assert not is_kept and store[1].token_shard(1).is_file() and not store[1].kept_shard(1).exists()
