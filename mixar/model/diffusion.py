@@ -125,7 +125,7 @@ class Diffusion:
         self,
         output: Tensor,
         x_t: Tensor,
-        index: int | Tensor,
+        index: int,
         noise: Tensor,
         temperature: float = 1.0,
         clip: float | None = None,
@@ -141,9 +141,11 @@ class Diffusion:
             reach = c.signal * clip
             bounded = torch.clamp(predicted, (x_t - reach) / c.spread, (x_t + reach) / c.spread)
             predicted = bounded + 0 * predicted  # adds nothing, but what is not finite stays so
-        mean = c.mean_x * x_t - c.mean_noise * predicted
-        std = torch.exp(0.5 * (c.log_variance_mid + c.log_variance_half * v)) + 0 * v  # -inf would become 0
-        return mean + (temperature * c.is_random) * std * noise
+        # as few operations as can be: with few rows, the time of a step is their number
+        mean = torch.sub(c.mean_x * x_t, predicted, alpha=float(c.mean_noise))
+        std = torch.exp(c.log_variance_half / 2 * v + c.log_variance_mid / 2)
+        std = torch.add(std, v, alpha=0)  # -inf would become 0
+        return torch.addcmul(mean, std, noise, value=temperature * float(c.is_random))
 
 
 def cosine_betas(num_steps: int) -> np.ndarray:

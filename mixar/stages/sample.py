@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def sample(
 ) -> None:
     """Write layout.samples(run, seed, sampler, shard) and call `then` with it.
 
-    An interrupted job loses at most one batch: batches are kept in a folder outside the output until `then` returns.
-    Images that are there and were drawn from the same settings and files stay as they are.
+    An interrupted job loses at most two batches, the one that is drawn and the one that is written beside it: batches
+    are kept in a folder outside the output until `then` returns. Images that are there and were drawn from the same
+    settings and files stay as they are.
     run 'maskbit' decodes the generated tokens themselves. Raises ValueError for unknown names and missing files, and
     FloatingPointError naming the batch where latents or pixels are not finite.
     """
@@ -99,12 +101,12 @@ def sample_sweep(study: Study, layout: Layout, run: str, sampler: str, shard: in
     announce(0, total)
     for place, cfg in enumerate(settings.cfg):
         scaled = study.samplers[sampler].model_copy(update={"cfg": cfg})
-        draw = _drawing(study, model, decode, scaled, ("sweep", shard), device)
+        draw = _latents(study, model, scaled, ("sweep", shard), device)
         for number, rows in batches:
             parts.append(folder / f"{place:03d}-{number:05d}.parquet")
             if not parts[-1].exists():
-                with naming(f"{task} cfg {cfg:g} batch {number}"):
-                    images = unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding)
+                with naming(f"{task} cfg {cfg:g} batch {number}"), torch.inference_mode():
+                    images = unit_to_uint8(decode(draw(number, tokens[rows], labels[rows])), rounding)
                     outputs, _ = main.extract([images])
                 write_features(parts[-1], index[rows], labels[rows], outputs, main.header, cfg=cfg)
             announce(place * len(tokens) + min(rows.stop, len(tokens)), total)
@@ -129,16 +131,19 @@ def _identity(study: Study, layout: Layout, run: str, seed: int, sampler: str, s
 def _draw_parts(
     study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int, folder: Path
 ) -> list[Path]:
-    """Draw the batches of a shard that are not in `folder` yet, a file each; returns all of them in order."""
+    """Draw the batches of a shard that are not in `folder` yet, a file each; returns all of them in order.
+
+    A batch is decoded and written in a thread while the next one is drawn.
+    """
     device = device_of(study)
     tokens, labels, index = read_generated([layout.generated_shard(shard)])
     _check_tokens(study, layout.generated_shard(shard), tokens)
     if run == MASKBIT:
-        draw = _maskbit_images(study, layout, device)
+        draw, decode = _given_tokens(device), _maskbit_decoder(study, layout, device)
     else:
         model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device)
         settings = chosen(study, layout, run, sampler)
-        draw = _drawing(study, model, decode, settings, ("sample", shard), device)
+        draw = _latents(study, model, settings, ("sample", shard), device)
     rounding = protocol_of(study, "sample").rounding
     task = f"sample {run} seed {seed} {sampler} shard {shard}"
     batches = _batches(len(tokens), study.evaluation.batch_size)
@@ -149,13 +154,31 @@ def _draw_parts(
         Progress(task, "images"),
     )
     announce(done, len(tokens))
-    for path, (number, rows) in left.items():
+
+    @torch.inference_mode()
+    def finish(path: Path, number: int, rows: slice, drawn: Tensor) -> int:
         with naming(f"{task} batch {number}"):
-            images = unit_to_uint8(draw(number, tokens[rows], labels[rows]), rounding).cpu()
+            images = unit_to_uint8(decode(drawn), rounding).cpu()
         write_images(path, index[rows], labels[rows], images)
-        done += len(images)
-        announce(done, len(tokens))
+        return len(images)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="images") as beside:
+        finishing: list[Future[int]] = []
+        for path, (number, rows) in left.items():
+            with naming(f"{task} batch {number}"):
+                drawn = draw(number, tokens[rows], labels[rows])
+            done += _finished(finishing)  # at most one batch waits in memory
+            announce(done, len(tokens))
+            finishing.append(beside.submit(finish, path, number, rows, drawn))
+        announce(done + _finished(finishing), len(tokens))
     return list(parts)
+
+
+def _finished(futures: list[Future[int]]) -> int:
+    """How many images of these futures are written, and none of them is left. Raises their errors."""
+    count = sum(future.result() for future in futures)
+    futures.clear()
+    return count
 
 
 def _check_tokens(study: Study, path: Path, tokens: Tensor) -> None:
@@ -168,33 +191,27 @@ def _batches(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _maskbit_images(study: Study, layout: Layout, device: torch.device) -> Callable[[int, Tensor, Tensor], Tensor]:
+def _given_tokens(device: torch.device) -> Callable[[int, Tensor, Tensor], Tensor]:
+    return lambda _number, q, _c: q.to(device)
+
+
+def _maskbit_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
     model: Any = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
-
-    @torch.inference_mode()
-    def draw(_number: int, q: Tensor, _c: Tensor) -> Tensor:
-        return model.decode_tokens(q.to(device))
-
-    return draw
+    return model.decode_tokens
 
 
 def _model_of(study: Study, layout: Layout, run: str, seed: int, device: torch.device) -> MAR:
     return load_module(MAR.from_study(study, split(run)[0]), layout.weights(run, seed)).to(device)
 
 
-def _drawing(
-    study: Study,
-    model: MAR,
-    decode: Callable[[Tensor], Tensor],
-    sampler: Sampler,
-    place: tuple[str, int],
-    device: torch.device,
+def _latents(
+    study: Study, model: MAR, sampler: Sampler, place: tuple[str, int], device: torch.device
 ) -> Callable[[int, Tensor, Tensor], Tensor]:
-    """A function that draws images of a batch. place: name and shard, which with its number seed the batch's noise."""
+    """A function that draws latents of a batch. place: name and shard, which with its number seed the batch's noise."""
 
     @torch.inference_mode()
     def draw(number: int, q: Tensor, c: Tensor) -> Tensor:
         rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, *place, number))
-        return decode(finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents"))
+        return finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents")
 
     return draw

@@ -45,13 +45,26 @@ def test_noising_keeps_unit_variance():
 
 def test_numbers_and_columns_of_a_step_agree():
     process = Diffusion(1000).respaced(9)
-    x, output, noise = rows(4, channels=2)
-    output = torch.cat([output, -output], dim=1)
 
-    by_number = process.step(output, x, 5, noise, 0.9)
-    by_row = process.step(output, x, torch.full((4,), 5), noise, 0.9)
+    columns = process.at(torch.tensor([5, 0]))
 
-    assert torch.allclose(by_number, by_row, rtol=1e-5)
+    for row, index in enumerate((5, 0)):
+        found = torch.stack([column[row, 0] for column in columns])
+        assert torch.allclose(found, torch.tensor(process.at(index)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("channel", [0, 3])
+@pytest.mark.parametrize("index", [0, 5])
+def test_a_row_whose_output_is_not_finite_stays_so(wrong, channel, index):
+    process = Diffusion(1000).respaced(9)
+    x, _, noise = rows(4, channels=2)
+    output = torch.zeros(4, 4)
+    output[2, channel] = wrong
+
+    found = process.step(output, x, index, noise)
+
+    assert found.isfinite().all(dim=1).tolist() == [True, True, False, True]
 
 
 def test_the_last_step_is_free_of_noise_and_others_scale_it_with_temperature():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 import torch
 from toy_runs import toy_study, write_inputs
 
-from mixar.data.images import read_images, write_images
+from mixar.data.images import read_images, unit_to_uint8, write_images
 from mixar.data.shards import read_generated
+from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages.sample import sample
+from mixar.study.digests import seed_of
 from mixar.tokens import tokenizers
-from mixar.weights import save_weights
+from mixar.tokens.latents import latent_decoder
+from mixar.weights import load_module, read_weights, save_weights
 
 SHARDS = (0, 1)
 CPU = torch.device("cpu")
@@ -50,6 +54,42 @@ def test_every_evaluation_image_is_drawn_once_with_its_label(drawn):
     for shard, (_, labels, images) in zip(SHARDS, parts, strict=True):
         assert labels.tolist() == read_generated([layout.generated_shard(shard)])[1].tolist()
         assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
+
+
+def test_batches_are_decoded_beside_the_drawing_of_the_next_to_the_pixels_of_decoding_in_turn(drawn):
+    study, layout = drawn
+    threads = {}
+
+    def note(module, *_):
+        threads.setdefault(type(module).__name__, set()).add(threading.current_thread().name)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    sample(study, layout, "mix", 0, "default", 0)
+    hook.remove()
+
+    assert threads["Block"] == {"MainThread"} and threads["Decoder"] == {"images_0"}
+    model = load_module(MAR.from_study(study, "mix"), layout.weights("mix", 0))
+    tokens, labels, index = read_generated([layout.generated_shard(0)])
+    decode, size, images = latent_decoder(study, layout, CPU), study.evaluation.batch_size, []
+    assert len(tokens) > size, "one batch would have no next one"
+    for number, start in enumerate(range(0, len(tokens), size)):
+        rng = torch.Generator().manual_seed(seed_of(study.evaluation.seed, "sample", 0, number))
+        q, c = tokens[start : start + size], labels[start : start + size]
+        with torch.inference_mode():
+            images.append(unit_to_uint8(decode(sample_latents(model, q, c, study.samplers["default"], rng))))
+    found = images_of(layout, "mix", 0, 0)
+    assert found[0].tolist() == index.tolist() and np.array_equal(found[2], torch.cat(images).numpy())
+
+
+def test_what_fails_beside_the_drawing_ends_the_job_with_its_batch(drawn):
+    study, layout = drawn
+    path = layout.tokenizer("continuous")
+    weights = read_weights(path)
+    name = "decoder.conv_out.weight"
+    save_weights(path, {**weights, name: torch.full_like(weights[name], 3e38)}, {})
+
+    with pytest.raises(FloatingPointError, match="sample mix seed 0 default shard 0 batch 0: pixels of"):
+        sample(study, layout, "mix", 0, "default", 0)
 
 
 def test_a_fresh_shard_continues_nothing(drawn, capsys):

@@ -236,8 +236,9 @@ def head_steps(stored: Stored) -> Iterator[Check]:
         if float(cfg) != 1:
             yield Check(f"step/out/model_output_cfg{cfg}", output)
         c, where = process.at(index), f"step/cfg{cfg}/out"
-        yield Check(f"{where}/mean", process.step(output, x, index, noise, 0.0))
-        yield Check(f"{where}/sample", process.step(output, x, index, noise, TEMPERATURE_OF_STEPS))
+        for name, scale in (("mean", 0.0), ("sample", TEMPERATURE_OF_STEPS)):
+            rows = zip(output.split(1), x.split(1), index.tolist(), noise.split(1), strict=True)
+            yield Check(f"{where}/{name}", torch.cat([process.step(*row, scale) for row in rows]))
         yield Check(f"{where}/log_variance", c.log_variance_mid + c.log_variance_half * output[:, head.channels :])
         yield Check(f"{where}/pred_xstart", predicted_x(process, index, x, output))
 
