@@ -75,7 +75,7 @@ def quality_table(summary: Summary) -> Table:
         intervals.append(["95 % interval", interval(own, none=""), "", *spans, "", "", ""])
         home = summary.joined.get(run.partition(JOINED)[0], study)
         record = _record(home, run.rpartition(JOINED)[2], label, {"rfd": own, "parameters": parameters, **found})
-        records.append({**record, "run": run})
+        records.append({**record, "run": run, "changed": summary.changed.get(run)})
     notes = _quality_notes(summary, marks, titles.values())
     notes += tuple(summary.changes_in_words(("maskbit", *study.networks, *summary.guests)))
     title, hidden = f"Table 1. Quality: {study.title}", ("# Params", "seeds", *seldom)
@@ -190,16 +190,17 @@ def sweep_table(summary: Summary) -> Table:
             marks = ["best"] * (point.cfg == best["cfg"]) + ["not worse"] * (point.cfg in best["not_worse"])
             label = label_of(study, run)
             record = {"run": run, "label": label, "sampler": sampler, "cfg": point.cfg}
-            records.append(record | {"fd": point.mean, "low": point.low, "high": point.high, "n": point.n,
-                                     "chosen": point.cfg == best["cfg"]})  # fmt: skip
+            record |= {"fd": point.mean, "low": point.low, "high": point.high, "n": point.n}
+            records.append({**record, "chosen": point.cfg == best["cfg"], "changed": summary.changed.get(run)})
             shown = [number(point.mean), interval(point), next(iter(marks), ""), count(point.n)]
-            cells.append([label, sampler, f"{point.cfg:g}", *shown])
+            cells.append([label + CHANGED * (run in summary.changed), sampler, f"{point.cfg:g}", *shown])
     columns = ("Method", "Sampler", "CFG", f"{name} ↓", "95 % interval", "choice", "n")
     notes = (
         "Images are drawn and scored with the best scale. The sweep's own images share neither noise nor tokens with "
         f"them, and its smaller n makes {name} larger than in Table 1.",
         "Not worse: the difference from the best, paired over the same noise, is inside its 95 % interval.",
         *_edges(summary),
+        *summary.changes_in_words(dict.fromkeys(run for run, _ in summary.sweeps)),
     )
     return Table(f"Guidance scales: {study.title}", columns, cells, notes, pd.DataFrame(records))
 
@@ -249,7 +250,7 @@ def efficiency_table(summary: Summary) -> Table:
         values = [shown(found[m].mean) + ("‡" if _is_unsteady(found[m]) else "") for m, shown in COSTS.values()]
         cells.append([label_of(study, run) + dagger + CHANGED * (run in summary.changed), *values])
         intervals.append(["least and most", *(interval(result, none="") for result in found.values())])
-        records.append(_record(study, run, label_of(study, run), found))
+        records.append({**_record(study, run, label_of(study, run), found), "changed": summary.changed.get(run)})
     notes = [
         f"Measured on {usual}, {protocol}; FLOPs are computed from the settings.",
         "Seconds per image leave out the generation of the discrete tokens, which guided runs share.",
