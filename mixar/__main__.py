@@ -47,6 +47,7 @@ StudyFiles = Annotated[list[Path], typer.Option("--study", help=LAYERS, show_def
 MaybeStudyFiles = Annotated[list[Path] | None, typer.Option("--study", help=LAYERS, show_default=False)]
 Kind = Annotated[str, typer.Option("--kind", help="Tokenizer: continuous or discrete.", show_default=False)]
 Shard = Annotated[int, typer.Option("--shard", min=0, help="Shard to work on, from 0.", show_default=False)]
+ShardOrAll = Annotated[int | None, typer.Option("--shard", min=0, help="Which part of the work; default: all.")]
 RunName = Annotated[str, typer.Option("--run", help="A run of the study.", show_default=False)]
 Seed = Annotated[int, typer.Option("--seed", help="One of the run's seeds.", show_default=False)]
 WithFeatures = Annotated[bool, typer.Option("--with-features", help="Extract the images' features, too.")]
@@ -196,30 +197,34 @@ def resume(
 def sample(
     study: StudyFiles,
     run: RunName,
-    shard: Shard,
+    shard: ShardOrAll = None,
     seed: Seed = 0,
     sampler: SamplerName = "default",
     with_features: WithFeatures = False,
     sweep: IsSweep = False,
 ) -> None:
-    """Draw one shard of the evaluation images. Run 'maskbit' decodes the generated tokens themselves.
+    """Draw the evaluation images, or one shard of them. Run 'maskbit' decodes the generated tokens themselves.
 
     With --sweep: draw the images of a guidance sweep at every scale, and keep their features alone.
     """
-    loaded = load(study)
+    loaded, layout = load(study)
     from mixar.stages import sample as stage
 
     if sweep:
-        stage.sample_sweep(*loaded, run, sampler, shard)
-    else:
-        stage.sample(*loaded, run, seed, sampler, shard, *_then_features(with_features, *loaded))
+        if shard is None:
+            raise ValueError("--shard: a sweep is drawn shard by shard; give one")
+        stage.sample_sweep(loaded, layout, run, sampler, shard)
+        return
+    then = _then_features(with_features, loaded, layout)
+    for each in range(loaded.evaluation.num_shards) if shard is None else [shard]:
+        stage.sample(loaded, layout, run, seed, sampler, each, *then)
 
 
 @app.command()
 def reconstruct(
     study: StudyFiles,
     kind: Kind,
-    shard: Annotated[int | None, typer.Option(min=0, help="Which part of the work; default: all.")] = None,
+    shard: ShardOrAll = None,
     with_features: WithFeatures = False,
 ) -> None:
     """Encode and decode the held-out images."""
@@ -244,18 +249,19 @@ def features(
     study: StudyFiles,
     images: Annotated[Path | None, typer.Option(help="Parquet file of images.", show_default=False)] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Reference images: train, held_out or reconstructed.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Reference images: train, held_out or reconstructed; may be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Extract the features of a file of images, or of the reference images."""
-    _one_of("features", {"--images": images, "--reference": reference})
+    """Extract the features of a file of images, or of the reference images. Those that are there and fit are kept."""
+    _one_of("features", {"--images": images, "--reference": reference or None})
     loaded, layout = load(study)
     from mixar.stages import features as stage
 
     if images is not None:
         stage.image_features(loaded, layout, images)
-    else:
-        stage.reference_features(loaded, layout, reference)
+    for split in reference or []:
+        stage.reference_features(loaded, layout, split)
 
 
 @app.command()
@@ -469,15 +475,19 @@ def _print_plan(found: Plan) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for w in found.work:
         price = [f"{w.gpu_hours:,.1f}" if w.gpus else "", time_of(w.hours)]
-        memory = f"{w.memory_gib:.1f}" if w.memory_gib else "?" if w.gpus else ""
+        memory = f"{w.memory_gib:.1f}" if w.memory_gib else "own" if w.gpus and w.is_own else "?" if w.gpus else ""
         restarts = str(w.restarts or "")
         disk = f"{w.disk_gib:,.1f}" if w.disk_gib >= 0.05 else ""
         table.add_row(w.stage, w.name, str(w.jobs), str(w.gpus or ""), *price, memory, restarts, disk)
     Console().print(table)
     print(f"\n{found.totals()}")
     print(f"Longest chain: {' → '.join(found.critical)}: {time_of(found.critical_hours)} without the queue.")
-    legend = "GPU, a job: of one job. mem, disk: GiB; ?: not estimated. cuts: restarts of a job under its time limit."
-    for line in [*found.notes, legend]:
+    legend = ["GPU, a job: of one job. mem, disk: GiB. cuts: restarts of a job under its time limit."]
+    if any(w.gpus and w.is_own and not w.memory_gib for w in found.work):
+        legend.append("own: with code of the study's own; its memory is not estimated.")
+    if any(w.gpus and not w.is_own and not w.memory_gib for w in found.work):
+        legend.append("?: memory is not estimated.")
+    for line in [*found.notes, *legend]:
         print(line)
     if found.command:
         print(f"\nTo make only these rows:\n{found.command}")

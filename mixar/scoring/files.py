@@ -69,11 +69,24 @@ def write_features(
     if cfg is not None:
         columns[CFG] = pa.array(np.full(len(keys["index"]), cfg))
     columns |= {name: _column(values) for name, (values, _) in further.items()}
-    metadata = {"mixar": json.dumps({"format": FORMAT, **header})}
-    metadata["further"] = json.dumps({name: sha256 for name, (_, sha256) in further.items()})
+    metadata = _made_with(header, {name: sha256 for name, (_, sha256) in further.items()})
     metadata["images"] = file_sha256(images) if isinstance(images, Path) else images
     metadata["state"] = _state(images) if isinstance(images, Path) else ""
     write_table(path, pa.table(columns, metadata=metadata), group_rows)
+
+
+def _made_with(header: dict, further: dict[str, str]) -> dict[str, str]:
+    return {"mixar": json.dumps({"format": FORMAT, **header}), "further": json.dumps(further)}
+
+
+def is_made_of(path: Path, header: dict, further: dict[str, str], images: str) -> bool:
+    """Whether there are features of these images at `path`, by these networks (further: SHA-256 by name)."""
+    try:
+        known = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return False
+    wanted = {**_made_with(header, further), "images": images}
+    return all(known.get(key.encode(), b"").decode() == value for key, value in wanted.items())
 
 
 def _column(values: Tensor) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from mixar.device import device_of
 from mixar.process.failures import naming, needs_memory
 from mixar.process.progress import Progress
 from mixar.scoring.extractors import BATCH, Networks, load_networks, require_assets
-from mixar.scoring.files import PSNR, write_features
+from mixar.scoring.files import PSNR, is_made_of, write_features
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.reference import RECONSTRUCTED, reference_of, rows_sha256, source_of
 from mixar.study.layout import Layout
@@ -75,7 +76,7 @@ def _source_of(layout: Layout, path: Path) -> str:
 
 @needs_memory(lambda study, _, split, **__: (f"features of {split} images", "Leave networks out of scoring.further"))
 def reference_features(study: Study, layout: Layout, split: str, batch_size: int = BATCH) -> None:
-    """Write layout.reference_features(split): what scores are measured against.
+    """Write layout.reference_features(split): what scores are measured against. What is there and fits stays as it is.
 
     split: train, held_out, or a key of RECONSTRUCTED where the study names a protocol of its own for reconstructions.
     batch_size: images per forward pass.
@@ -86,12 +87,15 @@ def reference_features(study: Study, layout: Layout, split: str, batch_size: int
     require_assets(study, source)
     networks = load_networks(study, layout, source, device_of(study))
     rows = reference_rows(layout.manifest, *reference_of(study, split))
+    path, made_of = layout.reference_features(split), rows_sha256(study, split, rows)
+    if is_made_of(path, networks.header, networks.further_sha256, made_of):
+        os.utime(path)  # for Snakemake, newer than what it was made from
+        return
     images = iter_images(rows, study.data.image_size, protocol_of(study, source).crop)
     parts = iter(lambda: list(itertools.islice(images, batch_size)), [])
     batches = (torch.from_numpy(np.stack(part)) for part in parts)
     with naming(f"features of {split} images"):
         outputs, others = networks.extract(_announced(f"features of {split} images", batches, len(rows)))
-    path, made_of = layout.reference_features(split), rows_sha256(study, split, rows)
     write_features(path, rows["index"], rows["label"], outputs, networks.header, further=others, images=made_of)
 
 

@@ -26,13 +26,15 @@ from mixar.model import cost
 from mixar.scoring.protocols import IMAGENET
 from mixar.storage.files import json_mapping
 from mixar.study.cards import CARDS
-from mixar.study.choices import unknown
+from mixar.study.choices import is_own, unknown
 from mixar.study.layout import Layout
-from mixar.study.memory import training_memory
+from mixar.study.memory import generating_memory, sampling_memory, tokenizer_memory, training_memory
+from mixar.study.memory import parameters as parameters_of
 from mixar.study.names import KINDS, MASKBIT, split
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
 from mixar.tokens.generator import BitTransformer
+from mixar.tokens.latents import ENCODE_BATCH
 
 GIB = 2**30
 TERA = 1e12
@@ -45,6 +47,7 @@ CPU_TFLOPS = 0.02  # assumed, of one process without a GPU
 START_MINUTES = {True: 0.5, False: 0.1}  # assumed, of a job with and without a GPU: imports, weights, data
 DECODED = 800  # assumed: images a second that a job reads from JPEG or PNG
 WRITTEN = 0.65  # assumed: bytes of a PNG over bytes of its pixels
+INCEPTION_GIB = 1.0  # of a batch of 64 images; counted on tensors without values
 INCEPTION_GFLOP = 11.4  # Inception-v3 at 299 x 299, 5.7 G multiply-adds (Szegedy et al., arXiv 1512.00567)
 MEASURES = ROOT / "benchmarks" / "gpu.json"
 
@@ -64,6 +67,7 @@ class Work:
     limit: int | None = None  # minutes, where the stage resumes
     disk_gib: float = 0.0
     memory_gib: float | None = None  # peak of a process on its GPU; None: not estimated
+    is_own: bool = False  # its network is code of the study's own, of which nothing is estimated
     hours: float = 0.0  # of one job; `priced` fills it in
 
     @property
@@ -144,6 +148,7 @@ def plan(
     counts, notes = images_of(study, layout)
     card, rates, said = rates_of(study, measures)
     work = {w.key: priced(w, rates) for w in all_work(study, layout, counts)}
+    said += _assumed(study, list(work.values()), rates) if card != "CPUs" else []
     command = None
     if only:
         keys, paths = rows_of_part(study, layout, only)
@@ -166,11 +171,24 @@ def rates_of(study: Study, measures: Path | None = None) -> tuple[str, dict[str,
     peaks = {"bfloat16": card.bf16_tflops, "float32": card.float32_tflops, "tf32": card.bf16_tflops / 2}
     rates = {kind: ASSUMED[kind] * peak * TERA for kind, peak in peaks.items()}
     said = [] if study.hardware.card else [f"hardware.card is not given: {name} is assumed."]
-    said.append("Assumed: " + ", ".join(f"{kind} {rate / TERA:.0f} TFLOP/s" for kind, rate in rates.items()) + ".")
     measured, about = _measured(measures, name)
     if about:
         said.append(about)
     return name, rates | {stage: value * TERA for stage, value in measured.items()}, said
+
+
+def _assumed(study: Study, work: Sequence[Work], rates: dict[str, float]) -> list[str]:
+    """Which rates and which memory no measurement stands behind, and of which stages."""
+    stages: dict[str, list[str]] = {}
+    for w in work:
+        if w.gpus and w.flops and w.stage not in rates and w.stage not in stages.setdefault(w.rate, []):
+            stages[w.rate].append(w.stage)
+    words = [f"{kind} {rates[kind] / TERA:.0f} TFLOP/s ({', '.join(of)})" for kind, of in stages.items() if of]
+    said = [f"Assumed: {'; '.join(words)}."] if words else []
+    compiled = [name for name in study.runs if study.hardware_of(name).compile]
+    if compiled:
+        said.append(f"Compiled ({', '.join(compiled)}): rate and memory are those of eager trainings.")
+    return said
 
 
 def _measured(path: Path | None, card: str) -> tuple[dict[str, float], str | None]:
@@ -273,32 +291,41 @@ def images_of(study: Study, layout: Layout) -> tuple[dict[str, int], list[str]]:
 
 def all_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
     """Every job of the study's DAG."""
-    return [*_token_work(study, layout, counts), *_run_work(study, counts), *_score_work(study, layout, counts)]
+    codes = {kind: Codes(counted(encoding(study, kind)), counted(decoding(study, kind))) for kind in KINDS}
+    tokens, runs = _token_work(study, layout, counts, codes), _run_work(study, counts, codes)
+    return [*tokens, *runs, *_score_work(study, layout, counts, codes)]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """FLOPs of a tokenizer for one image."""
+
+    encode: float
+    decode: float
 
 
 def _gpu(study: Study) -> int:
     return min(study.hardware.gpus, 1)
 
 
-def _token_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
+def _token_work(study: Study, layout: Layout, counts: dict[str, int], codes: dict[str, Codes]) -> list[Work]:
     images, e, gpu = sum(counts.values()), study.evaluation, _gpu(study)
-    encode = {kind: counted(encoding(study, kind)) for kind in KINDS}
+    coding = _coding(study, KINDS, ENCODE_BATCH)
     trained = {"continuous": study.continuous, "discrete": study.discrete}
     work = [Work("ingest", "", 1, (), minutes=images / DECODED / 60 / 4)]
     for kind in KINDS:
         section: Any = trained[kind]
         flops, minutes = 0.0, 0.0
         if section.weights is None and section.train:
-            decode = counted(decoding(study, kind))
-            flops = 3 * section.train.epochs * counts["train"] * (encode[kind] + decode)
+            flops = 3 * section.train.epochs * counts["train"] * (codes[kind].encode + codes[kind].decode)
             minutes = counts["train"] / DECODED / 60
         work.append(Work(f"tokenizer_{kind}", "", 1, ("ingest",), gpu * bool(flops), flops, "tf32", minutes))
     needs = ("ingest", "tokenizer_continuous", "tokenizer_discrete")
     if any(run.weights is None for run in study.runs.values()) or study.generator.weights is None:
         shards = study.data.num_shards
         size = images * 2 * study.num_tokens * (2 * study.continuous.latent_channels + 2) / GIB
-        flops, minutes = 2 * images * sum(encode.values()), images / shards / DECODED / 60
-        work.append(Work("tokenize", "", shards, needs, gpu, flops, "tf32", minutes, disk_gib=size))
+        flops, minutes = 2 * images * sum(code.encode for code in codes.values()), images / shards / DECODED / 60
+        work.append(Work("tokenize", "", shards, needs, gpu, flops, "tf32", minutes, disk_gib=size, **coding))
     forward, trains = generator_flops(study), study.generator.weights is None
     flops = 3 * study.generator.train.epochs * counts["train"] * forward if trains and study.generator.train else 0.0
     work.append(Work("generator", "", 1, ("tokenize",) if trains else (), gpu * bool(flops), flops))
@@ -308,48 +335,87 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Wo
         * forward
         * (2 if study.generator.sampler.guidance_scale else 1)
     )
-    work.append(Work("generate", "", e.num_shards, ("generator",), gpu, drawn))
+    memory = generating_memory(study) if gpu else None
+    work.append(Work("generate", "", e.num_shards, ("generator",), gpu, drawn, memory_gib=memory))
     for count in sorted({sweep.num_images for sweep in study.sweeps.values()}):
         drawn_for_sweep = drawn * count / e.num_images
         jobs = study.shards_of(count)
-        work.append(Work("generate_sweep", str(count), jobs, ("generator",), gpu, drawn_for_sweep))
+        work.append(Work("generate_sweep", str(count), jobs, ("generator",), gpu, drawn_for_sweep, memory_gib=memory))
     return work
 
 
-def _run_work(study: Study, counts: dict[str, int]) -> list[Work]:
-    work, decode, gpu = [], counted(decoding(study, "continuous")), _gpu(study)
+def _coding(study: Study, kinds: Sequence[str], images: int) -> dict[str, Any]:
+    """Fields of Work: peak GiB of a stage that holds these tokenizers, one of which works on a batch of images; or that
+    one of them is the study's own."""
+    sections: list[Any] = [getattr(study, kind) for kind in kinds]
+    if any(is_own(section.network) for section in sections):
+        return {"is_own": True}
+    if not _gpu(study):
+        return {}
+    held = sum(4 * tokenizer_parameters(study, kind) / GIB for kind in kinds)
+    return {"memory_gib": held + max(tokenizer_memory(study, section, images, 0) for section in sections)}
+
+
+def tokenizer_parameters(study: Study, kind: str) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in tokenizers.build(kind, getattr(study, kind)).parameters())
+
+
+def _sampling(study: Study, name: str, samplers: Iterable[str], tokenizer: int) -> dict[str, Any]:
+    """Fields of Work: peak GiB while a network's images are drawn and decoded, or that it is the study's own.
+
+    tokenizer: parameters of the continuous one.
+    """
+    run = split(name)[0]
+    if is_own(study.runs[run].guidance.strategy) or is_own(study.continuous.network):
+        return {"is_own": True}
+    if not _gpu(study):
+        return {}
+    return {"memory_gib": max(sampling_memory(study, run, study.samplers[s], tokenizer) for s in samplers)}
+
+
+def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> list[Work]:
+    work, decode, gpu = [], codes["continuous"].decode, _gpu(study)
     for name in study.networks:
         work.append(_training(study, name, counts["train"]))
     images = study.evaluation.num_images
     extractor_trained = study.scoring.extractor.weights is None
     work.append(Work("extractor", "", 1, ("ingest",) if extractor_trained else (), gpu * extractor_trained))
-    own = counted(decoding(study, "discrete"))
+    tokenizer = tokenizer_parameters(study, "continuous") if gpu else 0
+    own, size = codes["discrete"].decode, image_bytes(study) + feature_bytes(study)
     for name in (MASKBIT, *study.networks):
-        pairs = study.drawings_of(name)
-        flops = sum(
-            own if name == MASKBIT else decode + cost.flops_sample(study, split(name)[0], study.samplers[sampler])
-            for _, sampler in pairs
-        )
-        networks = ["tokenizer_discrete"] if name == MASKBIT else ["tokenizer_continuous", f"train {name}"]
-        if sweep := _sweep(study, name, decode):
-            work.append(sweep)
-            networks.append(f"score_sweep {name}")
-        needs = ("generate", "extractor", *networks)
-        jobs = len(pairs) * study.evaluation.num_shards
-        minutes = study.evaluation.shard_size / DECODED / 60
-        disk = len(pairs) * images * (image_bytes(study) + feature_bytes(study)) / GIB
+        pairs, shards = study.drawings_of(name), study.evaluation.num_shards
+        if name == MASKBIT:
+            stage, of, jobs, networks, flops = "sample_maskbit", "", 1, ["tokenizer_discrete"], own
+            memory = _coding(study, ["discrete"], study.evaluation.batch_size)
+        else:
+            memory = _sampling(study, name, [sampler for _, sampler in pairs], tokenizer)
+            stage, of, jobs, networks = "sample", name, len(pairs) * shards, ["tokenizer_continuous", f"train {name}"]
+            drawn = (cost.flops_sample(study, split(name)[0], study.samplers[sampler]) for _, sampler in pairs)
+            flops = len(pairs) * decode + sum(drawn)
+            if sweep := _sweep(study, name, decode, tokenizer):
+                work.append(sweep)
+                networks.append(f"score_sweep {name}")
         total = images * (flops + len(pairs) * extractor_flops(study))
-        work.append(Work("sample", name, jobs, needs, gpu, total, "float32", minutes, 240, disk))
+        minutes, needs = len(pairs) * images / jobs / DECODED / 60, ("generate", "extractor", *networks)
+        disk = len(pairs) * images * size / GIB
+        work.append(Work(stage, of, jobs, needs, gpu, total, "float32", minutes, 240, disk, **memory))
     for name, run in study.runs.items():
         steps = study.measure.repeats * study.measure.train_steps
         flops = sum(cost.flops_sample(study, name, study.samplers[p]) for p in run.samplers) * study.measure.repeats
         flops = study.measure.batch_size * (flops + steps * cost.flops_train(study, name))
-        work.append(Work("measure", name, 1, ("ingest",), gpu, flops))
+        found = _sampling(study, name, run.samplers, tokenizer)  # in batches of its own, and training steps
+        if step := training_memory(study, name) if "memory_gib" in found else None:
+            found["memory_gib"] = max(found["memory_gib"], step.peak)
+        work.append(Work("measure", name, 1, ("ingest",), gpu, flops, **found))
     return work
 
 
-def _sweep(study: Study, name: str, decode: float) -> Work | None:
-    """The images of a network's sweeps, at every scale of every sampler. decode: FLOPs of decoding one image."""
+def _sweep(study: Study, name: str, decode: float, tokenizer: int) -> Work | None:
+    """The images of a network's sweeps, at every scale of every sampler.
+
+    decode: FLOPs of decoding one image. tokenizer: its parameters.
+    """
     found = {sampler: sweep for (run, sampler), sweep in study.sweeps.items() if run == name}
     if not found:
         return None
@@ -362,12 +428,15 @@ def _sweep(study: Study, name: str, decode: float) -> Work | None:
         jobs += study.shards_of(sweep.num_images)
     networks = ("tokenizer_continuous", f"train {name}", "extractor")
     needs = (*(f"generate_sweep {sweep.num_images}" for sweep in found.values()), *networks)
-    return Work("sample_sweep", name, int(jobs), needs, _gpu(study), flops, "float32", minutes, 240, disk)
+    memory = _sampling(study, name, found, tokenizer)
+    return Work("sample_sweep", name, int(jobs), needs, _gpu(study), flops, "float32", minutes, 240, disk, **memory)
 
 
 def _training(study: Study, name: str, images: int) -> Work:
     (of, _), run = split(name), study.networks[name]
-    parameters, seeds = cost.count_parameters(study, of), len(run.seeds)
+    is_ours = not is_own(study.runs[of].guidance.strategy)
+    parameters = parameters_of(study, of) if is_ours else cost.count_parameters(study, of)
+    seeds = len(run.seeds)
     disk = 4 * parameters * seeds / GIB
     if run.weights:
         return Work("train", name, seeds, (), disk_gib=disk, minutes=parameters / 1e9)
@@ -379,40 +448,46 @@ def _training(study: Study, name: str, images: int) -> Work:
     needs = ["tokenize", *parents, *(["generator"] if run.ti_mix else [])]
     # The newest two: weights, average and two moments, float32; shared by a run's milestones.
     states = 0.0 if before else 2 * 16 * parameters * seeds / GIB
-    memory = training_memory(study, of) if hardware.gpus else None
+    peak = training_memory(study, of) if hardware.gpus else None
     return Work(
         "train", name, seeds, tuple(needs), hardware.gpus, seen * seeds * per_image, settings.precision,
-        limit=hardware.minutes, disk_gib=disk + states, memory_gib=memory.peak if memory else None,
+        limit=hardware.minutes, disk_gib=disk + states, memory_gib=peak.peak if peak else None,
+        is_own=not is_ours,
     )  # fmt: skip
 
 
-def _score_work(study: Study, layout: Layout, counts: dict[str, int]) -> list[Work]:
+def _score_work(study: Study, layout: Layout, counts: dict[str, int], codes: dict[str, Codes]) -> list[Work]:
     gpu, splits = _gpu(study), {kind: layout.reconstruction_split(kind) for kind in KINDS}
-    references = {"train": counts["train"], "held_out": counts["held_out"]}
-    references |= dict.fromkeys(splits.values(), counts["held_out"])
+    references = {"train": counts["train"], **dict.fromkeys(["held_out", *splits.values()], counts["held_out"])}
     work = []
     for kind in KINDS:
-        pairs = counted(encoding(study, kind)) + counted(decoding(study, kind))
+        pairs = codes[kind].encode + codes[kind].decode
         flops, minutes = counts["held_out"] * (pairs + extractor_flops(study)), 2 * counts["held_out"] / DECODED / 60
         disk = counts["held_out"] * (image_bytes(study) + feature_bytes(study)) / GIB
         needs = ("ingest", "extractor", f"tokenizer_{kind}")
-        work.append(Work("reconstruct", kind, 1, needs, gpu, flops, "tf32", minutes, 120, disk))
-    for name, n in references.items():
-        minutes, disk = n / DECODED / 60, n * feature_bytes(study) / GIB
-        flops, both = n * extractor_flops(study), ("ingest", "extractor")
-        work.append(Work("features_reference", name, 1, both, gpu, flops, "tf32", minutes, disk_gib=disk))
+        held = _coding(study, [kind], ENCODE_BATCH)
+        work.append(Work("reconstruct", kind, 1, needs, gpu, flops, "tf32", minutes, 120, disk, **held))
+    n = sum(references.values())
+    flops, minutes, disk = n * extractor_flops(study), n / DECODED / 60, n * feature_bytes(study) / GIB
+    network, both = study.scoring.extractor.network, ("ingest", "extractor")
+    work.append(
+        Work(
+            "features_reference", "", 1, both, gpu, flops, "tf32", minutes, disk_gib=disk,
+            memory_gib=INCEPTION_GIB if gpu and network == "inception-v3" else None, is_own=is_own(network),
+        )
+    )  # fmt: skip
     minutes = 5 * study.evaluation.num_images / 50_000  # assumed
     for name in (MASKBIT, *study.networks):
-        needs = (f"sample {name}", "features_reference train", "features_reference held_out")
-        work.append(Work("score", name, len(study.drawings_of(name)), needs, minutes=minutes))
+        drawn = "sample_maskbit" if name == MASKBIT else f"sample {name}"
+        of_score = (drawn, "features_reference")
+        work.append(Work("score", name, len(study.drawings_of(name)), of_score, minutes=minutes))
     for name in dict.fromkeys(run for run, _ in study.sweeps):
         found = {sampler: sweep for (run, sampler), sweep in study.sweeps.items() if run == name}
         images = max(sweep.num_images * len(sweep.cfg) for sweep in found.values())
-        drawn = (f"sample_sweep {name}", "features_reference train")
-        work.append(Work("score_sweep", name, len(found), drawn, minutes=5 * images / 50_000))  # assumed, as above
-    for kind, reference in splits.items():
-        needs_of_score = (f"reconstruct {kind}", f"features_reference {reference}")
-        work.append(Work("score_reconstruction", kind, 1, needs_of_score, minutes=1))
+        of_sweep = (f"sample_sweep {name}", "features_reference")
+        work.append(Work("score_sweep", name, len(found), of_sweep, minutes=5 * images / 50_000))  # assumed, as above
+    for kind in KINDS:
+        work.append(Work("score_reconstruction", kind, 1, (f"reconstruct {kind}", "features_reference"), minutes=1))
     rows = [w.key for w in work if w.stage.startswith("score")] + [f"measure {name}" for name in study.runs]
     return [*work, Work("report", "", 1, tuple(rows), minutes=1)]
 
@@ -447,14 +522,20 @@ def counted(work: Callable[[], object]) -> float:
 
 
 def generator_flops(study: Study) -> float:
-    """One forward pass of the generator of discrete tokens for one image."""
+    """One forward pass of the generator of discrete tokens for one image. Counted once for equal settings."""
     s = study.generator
+    key = s.model_dump_json(), study.discrete.bits, study.num_tokens, study.data.num_classes
+    if key not in _COUNTED:
 
-    def forward() -> None:
-        network: nn.Module = BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes).eval()
-        network(torch.zeros(1, study.num_tokens, s.splits, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+        def forward() -> None:
+            network: nn.Module = BitTransformer(s, study.discrete.bits, study.num_tokens, study.data.num_classes).eval()
+            network(torch.zeros(1, study.num_tokens, s.splits, dtype=torch.long), torch.zeros(1, dtype=torch.long))
 
-    return counted(forward)
+        _COUNTED[key] = counted(forward)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[tuple, float] = {}
 
 
 def encoding(study: Study, kind: str) -> Callable[[], object]:

@@ -1,4 +1,5 @@
-"""GPU memory of a training step, from the shapes alone: what is held between steps, and what the forward pass keeps.
+"""GPU memory from the shapes alone: of a training step, what is held between steps and what the forward pass keeps;
+of the stages that draw images, the largest tensors that are there at a time.
 
 Every tensor that the backward pass needs is counted in bytes, as eager PyTorch with flash attention keeps it. c: bytes
 of a number under the training's precision (bfloat16: 2); what enters norms and residual sums is float32. Tests compare
@@ -13,7 +14,7 @@ from typing import Any
 
 from mixar.study.cards import CARDS
 from mixar.study.choices import is_own
-from mixar.study.sections import Generator, Model, Study
+from mixar.study.sections import Autoencoder, Generator, Model, Sampler, Study
 
 GIB = 2**30
 STATE_BYTES = 5 * 4  # of a parameter, float32: weight, gradient (a view of DDP's bucket), two moments, average
@@ -154,6 +155,51 @@ class _Step:
         final = 4 + 3 * c  # its float32 input, modulation and norm
         times = 2 * c  # the sum of time and condition, and its SiLU
         return rows * repeats * ((block + final + times) * width + LOSS_BYTES * self.channels)
+
+
+# Stages that draw and look at images: no gradients, so that a few tensors are there at a time
+
+DECODING_TENSORS = 5  # of full resolution and the first level's channels, when a tokenizer decodes or encodes
+HEAD_TENSORS = 8  # of a row and channel of the head
+
+
+def sampling_memory(study: Study, run: str, sampler: Sampler, tokenizer: int) -> float:
+    """GiB at most while a run's images are drawn and decoded, in float32. tokenizer: its parameters.
+
+    Of the tensors in a block: its input, sum and norm, and the results of the MLP's two layers and its activation. Keys
+    and values of memory tokens stay from one iteration to the next, and both branches of guidance share them.
+    """
+    model, images = study.models[study.runs[run].model], study.evaluation.batch_size
+    width, _ = _size(model, "decoder")
+    branches = 1 if sampler.cfg == 1 else 2
+    rows = branches * images * (model.buffer_size + study.num_tokens + prefix_tokens(study, run, "decoder"))
+    block = 4 * rows * (3 * width + 3 * int(width * model.mlp_ratio))
+    kept = sum(8 * _depth(model, s) * images * memory_tokens(study, run) * _size(model, s)[0] for s in STAGES)
+    drawn = 4 * branches * images * _most_drawn(study, sampler) * model.head_width * HEAD_TENSORS
+    weights = 4 * (parameters(study, run) + tokenizer)
+    return (weights + max(kept + max(block, drawn), _decoding(study, study.continuous, images))) / GIB
+
+
+def _most_drawn(study: Study, sampler: Sampler) -> int:
+    """Tokens of an image that an iteration draws at most, of a falling cosine."""
+    n = sampler.num_iterations
+    return math.ceil(study.num_tokens * (math.cos(math.pi / 2 * (n - 1) / n) if n > 1 else 1)) + 1
+
+
+def tokenizer_memory(study: Study, section: Autoencoder, images: int, parameters: int) -> float:
+    """GiB while a tokenizer of so many parameters encodes or decodes a batch."""
+    return (4 * parameters + _decoding(study, section, images)) / GIB
+
+
+def _decoding(study: Study, section: Autoencoder, images: int) -> float:
+    return 4 * images * study.data.image_size**2 * section.channels * DECODING_TENSORS
+
+
+def generating_memory(study: Study) -> float:
+    """GiB while the generator draws a batch of tokens: what the MLP of a block holds."""
+    s, branches = study.generator, 2 if study.generator.sampler.guidance_scale else 1
+    rows = branches * study.evaluation.batch_size * (study.num_tokens + 1)
+    return (4 * generator_parameters(study) + 4 * rows * 3 * s.mlp_width) / GIB
 
 
 # What a strategy adds, as mixar.model.guidance declares it

@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from mixar.stages.plan import Work, counted, critical_path, decoding, generator_flops, plan, priced, time_of
+from mixar.stages.plan import (
+    START_MINUTES,
+    Work,
+    counted,
+    critical_path,
+    decoding,
+    generator_flops,
+    plan,
+    priced,
+    time_of,
+)
 from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
 from mixar.study.memory import training_memory
@@ -33,12 +43,38 @@ def test_a_training_costs_its_flops_at_the_rate_of_the_card_whatever_its_gpus(pa
     assert work.restarts == int(work.hours * 60 // work.limit)
 
 
-def test_memory_is_estimated_for_trainings_on_gpus(paper, smoke):
+def test_no_job_of_the_papers_study_holds_a_gpu_for_less_than_two_minutes_of_work_and_few_jobs_do(paper):
+    _, found = paper
+
+    on_gpus = [w for w in found.work if w.gpus]
+
+    assert not [w.key for w in on_gpus if 60 * w.hours - START_MINUTES[True] < 2]
+    assert {"tokenize", "sample_maskbit", "features_reference"} < by_key(found).keys()
+    assert found.jobs <= 500
+
+
+def test_memory_is_estimated_for_every_job_on_a_gpu_and_for_none_on_cpus(paper, smoke):
     study, found = paper
 
+    assert all(w.memory_gib < 78 for w in found.work if w.gpus)
     assert by_key(found)["train dc_mix_l@200"].memory_gib == training_memory(study, "dc_mix_l").peak
     study = parse_study(smoke)
     assert all(w.memory_gib is None for w in plan(study, Layout(study, "nowhere")).work)
+
+
+def test_code_of_the_studys_own_is_said_to_have_no_estimate(smoke):
+    smoke["runs"]["dc_sa"]["guidance"] = {"strategy": "toy_strategies:Fused"}
+    smoke["hardware"] |= {"device": "cuda", "gpus": 1}
+    smoke["hardware"]["runs"] = {"mar": {"compile": True}}
+    study = parse_study(smoke)
+
+    found = plan(study, Layout(study, "nowhere"))
+
+    own = {w.key for w in found.work if w.is_own}
+    assert own == {f"{stage} dc_sa" for stage in ("train", "sample", "measure")}
+    assert all(w.memory_gib is None for w in found.work if w.is_own)
+    assert "Compiled (mar): rate and memory are those of eager trainings." in found.notes
+    assert any(note.startswith("Assumed: ") and " train" in note for note in found.notes)
 
 
 def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_image(paper):

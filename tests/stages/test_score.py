@@ -1,6 +1,7 @@
 """`score`: shards against one direct call of the library, rows, references, protocols, and all that is refused."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 
@@ -329,6 +330,26 @@ def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
 def test_unknown_names_are_refused(house, score, names, message):
     with pytest.raises(ValueError, match=message):
         score(*house, *names)
+
+
+def test_reference_features_that_fit_are_kept_and_damaged_or_foreign_ones_are_made_again(house):
+    study, layout = house
+    path, other = layout.reference_features("train"), layout.reference_features("held_out")
+    for split in ("train", "held_out"):
+        reference_features(study, layout, split)
+
+    def is_written():
+        before = path.stat().st_ino
+        os.utime(path, (0, 0))
+        reference_features(study, layout, "train")
+        assert path.stat().st_mtime > 0  # for Snakemake, newer than what it was made from
+        return path.stat().st_ino != before
+
+    assert not is_written()
+    path.write_bytes(b"cut off")
+    assert is_written()
+    path.write_bytes(other.read_bytes())  # of other images
+    assert is_written()
 
 
 def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):

@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from fake_cuda import CudaGenerator, fake_cuda, on_host
 from measured_memory import ALL, FEWEST, measured, measured_backward
 
 from mixar.model.cost import count_parameters
+from mixar.model.decode import sample_latents
 from mixar.model.guidance import STAGES, build_guidance
+from mixar.model.mar import MAR
 from mixar.study import memory
 from mixar.study.errors import SpecError
 from mixar.study.load import load_study, parse_study, read_layer
 from mixar.study.memory import training_memory
-from mixar.tokens.generator import BitTransformer
+from mixar.tokens import tokenizers
+from mixar.tokens.generator import BitTransformer, sample_tokens
 
 RUNS = ("control_l", "dc_mix_l", "dc_sa_l", "dc_ca_l", "mixar_l", "dc_mix_b", "mixar_b", "mar_b", "mar_l", "mar_h")
 STRATEGIES = ("control_l", "dc_mix_l", "dc_sa_l", "dc_ca_l")
@@ -126,3 +130,58 @@ def test_a_strategy_of_the_studys_own_has_no_estimate(smoke):
     smoke["runs"]["dc_sa"]["guidance"] = {"strategy": "mine:Strategy"}
 
     assert training_memory(parse_study(smoke), "dc_sa") is None
+
+
+# Stages that draw and look at images
+
+
+def peak(watch, work):
+    """GiB at most while `work` runs without gradients, what is there already included."""
+    watch.peak = watch.bytes
+    with on_host(), torch.inference_mode():
+        work()
+    return watch.peak / memory.GIB
+
+
+@pytest.mark.parametrize(("run", "cfg"), [("control_l", 3.0), ("dc_ca_l", 3.0), ("dc_sa_l", 1.0)])
+def test_so_it_is_for_drawing_latents_within_a_sixth(run, cfg, root):
+    study = paper(root)
+    sampler = study.samplers["default"].model_copy(update={"num_iterations": 2, "head_steps": 2, "cfg": cfg})
+    decoded = {"evaluation": study.evaluation.model_copy(update={"batch_size": 32})}
+    small = {"continuous": study.continuous.model_copy(update={"channels": 1})}  # so that decoding does not decide
+    study = study.model_copy(update=decoded | small)
+    with fake_cuda() as watch:
+        model, q = MAR.from_study(study, run).eval(), torch.zeros(32, study.num_tokens).long()
+
+        measured = peak(watch, lambda: sample_latents(model, q, q[:, 0], sampler, CudaGenerator()))
+
+    assert memory.sampling_memory(study, run, sampler, 0) == pytest.approx(measured, rel=1 / 6)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_so_it_is_for_tokenizers_within_a_tenth(kind, root):
+    study = paper(root)
+    section = getattr(study, kind)
+    with fake_cuda() as watch:
+        network, x = tokenizers.build(kind, section).eval(), torch.zeros(8, 3, 256, 256)
+        count = sum(p.numel() for p in network.parameters())
+        codes = torch.zeros(8, 32, 16, 16) if kind == "continuous" else torch.zeros(8, 256).long()
+        encode, decode = (getattr(network, name) for name in tokenizers.METHODS[kind])
+
+        measured = [peak(watch, lambda: encode(x)), peak(watch, lambda: decode(codes))]
+
+    assert memory.tokenizer_memory(study, section, 8, count) == pytest.approx(max(measured), rel=0.1)
+
+
+def test_so_it_is_for_the_generator_within_a_tenth(root):
+    study = paper(root)
+    evaluation = study.evaluation.model_copy(update={"batch_size": 32})
+    study, sampler = study.model_copy(update={"evaluation": evaluation}), study.generator.sampler
+    with fake_cuda(quantile=1e6) as watch:
+        sizes = study.discrete.bits, study.num_tokens, study.data.num_classes
+        model, c = BitTransformer(study.generator, *sizes).eval(), torch.zeros(32).long()
+        few = sampler.model_copy(update={"num_steps": 2})
+
+        measured = peak(watch, lambda: sample_tokens(model, c, few, CudaGenerator()))
+
+    assert memory.generating_memory(study) == pytest.approx(measured, rel=0.1)

@@ -58,7 +58,7 @@ def test_jobs_do_not_inherit_a_meeting_point_of_other_processes(tmp_path, root):
 def test_every_study_has_a_complete_dag(name, root, tmp_path):
     study = load_study(root / STUDIES[name][0])
     trainings = [(name, seed) for name, r in study.networks.items() for seed in r.seeds]
-    sampled = sum(len(r.seeds) * len(r.samplers) for r in study.networks.values()) + 1  # and MaskBit itself
+    sampled = sum(len(r.seeds) * len(r.samplers) for r in study.networks.values())
 
     found = jobs(dry_run(root, STUDIES[name], *in_folder(tmp_path)))
 
@@ -68,7 +68,8 @@ def test_every_study_has_a_complete_dag(name, root, tmp_path):
     assert found.get("tokenize", 0) == study.data.num_shards * is_training
     assert found["generate"] == shards
     assert found["sample"] == sampled * shards
-    assert found["score"] == sampled
+    assert found["sample_maskbit"] == found["features_reference"] == 1  # minutes of work, whatever the shards
+    assert found["score"] == sampled + 1  # and MaskBit's own images
     assert found["reconstruct"] == 2  # features are made where images are
     assert found["measure"] == len(study.runs)
     assert {"ingest", "tokenizer_continuous", "tokenizer_discrete", "generator", "extractor", "report"} <= set(found)
@@ -116,6 +117,20 @@ def test_the_papers_dag_is_built_in_ten_seconds_without_data_or_weights(root, tm
     assert len(output.splitlines()) < 40  # one screen, with what is missing at its end
     for name in ("imagenet/train", "latents_stats.pt", "maskbit_tokenizer_14bit.bin", "adm_in256_stats.npz"):
         assert str(tmp_path / "empty" / name) in output.split("total")[1]
+
+
+def test_a_training_that_exceeds_its_card_is_refused_in_one_message(root, tmp_path):
+    """Before any job, and in a dry run: the message names run, need, card and what would fit."""
+    (tmp_path / "hardware.yaml").write_text("hardware: {card: a100-40gb}\n")
+
+    result = snakemake(root, "-n", "--configfile", *STUDIES["imagenet256"], tmp_path / "hardware.yaml")
+
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and "Traceback" not in said
+    assert re.search(
+        r"hardware: dc_mix_l: .* needs about \d+\.\d GiB, and a100-40gb has 38.5; use micro_batch 32", said
+    )
+    assert said.count("dc_mix_l: a training step") == 1 and "rule " not in said
 
 
 def test_a_dry_run_writes_nothing(root, tmp_path):

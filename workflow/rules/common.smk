@@ -73,6 +73,7 @@ READERS = {
         "features_reference",
         "sample",
         "sample_sweep",
+        "sample_maskbit",
         "reconstruct",
         "score",
         "score_sweep",
@@ -80,6 +81,10 @@ READERS = {
     },
 }
 RECONSTRUCTIONS = [LAYOUT.reconstruction("{kind}", shard) for shard in TOKEN_SHARDS]
+((_, *MASKBIT_DRAWING),) = [names for names in STUDY.drawings if names[0] == MASKBIT]
+MASKBIT_IMAGES = [LAYOUT.samples(MASKBIT, *MASKBIT_DRAWING, shard) for shard in IMAGE_SHARDS]
+SPLITS = ("train", "held_out")
+REFERENCES = list(dict.fromkeys([*SPLITS, *(LAYOUT.reconstruction_split(kind) for kind in KINDS)]))
 SHUTDOWN_SECONDS = 600  # from SIGTERM until torchrun kills a training that still writes its state
 ONE_GPU = min(STUDY.hardware.gpus, 1)  # of every stage but training that runs a network
 
@@ -156,13 +161,6 @@ def training_tokens(wildcards):
 
 def mixing_generator(wildcards):
     return [LAYOUT.generator] if STUDY.networks[wildcards.run].ti_mix else []
-
-
-def sampled_networks(wildcards):
-    """What turns generated tokens into images: MaskBit's decoder alone, or a run with the VA-VAE's."""
-    if wildcards.run == MASKBIT:
-        return [LAYOUT.tokenizer("discrete")]
-    return networks_of(wildcards.run, wildcards.seed)
 
 
 def networks_of(run, seed):

@@ -4,7 +4,7 @@
 rule sample:
     input:
         tokens=LAYOUT.generated_shard("{shard}"),
-        networks=sampled_networks,
+        networks=lambda w: networks_of(w.run, w.seed),
         extractor=LAYOUT.extractor(),
         chosen=chosen_cfg,
     output:
@@ -13,6 +13,8 @@ rule sample:
         features=LAYOUT.features(LAYOUT.samples("{run}", "{seed}", "{sampler}", "{shard}")),
     log:
         LAYOUT.log("sample", "{run}", "seed{seed}", "{sampler}", "{shard}"),
+    wildcard_constraints:
+        run="|".join(STUDY.networks),
     conda:
         ENVIRONMENT
     threads: 4
@@ -28,6 +30,34 @@ rule sample:
     shell:
         "python -m mixar sample --study {params.study:q} --run {wildcards.run:q} --seed {wildcards.seed:q} "
         "--sampler {wildcards.sampler:q} --shard {wildcards.shard:q} --with-features > {log:q} 2>&1"
+
+
+# MaskBit's own images are its generated tokens, decoded: all of them are minutes of work.
+rule sample_maskbit:
+    input:
+        tokens=[LAYOUT.generated_shard(shard) for shard in IMAGE_SHARDS],
+        tokenizer=LAYOUT.tokenizer("discrete"),
+        extractor=LAYOUT.extractor(),
+    output:
+        images=[update(path) for path in MASKBIT_IMAGES],
+        features=[LAYOUT.features(path) for path in MASKBIT_IMAGES],
+    log:
+        LAYOUT.log("sample", MASKBIT),
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=120,
+        mem_mb=32000,
+        gpus_per_node=ONE_GPU,
+        max_timeouts=20,  # it resumes where its time ended
+    params:
+        study=STUDY_FILE,
+        run=MASKBIT,
+        settings=DIGESTS.sample(MASKBIT, *MASKBIT_DRAWING),
+        features=DIGESTS.features(),
+    shell:
+        "python -m mixar sample --study {params.study:q} --run {params.run:q} --with-features > {log:q} 2>&1"
 
 
 # Images of a guidance sweep: all scales in one job, of which only the features are kept.
@@ -106,14 +136,16 @@ rule reconstruct:
         "> {log:q} 2>&1"
 
 
+# All references in one job: those of held-out images alone are a minute of work.
 rule features_reference:
     input:
         manifest=LAYOUT.manifest,
         extractor=LAYOUT.extractor(),
     output:
-        LAYOUT.reference_features("{split}"),
+        # Kept where another one is added.
+        [update(LAYOUT.reference_features(split)) for split in REFERENCES],
     log:
-        LAYOUT.log("features_reference", "{split}"),
+        LAYOUT.log("features_reference"),
     conda:
         ENVIRONMENT
     threads: 8
@@ -123,14 +155,15 @@ rule features_reference:
         gpus_per_node=ONE_GPU,
     params:
         study=STUDY_FILE,
+        references=[f"--reference={split}" for split in REFERENCES],
         settings=DIGESTS.features(),
     shell:
-        "python -m mixar features --study {params.study:q} --reference {wildcards.split:q} > {log:q} 2>&1"
+        "python -m mixar features --study {params.study:q} {params.references:q} > {log:q} 2>&1"
 
 
 rule score:
     input:
-        reference=expand(LAYOUT.reference_features("{split}"), split=("train", "held_out")),
+        reference=[LAYOUT.reference_features(split) for split in SPLITS],
         features=sample_features,
         images=sample_images if STUDY.scoring.copies else [],
         chosen=chosen_cfg,
