@@ -27,6 +27,7 @@ from mixar.data.shards import TokenStore
 from mixar.data.sources import Original, Originals, read_source
 from mixar.data.tars import read_encoded
 from mixar.process.failures import is_shortage
+from mixar.storage.files import write_text
 from mixar.storage.listing import THREADS, Listing, counted
 from mixar.study.inventory import listed
 from mixar.study.sections import Data
@@ -58,7 +59,7 @@ DRAWN = ("emoji", "drawings")  # sources whose images share one square size
 IDENTITY = ["split", "label", "fine_label", "content"]  # what identifies the images, whatever their paths
 
 WINDOW = 4 * THREADS  # encoded images in memory: they may have 20 MB each
-SHOWN = 1000  # unreadable images that are named
+SHOWN = 100  # unreadable images that a message names
 FEW = 5
 TOLERABLE = 0.1  # share of held-out images among the training images that a message still offers to allow
 
@@ -73,7 +74,10 @@ class Entry(NamedTuple):
 
 
 def ingest_manifest(
-    data: Data, say: Callable[[str], None] = print, progress: Callable[[int, int], None] = lambda done, total: None
+    data: Data,
+    say: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    unreadable: Path | None = None,
 ) -> pa.Table:
     """The manifest of a study's images (schema MANIFEST), ordered by split source, class and name.
 
@@ -86,7 +90,7 @@ def ingest_manifest(
     """
     require(*(value for value in (data.path, data.held_out_path) if value and value.startswith(PREFIX)))
     sources = _opened(data, say)
-    entries = _readable(data, sources, say, progress)
+    entries = _readable(data, sources, say, progress, unreadable)
     if data.held_out_path:
         held_out = [False] * len(entries[0]) + [True] * len(entries[1])
         _check_contents(data, entries[0], entries[1], say)
@@ -177,7 +181,9 @@ def _opened(data: Data, say: Callable[[str], None]) -> list[Originals]:
     return sources
 
 
-def _readable(data: Data, sources: list, say: Callable[[str], None], progress: Callable) -> list[list[Entry]]:
+def _readable(
+    data: Data, sources: list, say: Callable[[str], None], progress: Callable, file: Path | None
+) -> list[list[Entry]]:
     """The entries of each source. Raises ValueError with every image that cannot be read, unless they are skipped."""
     total, done = sum(originals.total for originals in sources), 0
     unreadable: list[str] = []
@@ -194,9 +200,14 @@ def _readable(data: Data, sources: list, say: Callable[[str], None], progress: C
                         entries[-1].append(found)
                 done += len(chunk)
                 progress(done, total)
+    if file is not None:
+        file.unlink(missing_ok=True)
     if unreadable:
         listed = "\n".join(f"  {problem}" for problem in unreadable[:SHOWN])
         listed += f"\n  and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        if file is not None:
+            write_text(file, "".join(f"{problem}\n" for problem in unreadable))
+            listed += f"\nAll of them: {file}"
         if not data.skip_unreadable:
             raise ValueError(f"data: {len(unreadable)} of {total} images cannot be used:\n{listed}\nReplace or remove "
                              "them, or leave them out with data.skip_unreadable: true")  # fmt: skip

@@ -18,7 +18,7 @@ from mixar.study.sections import Study
 def ingest(study: Study, layout: Layout) -> None:
     """Write the manifest of all images, and what they were made of: layout.manifest, layout.inventory."""
     files = inventory.taken(study.data, layout.inventory)
-    manifest = ingest_manifest(study.data, progress=Progress("ingest", "images"))
+    manifest = ingest_manifest(study.data, progress=Progress("ingest", "images"), unreadable=layout.unreadable)
     held_out = pc.sum(pc.equal(manifest["split"], "held_out")).as_py()
     print(f"ingest: {len(manifest) - held_out} training and {held_out} held-out images")
     if smaller := count_smaller(manifest, study.data.image_size):

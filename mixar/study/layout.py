@@ -37,6 +37,11 @@ class Layout:
         """Names, sizes and times of the files that the manifest was made of."""
         return self.root / "ingest" / "inventory.json"
 
+    @property
+    def unreadable(self) -> Path:
+        """The images that `ingest` could not use, a line each; missing where there was none."""
+        return self.root / "ingest" / "unreadable.txt"
+
     def tokenizer(self, kind: str) -> Path:
         """kind: continuous or discrete."""
         return self.root / "tokenizer" / f"{kind}.safetensors"

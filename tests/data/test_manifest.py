@@ -171,6 +171,28 @@ def test_unreadable_images_are_left_out_where_the_study_says_so(tmp_path):
     assert (seen[0], seen[-1]) == ((0, 24), (24, 24))
 
 
+def test_a_message_names_some_unreadable_images_and_a_file_all_of_them(tmp_path):
+    folder(tmp_path / "images" / "cat", pixels(120, 0, SIZE))
+    folder(tmp_path / "images" / "dog", pixels(12, 1, SIZE))
+    bad = sorted((tmp_path / "images" / "cat").iterdir())[:103]
+    for image in bad:
+        image.write_bytes(image.read_bytes()[:50])
+    file = tmp_path / "unreadable.txt"
+
+    with pytest.raises(ValueError, match="data: 103 of 132 images cannot be used") as caught:
+        ingest_manifest(study(tmp_path / "images"), unreadable=file)
+
+    lines = file.read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(image) for image in bad]
+    assert str(caught.value).count("not readable") == 100
+    assert f"and 3 more\nAll of them: {file}\n" in str(caught.value)
+
+    for image in bad:
+        image.unlink()
+    ingest_manifest(study(tmp_path / "images"), unreadable=file)
+    assert not file.exists()
+
+
 def test_unreadable_rows_of_parquet_are_listed_and_left_out_alike(tmp_path):
     rows = [{"image": {"bytes": png(i), "path": None}, "label": n % 2} for n, i in enumerate(pixels(24, 0, SIZE))]
     rows[3]["image"] = None
