@@ -22,7 +22,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # as torchrun sets them
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = {"TORCHELASTIC_RUN_ID": "torchrun", "SLURM_PROCID": "srun"}  # what each leaves in the environment
 ALONE = f"for a training of one process: unset {' '.join(VARIABLES + MEETING_POINT)}"
-SECONDS_UNTIL_NOTICE, SECONDS_BETWEEN_NOTICES = 5.0, 60.0
+NOTICES = (5.0, 60.0)  # seconds until the first notice of a wait, and between later ones
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,14 @@ class Context:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Context]:
+def joined(device: torch.device, notices: tuple[float, float] = NOTICES) -> Iterator[Context]:
     """Join the processes that torchrun's variables describe, and leave them at the end; without them, be the only one.
 
     device: cpu, or cuda, where each process takes the GPU of its LOCAL_RANK. Tensors on cuda go through nccl,
-    those on the host through gloo. Raises ValueError for variables that contradict each other or the machine.
+    those on the host through gloo. notices: seconds until the first line about a wait, and between later ones. Raises
+    ValueError for variables that contradict each other or the machine.
     """
-    context = _join(device)
+    context = _join(device, notices)
     try:
         yield context
     except Exception:  # the others may wait in a sum that this process will never join: leave without a word
@@ -113,7 +114,7 @@ def _leave(context: Context) -> None:
         dist.destroy_process_group()
 
 
-def _join(device: torch.device) -> Context:
+def _join(device: torch.device, notices: tuple[float, float]) -> Context:
     rank, world_size, local_rank = _read_variables()
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
@@ -124,11 +125,11 @@ def _join(device: torch.device) -> Context:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if world_size > 1:
-        _meet(rank, world_size, device)
+        _meet(rank, world_size, device, notices)
     return Context(rank, world_size, device)
 
 
-def _meet(rank: int, world_size: int, device: torch.device) -> None:
+def _meet(rank: int, world_size: int, device: torch.device, notices: tuple[float, float]) -> None:
     """Wait for the other processes. Raises OSError naming the meeting point where they cannot meet."""
     # gloo also on GPUs, for what hosts tell each other: it waits for no device, nor for nccl's time limit
     backend, device_id = ("cpu:gloo,cuda:nccl", device) if device.type == "cuda" else ("gloo", None)
@@ -138,7 +139,7 @@ def _meet(rank: int, world_size: int, device: torch.device) -> None:
     launched = [name for variable, name in LAUNCHERS.items() if variable in os.environ]
     left_over = f"neither {' nor '.join(LAUNCHERS.values())} seems to have started it: variables may be left over"
     advice = ALONE if launched else f"{left_over}; {ALONE}"
-    with _said(f"process {rank} of {world_size} waits for {whom}; {advice}"), _ended_by_ctrl_c():
+    with _said(f"process {rank} of {world_size} waits for {whom}; {advice}", notices), _ended_by_ctrl_c():
         try:
             dist.init_process_group(backend, rank=rank, world_size=world_size, device_id=device_id)
         except dist.DistError as error:
@@ -147,15 +148,15 @@ def _meet(rank: int, world_size: int, device: torch.device) -> None:
 
 
 @contextmanager
-def _said(text: str) -> Iterator[None]:
-    """Print a line after some seconds in here, and then every minute."""
+def _said(text: str, notices: tuple[float, float]) -> Iterator[None]:
+    """Print a line after the first number of seconds in here, and then each time the second has passed."""
     is_over = threading.Event()
 
     def say() -> None:
-        seconds = SECONDS_UNTIL_NOTICE
+        seconds, later = notices
         while not is_over.wait(seconds):
             print(text, flush=True)
-            seconds = SECONDS_BETWEEN_NOTICES
+            seconds = later
 
     threading.Thread(target=say, daemon=True).start()
     try:

@@ -1,85 +1,100 @@
-"""Dropout and attention of the blocks by laws."""
+"""Layers: rows in and out of a sequence, cross-attention to a memory, initial weights."""
 
 import pytest
 import torch
-from torch.nn import functional as F
-from toy_models import EVERY_VARIANT, SMALL, randomise, toy_batch, toy_mar, toy_study
+from torch import nn
 
-from mixar.model.layers import Dropout, attention, set_fast_dropout
-from mixar.model.mar import MAR
+from mixar.model.layers import (
+    Block,
+    CrossAttention,
+    Memory,
+    initialise,
+    learned,
+    normalised,
+    put,
+    recomputed,
+    take,
+    wide,
+    width_and_heads,
+)
+from mixar.study.sections import Model
+
+SIZES = Model(width=8, encoder_depth=1, decoder_depth=1, heads=2, head_depth=1, head_width=8)
 
 
-def fast(rate):
-    drop = Dropout(rate).train()
-    drop.is_fast = True
-    return drop
+def test_put_is_the_inverse_of_take():
+    h, rows = torch.randn(2, 5, 3), torch.tensor([[4, 0], [1, 3]])
+    assert torch.equal(take(h, rows), torch.stack([h[0, [4, 0]], h[1, [1, 3]]]))
+    assert torch.equal(put(h, rows, take(h, rows)), h)
+    assert torch.equal(take(put(h, rows, torch.ones(2, 2, 3)), rows), torch.ones(2, 2, 3))
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_fast_dropout_keeps_and_scales_each_element_independently(rate):
+def test_a_halfs_width_and_heads_are_the_encoders_unless_the_decoder_has_its_own():
+    other = SIZES.model_copy(update={"decoder_width": 12, "decoder_heads": 3})
+
+    assert width_and_heads(SIZES, "encoder") == width_and_heads(SIZES, "decoder") == (8, 2)
+    assert (width_and_heads(other, "encoder"), width_and_heads(other, "decoder")) == ((8, 2), (12, 3))
+
+
+def test_a_block_at_some_rows_gives_the_values_of_a_whole_one_there():
     torch.manual_seed(0)
-    found = fast(rate)(torch.ones(400, 1001))
+    block, h, rows = Block(SIZES, "encoder").eval(), torch.randn(2, 6, 8), torch.tensor([[5, 0], [2, 3]])
 
-    kept = found != 0
-    share, deviation = 1 - rate, (rate * (1 - rate) / found.numel()) ** 0.5
-    assert abs(kept.double().mean().item() - share) < 4 * deviation
-    assert torch.allclose(found[kept], torch.tensor(1 / share), rtol=1e-3)
-    # Each number of four shares its random word with three others, of which none tells anything about it.
-    for shift in (1, 2, 3, 4, 1001):
-        both = (kept.flatten()[shift:] & kept.flatten()[:-shift]).double().mean().item()
-        assert abs(both - share**2) < 4 * deviation
+    torch.testing.assert_close(block(h, rows), take(block(h), rows))
 
 
-def test_fast_dropout_is_unbiased_and_its_gradient_has_the_same_mask():
+def test_linear_layers_start_without_bias_and_tables_small():
     torch.manual_seed(0)
-    h = torch.ones(300, 301, requires_grad=True)
-    found = fast(0.1)(h)
-    found.sum().backward()
+    module = initialise(nn.ModuleDict({"linear": nn.Linear(300, 100), "table": nn.Embedding(300, 100)}))
+    bound = (6 / 400) ** 0.5  # Glorot and Bengio (2010)
 
-    assert torch.equal(h.grad, found.detach())
-    assert abs(found.mean().item() - 1) < 4 * (0.1 / 0.9 / h.numel()) ** 0.5
-
-
-@pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_fast_dropout_at_its_ends_is_torchs(rate):
-    h = torch.randn(5, 7)
-    assert torch.equal(fast(rate)(h), F.dropout(h, rate))
+    weight = module["linear"].weight.detach()
+    assert weight.abs().max() <= bound and weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert module["linear"].bias.abs().max() == 0
+    for table in (module["table"].weight, learned(300, 100)):
+        assert table.detach().std() == pytest.approx(0.02, rel=0.02)
 
 
-def test_attention_with_fast_dropout_has_the_mean_of_attention_without():
-    rng = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=rng)
+def test_cross_attention_does_not_depend_on_the_order_of_its_memory_and_serves_several_branches():
     torch.manual_seed(0)
-    mean = torch.stack([attention(q, k, v, fast(0.2)) for _ in range(4000)]).mean(dim=0)
+    attention, h, tokens = CrossAttention(8, 2, 0.1).eval(), torch.randn(4, 3, 8), torch.randn(2, 5, 8)
 
-    torch.testing.assert_close(mean, F.scaled_dot_product_attention(q, k, v), rtol=0, atol=0.05)
+    both = attention(h, Memory(tokens))
 
-
-@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
-def test_without_a_rate_fast_dropout_changes_nothing_beyond_rounding(strategy, options):
-    model, batch = randomise(toy_mar(strategy, **options)).train(), toy_batch(3)
-    plain = model(**batch, rng=torch.Generator().manual_seed(0))
-
-    set_fast_dropout(model, True)
-
-    torch.testing.assert_close(model(**batch, rng=torch.Generator().manual_seed(0)), plain)
+    torch.testing.assert_close(attention(h, Memory(tokens.flip(1))), both)
+    torch.testing.assert_close(attention(h[2:], Memory(tokens)), both[2:])
 
 
-def test_fast_dropout_draws_from_the_seeded_state_and_only_while_training():
-    model, batch = toy_mar("dc_ca", model=SMALL.model_copy(update={"dropout": 0.3})), toy_batch()
-    z = model.condition(**batch)
-    set_fast_dropout(model, True)
-    torch.testing.assert_close(model.condition(**batch), z)
-    drawn = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        drawn.append(model.train().condition(**batch))
-    assert torch.equal(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
+def test_a_memorys_keys_are_kept_while_drawing_and_computed_again_in_training():
+    attention, memory = CrossAttention(8, 2, 0.0), Memory(torch.randn(1, 5, 8))
+
+    with torch.no_grad():
+        first, second = memory.keys_and_values(attention), memory.keys_and_values(attention)
+    third = memory.keys_and_values(attention)
+
+    assert first is second and third is not first and third[0].requires_grad
+    assert first[0].shape == (1, 2, 5, 4)
 
 
-def test_dropout_is_fast_where_the_hardware_of_a_run_says_so():
-    study = toy_study(hardware={"runs": {"dc_ca": {"fast_dropout": True}}})
+def test_a_vector_is_normalised_without_parameters():
+    h = 3 + 2 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
 
-    for run in study.runs:
-        modules = [m for m in MAR.from_study(study, run).modules() if isinstance(m, torch.nn.Dropout)]
-        assert modules and all(isinstance(m, Dropout) and m.is_fast == (run == "dc_ca") for m in modules)
+    torch.testing.assert_close(normalised(h), nn.LayerNorm(64, eps=1e-6)(h))
+    torch.testing.assert_close(normalised(5 * h + 7), normalised(h))
+
+
+def test_recomputed_values_have_the_gradients_of_kept_ones_and_run_twice():
+    x, calls = torch.randn(3, requires_grad=True), []
+
+    def cube(value):
+        calls.append(1)
+        return value**3
+
+    recomputed(cube, x).sum().backward()
+
+    assert len(calls) == 2 and torch.equal(x.grad, 3 * x.detach() ** 2)
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_narrow_numbers_are_widened_and_wide_ones_stay(dtype, kept):
+    assert wide(torch.ones(1, dtype=dtype)).dtype == kept

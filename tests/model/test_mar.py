@@ -21,10 +21,9 @@ from toy_models import (
 
 from mixar.model.decode import sample_latents
 from mixar.model.guidance import DCSelfAttention
-from mixar.model.layers import Block, put, take
+from mixar.model.layers import Block, take
 from mixar.model.mar import MAR
 from mixar.model.masking import split_positions
-from mixar.model.patches import patchify, unpatchify
 from mixar.study.sections import Sampler
 
 STEPS = 200  # of overfitting
@@ -117,24 +116,6 @@ def test_positions_split_into_visible_and_masked_in_ascending_order():
 def test_rows_that_miss_unequal_numbers_of_tokens_are_refused():
     with pytest.raises(AssertionError, match="between 1 and 2"):
         split_positions(torch.tensor([[True, False, False], [True, True, False]]))
-
-
-def test_put_is_the_inverse_of_take():
-    h, rows = torch.randn(2, 5, 3), torch.tensor([[4, 0], [1, 3]])
-    assert torch.equal(take(h, rows), torch.stack([h[0, [4, 0]], h[1, [1, 3]]]))
-    assert torch.equal(put(h, rows, take(h, rows)), h)
-    assert torch.equal(take(put(h, rows, torch.ones(2, 2, 3)), rows), torch.ones(2, 2, 3))
-
-
-def test_patches_become_tokens_row_by_row_with_channels_before_rows_and_columns():
-    z = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6).float()
-
-    x = patchify(z, 2)
-
-    assert x.shape == (2, 6, 12)
-    assert torch.equal(x[1, 4].view(3, 2, 2), z[1, :, 2:4, 2:4])
-    assert torch.equal(unpatchify(x, 2, 2), z)
-    assert torch.equal(patchify(z), z.flatten(2).transpose(1, 2)) and torch.equal(unpatchify(patchify(z), 4), z)
 
 
 def test_the_same_generator_state_gives_the_same_loss():

@@ -10,7 +10,6 @@ from toy_rows import (
     PROTOCOL,
     all_rows,
     measure_rows,
-    reconstruction_rows,
     reported_study,
     score_rows,
     summary_of,
@@ -184,14 +183,6 @@ def test_every_further_metric_has_a_column_after_recall_and_its_interval_in_the_
     assert any(note.startswith("All other scores use") for note in table.notes)
 
 
-def test_latex_leaves_the_number_of_a_table_to_latex():
-    study = reported_study()
-    table = quality_table(summary_of(study, all_rows(study)))
-
-    assert table.title.startswith("Table 1. Quality")
-    assert r"\caption{Quality: " in to_latex(table)
-
-
 def test_a_further_column_does_not_mix_protocols_either():
     study = reported_study()
     rows = all_rows(study) + further_rows(study, "mar") + further_rows(study, "dc_sa", protocol="other")
@@ -248,36 +239,6 @@ def test_times_whose_repeats_spread_are_marked():
     assert any(note.startswith("‡ The repeats spread by more than 30 % of their median") for note in table.notes)
     assert "batch 64, random weights;" in table.notes[0]
     assert r"\ddagger" in to_latex(table) and "[spread=32%]" in to_csv(table)
-
-
-def test_every_format_holds_every_row():
-    study = reported_study()
-    tables = [make(summary_of(study, all_rows(study))) for make in (quality_table, efficiency_table)]
-
-    for table in tables:
-        labels, tex = [row[0] for row in table.cells], to_latex(table)
-        assert all(label in to_markdown(table) and label in tex for label in labels)
-        assert [r["label"] for r in csv.DictReader(io.StringIO(to_csv(table)))] == labels
-        assert to_html(table).count("<tr>") == len(labels) + 1
-        assert "†" not in tex and "±" not in tex and "\\toprule" in tex
-        assert max(map(len, to_text(table).splitlines())) <= 110
-
-
-def test_csv_holds_the_numbers_unrounded():
-    study = reported_study()
-    rows = score_rows(study, "mar", 0, 200.123456789) + reconstruction_rows(study, "continuous")
-
-    content = csv.DictReader(io.StringIO(to_csv(quality_table(summary_of(study, rows)))))
-
-    assert next(float(r["fd"]) for r in content if r["run"] == "mar") == 200.123456789
-
-
-def test_a_heading_of_a_page_keeps_its_arrow_on_the_line():
-    study = reported_study()
-
-    page = to_html(quality_table(summary_of(study, all_rows(study))))
-
-    assert "Precision\u00a0↑" in page and "#\u00a0Params" in page and " ↑</th>" not in page
 
 
 def test_tokenizers_of_two_protocols_share_the_reconstruction_column_with_a_mark():

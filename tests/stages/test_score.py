@@ -25,13 +25,11 @@ from mixar.reporting.tables import quality_table
 from mixar.reporting.writers import to_text
 from mixar.scoring.catalogue import METRICS, Metric
 from mixar.scoring.extractors import load_extractor
-from mixar.scoring.files import read_features, write_features
 from mixar.scoring.protocols import PROTOCOLS, distance_name, is_fid, protocol_of
 from mixar.scoring.reference import reference_of
 from mixar.scoring.statistics import load_statistics
 from mixar.stages.features import image_features, reference_features
 from mixar.stages.score import score_reconstructions, score_samples
-from mixar.storage.files import write_table
 
 SAMPLE_METRICS = ["fd", "is", "kid", "precision", "recall", "fd_held_out"]
 
@@ -305,17 +303,6 @@ def test_damaged_and_foreign_feature_files_are_named(house):
     path.write_bytes(layout.samples("mar", 0, "default", 1).read_bytes())
     with pytest.raises(ValueError, match="shard-00001.parquet: expected 'mixar features.*; delete it and run "):
         score_samples(study, layout, "mar", 0, "default")
-
-
-@pytest.mark.parametrize(("key", "said"), [("mixar", "result rows, version 2"), ("mixar", "[]"), ("further", "{")])
-def test_features_with_a_damaged_header_are_named(tmp_path, key, said):
-    path = tmp_path / "a.parquet"
-    write_features(path, [0], [0], (torch.zeros(1, 2), torch.zeros(1, 2)), {})
-    table = pq.read_table(path)
-    write_table(path, table.replace_schema_metadata(table.schema.metadata | {key.encode(): said}))
-
-    with pytest.raises(ValueError, match=f"a.parquet: no features .*'{key}' in its metadata .*; delete it and run `sc"):
-        read_features([path])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from mixar.model.mar import MAR
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.stages.train import train
 from mixar.study.layout import Layout
-from mixar.training.job import micro_batch
 from mixar.weights import load_module, read_metadata, save_weights
 
 EACH_STEP = {"device": "cpu", "checkpoint_minutes": 1e-9}
@@ -198,12 +197,6 @@ def test_two_processes_train_one_run_together(tmp_path):
 
     assert codes == [0, 0]
     assert read_metadata(layout.weights("mix", 0))["processes"] == 2
-
-
-def test_memory_advice_names_the_images_that_a_group_allows():
-    study = toy_study(Path("unused"), training={"mask_group": 4})
-
-    assert "(now null: 4)" in micro_batch("hardware", study.training_of("mix"))
 
 
 def test_a_training_that_stays_lost_names_a_command_that_continues_it(tmp_path, monkeypatch):

@@ -19,7 +19,6 @@ from two_processes import (
     worker,
 )
 
-from mixar.training import distributed
 from mixar.training.checkpoints import states
 from mixar.training.distributed import LAUNCHERS, MEETING_POINT, VARIABLES, Context, joined
 
@@ -123,8 +122,6 @@ def test_contradicting_variables_are_refused(launched, variables, message):
 
 
 def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "SECONDS_UNTIL_NOTICE", 0.01)
-    monkeypatch.setattr(distributed, "SECONDS_BETWEEN_NOTICES", 0.01)
     printed = threading.Event()
     for rank, whom in (("0", "processes 1 to 3 at here:7"), ("2", "process 0 at here:7")):
         launched(RANK=rank, WORLD_SIZE="4", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="7")
@@ -144,7 +141,7 @@ def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
         printed.clear()
 
         message = f"process {rank} of 4 cannot meet {whom}: the connection was refused; .*; for"
-        with pytest.raises(OSError, match=message), joined(CPU):
+        with pytest.raises(OSError, match=message), joined(CPU, notices=(0.01, 0.01)):
             pass
 
         assert said[0] == said[2]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import math
-import multiprocessing
 import re
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +18,6 @@ from mixar.study.sections import Training
 from mixar.training import checkpoints
 from mixar.training.distributed import Context
 from mixar.training.loop import MOST_SKIPPED, SECONDS_BETWEEN_QUESTIONS, Curve, Fit, Wishes, fit, total_steps
-from mixar.training.optim import average_decay, build_optimizer, parameter_groups, step_if_finite, update_average
 from mixar.training.state import State
 
 ALONE = Context(0, 1, torch.device("cpu"))
@@ -107,34 +103,6 @@ def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tm
     assert said in capsys.readouterr().out
     assert same(whole.weights, resumed.weights)
     assert without_seconds(whole.curve) == without_seconds(resumed.curve)
-
-
-def test_a_second_ctrl_c_ends_at_once(tmp_path):
-    def told_twice(done, total, note):
-        if done:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-
-    def train():
-        torch.set_num_threads(1)  # threads do not survive a fork
-        run_fit(tmp_path, announce=told_twice, minutes=1e9)
-
-    process = multiprocessing.get_context("fork").Process(target=train)
-    process.start()
-    process.join(60)
-    process.kill()
-
-    assert process.exitcode == -signal.SIGINT and checkpoints.newest(tmp_path, 6) is None
-
-
-def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        fitted = run_fit(tmp_path, announce=lambda *_: signal.raise_signal(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-    assert fitted.steps == 6
 
 
 def test_a_finished_state_is_not_trained_any_further(tmp_path):
@@ -239,28 +207,6 @@ def test_weights_are_the_exponential_average_over_steps_with_a_warm_up(tmp_path,
     torch.testing.assert_close(fitted.weights["weight"], average)
 
 
-def test_a_short_training_forgets_its_random_weights_under_the_default_decay():
-    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
-
-    kept = np.prod([average_decay(s, step) for step in range(460)])
-
-    assert s.ema_decay == 0.9999 and kept < 1e-15
-
-
-@pytest.mark.parametrize(("steps", "moved"), [(250_000, 4e-9), (125_000, 1e-3)])
-def test_the_warm_up_hardly_moves_the_average_of_a_long_training(steps, moved):
-    s = Training(epochs=1, batch_size=1, learning_rate=1.0)
-    warm = np.array([average_decay(s, step) for step in range(steps)])
-
-    def mass(decays):  # of the initial weights, and of the weights after each step
-        kept = np.append(np.cumprod(decays[::-1])[::-1], 1.0)
-        return np.append(kept[0], (1 - decays) * kept[1:])
-
-    difference = np.abs(mass(warm) - mass(np.full(steps, s.ema_decay))).sum() / 2
-
-    assert difference < moved  # float32 rounds at 6e-8
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -278,23 +224,6 @@ def test_a_decay_that_is_slow_for_the_training_is_said_once(tmp_path, capsys, ch
 
     assert re.search(said, printed) if said else not printed
     assert not capsys.readouterr().out, "a resumed training has said it before"
-
-
-def test_a_tensor_under_two_names_moves_once_towards_the_model():
-    model, average = tied(), tied()
-    nn.init.zeros_(average["a"].weight)
-    nn.init.ones_(model["a"].weight)
-
-    update_average(average, model, 0.9, torch.tensor(True))
-
-    torch.testing.assert_close(average["a"].weight, torch.full((3, 3), 0.1))
-
-
-def tied() -> nn.Module:
-    """Two linear layers with one matrix."""
-    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
-    model["b"].weight = model["a"].weight
-    return model
 
 
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(tmp_path):
@@ -374,23 +303,6 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, opti
     assert [row["step"] for row in fitted.curve if row["skipped"]] == [first + 2]
     assert sum(row["skipped"] for row in fitted.curve) == 2 and ("skipped", first + 2) in events.told
     assert all(math.isfinite(row["loss"] + row["grad_norm"]) for row in fitted.curve)
-
-
-def test_moments_and_average_skip_a_step_that_is_not_finite():
-    model, average = nn.Linear(3, 3), nn.Linear(3, 3)
-    optimizer = build_optimizer(model, settings())
-
-    def moved(factor):
-        (model(ITEMS).square().mean() * factor).backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        is_finite = step_if_finite(optimizer, norm, 0.1)
-        update_average(average, model, 0.9, is_finite)
-        return copy.deepcopy((optimizer.state_dict()["state"], average.state_dict()))
-
-    (first, mean), (second, mean_then), (third, mean_later) = moved(1.0), moved(float("inf")), moved(1.0)
-
-    assert all(torch.equal(first[p][k], second[p][k]) for p in first for k in first[p]) and same(mean, mean_then)
-    assert second[0]["step"] == 1 and third[0]["step"] == 2 and not same(mean_then, mean_later)
 
 
 def test_a_training_that_loses_its_way_goes_back_and_draws_other_noise(tmp_path):
@@ -603,36 +515,6 @@ def test_a_batch_larger_than_the_training_set_is_refused():
     assert total_steps(settings(), 11) == 3 * 2
     with pytest.raises(ValueError, match="batch_size: 4 exceeds the 3 training images"):
         total_steps(settings(), 3)
-
-
-def test_vectors_biases_and_the_diffusion_head_do_not_decay_and_tables_do():
-    model = nn.ModuleDict({"trunk": nn.Linear(2, 2), "norm": nn.LayerNorm(2), "diffloss": nn.Linear(2, 2)})
-    model.register_parameter("fake_latent", nn.Parameter(torch.zeros(1, 2)))
-    model["frozen"] = nn.Linear(2, 2).requires_grad_(False)
-    names = {id(p): name for name, p in model.named_parameters()}
-
-    plain, decayed = parameter_groups(model, 0.02)
-
-    assert {names[id(p)] for p in decayed["params"]} == {"trunk.weight", "fake_latent"}
-    assert plain["weight_decay"] == 0 and decayed["weight_decay"] == 0.02
-    assert sum(len(g["params"]) for g in (plain, decayed)) == 7
-    assert build_optimizer(model, settings()).defaults["betas"] == (0.9, 0.95)
-
-
-def test_muon_orthogonalises_the_updates_of_kernels_and_leaves_vectors_to_adamw():
-    torch.manual_seed(0)
-    layer = nn.Conv2d(4, 6, 3)
-    before = {name: p.detach().clone() for name, p in layer.named_parameters()}
-    layer(torch.randn(2, 4, 5, 5)).square().sum().backward()
-    optimizer = build_optimizer(layer, settings(optimizer="muon", weight_decay=0.0))
-    for group in optimizer.param_groups:
-        group["lr"] = 0.1
-    optimizer.step()
-    moved = {name: (p.detach() - before[name]) / 0.1 for name, p in layer.named_parameters()}
-
-    assert torch.allclose(moved["bias"].abs(), torch.tensor(1.9), atol=1e-3)  # the sign, and Nesterov's 0.9 more
-    lengths = torch.linalg.svdvals(moved["weight"].flatten(1)) / (0.2 * 36**0.5)  # AdamW's root mean square, 0.2
-    assert ((lengths > 0.6) & (lengths < 1.4)).all() and lengths.numel() == 6
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
