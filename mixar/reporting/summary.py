@@ -25,6 +25,7 @@ from mixar.study.sections import Study
 
 DISTANCES = {"sample": ("g", "fd"), "reconstruct": ("r", "rfd")}  # source -> letter of the name, metric
 JOINED = "/"  # between the study and the run, in the name of a guest of a joined study; no run of a study has it
+DRAWING = {"sample": ("fd",), "measure": ("seconds_per_image", "flops_sample")}  # source -> metrics of a sampler
 SWEEP = "sweep"  # source of the rows of guidance scales that were tried
 TOKENIZERS = ("continuous", "discrete")
 ORIGIN = ("source", "commit", "dirty", "platform", "device", "versions")  # columns that say where rows came from
@@ -92,7 +93,8 @@ class Summary:
 
     guests: run name -> label of what this study did not draw: images that `score-images` scored, and runs of joined
     studies, whose names are `study/run`. joined: those studies by name. origins: where the rows came from. sweeps: the
-    distance at each guidance scale that was tried, by network and sampler, ascending.
+    distance at each guidance scale that was tried, by network and sampler, ascending. by_sampler: distance and cost
+    of drawing, by network, sampler and metric.
     """
 
     study: Study
@@ -101,11 +103,16 @@ class Summary:
     joined: Mapping[str, Study] = field(default_factory=dict)
     origins: tuple[dict[str, Any], ...] = ()
     sweeps: Mapping[tuple[str, str], tuple[Result, ...]] = field(default_factory=dict)
+    by_sampler: Mapping[tuple[str, str, str], Result] = field(default_factory=dict)
 
     def of(self, run: str, metric: str, source: str = "sample") -> Result:
         """One result; a false one where nothing was measured."""
         measured = split(run)[0] if source == "measure" else run  # a milestone costs what its run does
         return self.results.get((measured, metric, source), NOTHING)
+
+    def drawn_with(self, run: str, sampler: str, metric: str) -> Result:
+        """The distance `fd`, or a cost of DRAWING, with any sampler of a run; a false one where there is none."""
+        return self.by_sampler.get((run, sampler, metric), NOTHING)
 
     @functools.cached_property
     def changed(self) -> dict[str, str]:
@@ -191,7 +198,18 @@ def summarise(study: Study, rows: pd.DataFrame, joined: Iterable[tuple[Study, pd
             guests[names[name]] = f"{label} ({other.study})" if label in taken else label
         others[other.study] = other
         frames.append(theirs)
-    return Summary(study, results, guests, others, tuple(_origins(pd.concat(frames))), _sweeps(study, rows))
+    origins, by_sampler = tuple(_origins(pd.concat(frames))), _by_sampler(study, rows)
+    return Summary(study, results, guests, others, origins, _sweeps(study, rows), by_sampler)
+
+
+def _by_sampler(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str, str], Result]:
+    """Distance and cost of drawing with every sampler that the study's runs have."""
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows[rows["source"].isin(DRAWING)].to_dict("records"):
+        run, sampler, metric = row["run"], _text(row["sampler"]), row["metric"]
+        if run in study.runs and sampler in study.runs[run].samplers and metric in DRAWING[row["source"]]:
+            groups.setdefault((run, sampler, metric), []).append(row)
+    return {key: _result(study, found) for key, found in groups.items()}
 
 
 def _sweeps(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str], tuple[Result, ...]]:

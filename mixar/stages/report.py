@@ -28,6 +28,7 @@ from mixar.reporting.page import page, table_page
 from mixar.reporting.results import read_losses, read_rows
 from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, quality_table, sweep_table
+from mixar.reporting.tradeoff import tradeoff_figure, tradeoff_table
 from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
 from mixar.storage.files import write_table, write_text
 from mixar.study.layout import JOINED_ROWS, Layout
@@ -47,6 +48,7 @@ HEADINGS = {
     "figure6": "Figure 6. Samples of every run",
     "figure7": "Figure 7. Balance of quality and cost",
     "figure8": "Figure 8. Continued training with and without TI-Mix",
+    "tradeoff": "Quality against the cost of drawing",
     "cfg": "Quality against the guidance scale",
     "losses": "Training loss",
     "reconstructions": "Reconstructions of held-out images",
@@ -64,7 +66,8 @@ def report(study: Study, layout: Layout) -> None:
     others, not_joined = joined_studies(study)
     summary, lost = summarise(study, rows, others), (*lost, *not_joined)
     claims, tables = claims_of(summary), {"table1": quality_table(summary), "table2": efficiency_table(summary)}
-    tables |= {"cfg_points": sweep_table(summary)} if summary.study.sweeps else {}
+    tables |= {"cfg_points": sweep_table(summary)} if study.sweeps else {}
+    tables |= {"samplers": tradeoff_table(summary)} if study.has_several_samplers else {}
     tables = {name: replace(table, notes=(*table.notes, *lost)) for name, table in tables.items()}
     literature = audit_tables(read_yaml(LITERATURE))
     curves = _curves(study, layout)
@@ -72,6 +75,7 @@ def report(study: Study, layout: Layout) -> None:
     drawn |= {"losses": figures.losses_figure(study, curves, alarms_of(study, curves), _held_out(layout, curves))}
     drawn |= {"figure8": figures.figure8(summary, _rates(study, curves))} if study.report.figure8 else {}
     drawn |= {"cfg": figures.sweep_figure(summary)} if study.sweeps else {}
+    drawn |= {"tradeoff": tradeoff_figure(summary)} if study.has_several_samplers else {}
     drawn |= image_sheets(layout, summary)
     for name in sorted(drawn):
         figures.save(drawn[name], layout.report / name)

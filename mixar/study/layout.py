@@ -189,12 +189,14 @@ class Layout:
         """Every file of the report, by its name. Figure 8 needs its runs in the study, and Figure 2 a guided run."""
         tables: tuple[str, ...] = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later")
         tables += ("cfg_points",) if self.study.sweeps else ()
+        tables += ("samplers",) if self.study.has_several_samplers else ()
         names = [f"{table}.{ending}" for table in tables for ending in ("md", "csv", "tex", "html")]
         figures = ["figure6", "figure7", "losses", "reconstructions"]
         figures += ["figure2"] if self.figure2_runs else []
         figures += ["figure8"] if self.study.report.figure8 else []
         figures += ["copies"] if self.study.scoring.copies else []
         figures += ["cfg"] if self.study.sweeps else []
+        figures += ["tradeoff"] if self.study.has_several_samplers else []
         names += [f"{figure}.{ending}" for figure in figures for ending in ("png", "pdf")]
         names += ["claims.md", "report.html", "results.parquet", "summary.txt"]
         return {name: self.report / name for name in names}

@@ -857,6 +857,11 @@ class Study(Section):
         pairs = [(name, sampler) for name, run in self.networks.items() for sampler in run.samplers]
         return {pair: sweep for pair in pairs if (sweep := self.sweep_of(*pair))}
 
+    @property
+    def has_several_samplers(self) -> bool:
+        """Whether the runs are drawn with more than one sampler."""
+        return len({sampler for run in self.runs.values() for sampler in run.samplers}) > 1
+
     def shards_of(self, num_images: int) -> int:
         """Files, and jobs, that so many images are drawn in."""
         return -(-num_images // self.evaluation.shard_size)

@@ -60,7 +60,7 @@ GET_ASSETS = " ".join(["python -m mixar assets get", *(f"--study {shlex.quote(st
 ENVIRONMENT = "../../environment.yml"
 IMAGE_SHARDS = range(STUDY.evaluation.num_shards)
 TOKEN_SHARDS = range(STUDY.data.num_shards)
-TABLES = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later", "results", "cfg_points")
+TABLES = ("table1", "table2", "audit", "audit_claims", "audit_costs", "later", "results", "cfg_points", "samplers")
 SUMMARIES = ("report", "claims", "summary")
 # Sections of the study that name files, and the rules that read them; those of `runs` are read by `train`.
 READERS = {
