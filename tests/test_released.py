@@ -340,7 +340,7 @@ def test_the_command_refuses_in_words(arguments, message):
         app(["convert", *arguments], standalone_mode=False)
 
 
-def test_a_target_that_is_there_is_replaced_only_when_told_to(tmp_path):
+def test_an_existing_target_is_replaced_only_on_request(tmp_path):
     write_released(tmp_path / "m.pth", "mar")
     ours, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
     convert("mar", tmp_path / "m.pth", ours, dims=SMALL["mar"])

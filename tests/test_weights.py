@@ -215,7 +215,7 @@ def test_a_flipped_bit_of_a_value_is_found_by_the_checksum(tmp_path):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("values", [True, False])
 @pytest.mark.parametrize("name", ["m.pth", "legacy.pth", "m.safetensors"])
-def test_whatever_is_damaged_is_told_in_words(name, values, tmp_path):
+def test_whatever_is_damaged_is_named(name, values, tmp_path):
     path, draw = tmp_path / name, random.Random(0)
     whole = write(path, {f"layer.{i}.weight": torch.full((2, i + 1), float(i)) for i in range(4)})
     for _ in range(300):
@@ -237,7 +237,7 @@ def test_whatever_is_damaged_is_told_in_words(name, values, tmp_path):
         (b"\x80\x02}q\x00.", None),
     ],
 )
-def test_foreign_files_are_told_apart(content, message, tmp_path):
+def test_foreign_files_are_distinguished(content, message, tmp_path):
     (tmp_path / "f.bin").write_bytes(content)
     if message is None:
         message = "damaged|refused"
@@ -275,7 +275,7 @@ def test_where_tensors_alone_are_wanted_other_values_are_named(tmp_path):
         read_weights(tmp_path / "m.pth")
 
 
-def test_the_kind_of_file_is_told_by_its_content(tmp_path):
+def test_the_content_decides_the_kind_of_a_file(tmp_path):
     save_weights(tmp_path / "misnamed.pth", {"w": torch.ones(2)}, {})
     torch.save({"w": torch.ones(2)}, tmp_path / "misnamed.safetensors")
 

@@ -55,7 +55,7 @@ def test_the_command_without_mixar_writes_to_the_place_where_the_asset_is_looked
         assert str(tmp_path / target) in shlex.split(ASSETS[name].command)
 
 
-def test_assets_are_looked_for_in_the_users_cache_unless_told_otherwise(monkeypatch, tmp_path):
+def test_assets_are_looked_for_in_the_users_cache_unless_a_folder_is_set(monkeypatch, tmp_path):
     assert table.folder() == tmp_path
 
     monkeypatch.delenv("MIXAR_ASSETS")

@@ -174,7 +174,7 @@ def test_a_transparent_colour_is_white(kind):
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("grey", [0, 1])
-def test_a_transparent_grey_is_told_in_the_bits_of_its_file(bits, grey):
+def test_a_transparent_grey_is_found_in_the_bits_of_its_file(bits, grey):
     samples = bytes([int(f"{grey:0{bits}b}{1 - grey:0{bits}b}".ljust(8, "0"), 2)] if bits < 8 else [grey, 1 - grey])
     content = raw_png([samples], bits, 0, (2, 1), chunk(b"tRNS", struct.pack(">H", grey)))
 

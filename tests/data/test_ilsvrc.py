@@ -272,7 +272,7 @@ def test_kaggle_files_that_do_not_fit_are_named(tmp_path):
         ingested(*paths)
 
 
-def test_flat_images_without_labels_and_foreign_folders_are_told_what_would_do(tmp_path):
+def test_flat_images_without_labels_and_foreign_folders_are_refused_with_what_would_do(tmp_path):
     train, val, _ = unpacked(tmp_path)
 
     with pytest.raises(

@@ -298,7 +298,7 @@ def test_unit_values_are_clamped_and_rounded_as_their_project_does(rounding, exp
     assert unit_to_uint8(values, rounding)[0, 0, :, 0].tolist() == expected
 
 
-def test_images_are_rounded_half_to_even_unless_told_otherwise():
+def test_images_are_rounded_half_to_even_by_default():
     values = torch.tensor([0.5 / 255, 1.5 / 255]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
 
     assert unit_to_uint8(values)[0, 0, :, 0].tolist() == [0, 2]

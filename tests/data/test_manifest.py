@@ -105,7 +105,7 @@ def test_a_class_folder_without_images_is_named_with_what_was_found(tmp_path):
         ingested(tmp_path)
 
 
-def test_a_wrong_number_of_classes_is_told_with_the_classes_before_any_image_is_read(tmp_path):
+def test_a_wrong_number_of_classes_is_reported_with_the_classes_before_any_image_is_read(tmp_path):
     classes(tmp_path, ("cat", "dog", "notes"))
     (tmp_path / "cat" / "00000.png").write_text("no image")
 
@@ -280,7 +280,7 @@ def test_copies_within_one_source_share_a_split(tmp_path):
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_one_image_with_several_labels_is_told_in_a_line(tmp_path, held_out):
+def test_one_image_with_several_labels_is_reported_in_a_line(tmp_path, held_out):
     data = classes(tmp_path / "data", each=30)
     other = classes(tmp_path / "other", each=30, seed=5)
     for number in range(3):

@@ -123,7 +123,7 @@ def test_every_stage_names_itself_and_the_setting_that_needs_less(tmp_path, stag
         stage(toy_study(tmp_path, **changes), Full(), *arguments)
 
 
-def test_a_limit_of_the_host_is_told(tmp_path):
+def test_a_limit_of_the_host_is_named(tmp_path):
     study = toy_study(tmp_path, training={"head_batch_multiplier": 50_000})
     layout = write_inputs(study)
 
@@ -168,7 +168,7 @@ def test_a_sound_file_is_not_called_damaged(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ImportError("libtorch.so: failed to map segment from shared object"), MemoryError()])
-def test_no_memory_for_the_libraries_is_told(capsys, error):
+def test_no_memory_for_the_libraries_is_an_error_in_words(capsys, error):
     def short_of_memory(_):
         raise error
 

@@ -84,5 +84,5 @@ def test_work_that_is_repeated_or_done_already_is_not_timed(clock, capsys):
     assert capsys.readouterr().out == "fetch: continues after 10/64 MiB\n"
 
 
-def test_durations_are_told_in_the_unit_that_suits_them():
+def test_durations_have_the_unit_that_suits_them():
     assert [duration(s) for s in (42, 120, 9000, 400_000)] == ["42 s", "2.0 min", "2.5 h", "4.6 days"]

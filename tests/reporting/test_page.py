@@ -66,7 +66,7 @@ def test_names_from_a_study_cannot_break_the_page(root, tmp_path):
     assert "<b>&MAR" not in text and "&lt;b&gt;&amp;MAR" in text
 
 
-def test_provenance_is_told_once_for_equal_origins():
+def test_equal_origins_are_printed_once():
     study = reported_study()
     rows = all_rows(study)
 

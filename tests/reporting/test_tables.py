@@ -60,7 +60,7 @@ def test_a_distance_is_called_fid_only_under_a_protocol_of_that_name():
     assert not any("FID" in column for column in other.columns)
 
 
-def test_a_strategy_of_ones_own_appears_without_a_change_of_code():
+def test_an_own_strategy_appears_without_a_change_of_code():
     study = reported_study(**TOY)
 
     rows = all_rows(study, {**FD, "toy": {0: 99.0}})
@@ -146,7 +146,7 @@ def test_only_the_reports_sampler_counts():
     assert cell(quality_table(summary_of(study, rows)), "MAR", "gFD-toy-net ↓") == "200.0"
 
 
-def test_a_value_that_stands_twice_is_refused():
+def test_a_value_that_occurs_twice_is_refused():
     study = reported_study()
     rows = score_rows(study, "mar", 0, 200.0) + score_rows(study, "mar", 0, 201.0)
 

@@ -86,7 +86,7 @@ def test_an_alias_that_mirrors_its_icon_is_refused(builder, sets):
         builder.build(sets, sets / "list.txt", workers=1)
 
 
-def test_a_wide_icon_lies_in_the_middle_of_a_white_square(builder):
+def test_a_wide_icon_is_in_the_middle_of_a_white_square(builder):
     icon = {"body": '<path d="M0 0h32v16h-32z" fill="red" stroke="black"/>', "width": 32, "height": 16}
 
     pixels = np.asarray(builder.render(builder.svg_of(icon, {})))

@@ -52,7 +52,7 @@ def test_every_protocol_names_things_that_exist():
     assert {"adm256-gfid", "val256-rfid", "mar-train-rfid", "vavae-val-rfid", "emoji-gfd"} <= set(PROTOCOLS)
 
 
-def test_the_papers_study_keeps_to_its_protocol_and_whatever_differs_stands_in_the_rows(root):
+def test_the_papers_study_keeps_to_its_protocol_and_the_rows_name_whatever_differs(root):
     study = load_study(root / "config" / "imagenet256.yaml")
     protocol = protocol_of(study, "sample")
 
@@ -114,7 +114,7 @@ def test_the_imagenet_protocols_belong_to_all_of_imagenet(root):
 
 
 @pytest.mark.parametrize("network", ["subgroup-cnn", "inception-v3"])
-def test_a_study_of_ones_own_has_a_neutral_protocol_whose_id_names_data_and_network(smoke, network):
+def test_an_own_study_has_a_neutral_protocol_whose_id_names_data_and_network(smoke, network):
     smoke["scoring"]["protocol"] = "own-gfd"
     smoke["scoring"]["extractor"] = {"network": network, "weights": "x"}
     study = parse_study(smoke)
@@ -254,7 +254,7 @@ def test_grey_transparent_mixed_broken_and_no_images_are_refused_by_name(tmp_pat
         read_images(path)
 
 
-def test_features_of_images_that_were_drawn_anew_are_refused(house):
+def test_features_of_images_that_were_drawn_again_are_refused(house):
     study, layout = house
     draw(layout, drawings(NUM_IMAGES, 1))
     features(study, layout)

@@ -32,7 +32,7 @@ def test_references_of_another_width_are_refused():
 
 
 @pytest.mark.parametrize("metric", ["fd", "precision", "recall"])
-def test_leaving_groups_out_equals_computing_anew(metric):
+def test_leaving_groups_out_equals_computing_again(metric):
     sample, reference = stretched(300), stretched(250, seed=1, shift=0.4)
     groups = jackknife_groups(sample.index, 10)
 
@@ -42,7 +42,7 @@ def test_leaving_groups_out_equals_computing_anew(metric):
     assert np.ptp(found) > 0
 
 
-def test_a_metric_without_a_short_way_is_computed_anew_without_each_group():
+def test_a_metric_without_a_short_way_is_computed_again_without_each_group():
     sample, reference = stretched(300), stretched(250, seed=1, shift=0.4)
     groups = jackknife_groups(sample.index, 10)
 

@@ -83,7 +83,7 @@ def test_weights_and_those_of_a_child_name_the_change(stopped):
     assert changed == {"fused": said, "child": f"fused: {said}"}
 
 
-def test_a_training_does_not_begin_anew_under_settings_that_were_changed_on_the_way(stopped):
+def test_a_training_does_not_restart_under_settings_that_were_changed_on_the_way(stopped):
     resume(stopped.study, stopped, "fused", 0, LOWER)
     for state in stopped.root.glob("checkpoints/*/state-*.pt"):
         state.unlink()

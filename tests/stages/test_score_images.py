@@ -90,7 +90,7 @@ def test_brought_images_stand_in_table_1_and_another_n_is_marked(house, tmp_path
     assert list(table.frame["label"])[-2:] == ["Fewer", "Like ours"]
 
 
-def test_the_folder_one_stands_in_gives_its_own_name(house, tmp_path, monkeypatch):
+def test_the_working_folder_gives_its_own_name(house, tmp_path, monkeypatch):
     monkeypatch.chdir(folder(tmp_path / "my images", pixels()))
 
     assert scored(house, ".") == "own_my_images"

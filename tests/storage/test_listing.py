@@ -175,7 +175,7 @@ def parquet_files(root, role, pattern=""):
 
 
 @pytest.mark.parametrize("pattern", ["", "*.parquet"])
-def test_of_several_splits_the_meant_one_is_taken_and_the_others_are_told(tmp_path, pattern):
+def test_of_several_splits_the_meant_one_is_taken_and_the_others_are_named(tmp_path, pattern):
     touch(tmp_path, "train-0.parquet", "train-1.parquet", "validation-0.parquet")
 
     found = source_files("parquet", str(tmp_path / pattern), "data.path", "train")

@@ -76,7 +76,7 @@ def test_who_waited_learns_that_the_file_was_made_meanwhile(tmp_path):
         assert result()[0] == makes
 
 
-def test_a_folder_that_its_holder_removed_is_held_anew(tmp_path):
+def test_a_folder_that_its_holder_removed_is_held_again(tmp_path):
     with lease(tmp_path / "run", tmp_path / "made"), waiting(tmp_path / "run", tmp_path / "made", []) as result:
         shutil.rmtree(tmp_path / "run")
 

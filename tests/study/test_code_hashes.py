@@ -174,7 +174,7 @@ MADE_OF_TOKENS = {"discrete", "mar", "mine", "timix", "sample mar", "sample mine
         ("own_further", {"features", "score"}),
     ],
 )  # fmt: skip
-def test_changed_code_of_ones_own_concerns_exactly_what_depends_on_it(folder, smoke, module, concerned):
+def test_changed_own_code_concerns_exactly_what_depends_on_it(folder, smoke, module, concerned):
     write(folder, **dict.fromkeys(OWN, STOP))
     study = with_own_code(smoke)
     before = digests(study)
@@ -185,7 +185,7 @@ def test_changed_code_of_ones_own_concerns_exactly_what_depends_on_it(folder, sm
     assert {name for name in before if before[name] != after[name]} == concerned
 
 
-def test_finished_weights_of_a_strategy_of_ones_own_depend_on_it_too(folder, smoke):
+def test_finished_weights_of_an_own_strategy_depend_on_it_too(folder, smoke):
     write(folder, own_guidance=STOP)
     smoke["runs"]["dc_sa"]["weights"] = "sa.safetensors"
     study = with_own_code(smoke)

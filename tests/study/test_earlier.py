@@ -20,7 +20,7 @@ def folder(smoke, tmp_path):
     return layout
 
 
-def test_a_study_that_retrains_is_told_with_what_differs_and_what_would_do(folder, smoke):
+def test_a_study_that_retrains_is_reported_with_what_differs_and_what_would_do(folder, smoke):
     smoke["training"]["epochs"] = 7
     smoke["title"] = "Another title"
 

@@ -15,7 +15,7 @@ def count(kind, preset):
         return sum(p.numel() for p in KINDS[kind].build(**KINDS[kind].presets[preset]).parameters())
 
 
-def test_a_preset_stands_for_its_keys(smoke):
+def test_a_preset_sets_its_keys(smoke):
     smoke["models"] = {name: {"preset": "mar-l"} for name in smoke["models"]}
 
     study = parse_study(smoke)

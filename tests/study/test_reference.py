@@ -42,7 +42,7 @@ def test_every_row_has_four_cells():
             assert len(re.findall(r"(?<!\\)\|", line)) == 5, line
 
 
-def test_names_own_code_bounds_and_defaults_are_told():
+def test_names_own_code_bounds_and_defaults_are_printed():
     for row in (
         "| `strategy` | `none`, `dc_mix`, `dc_sa`, `dc_ca` or `module:Class` | `none` |",
         "| `head_steps` | whole number from 2 to 1000 | `100` |",

@@ -62,7 +62,7 @@ def test_states_of_a_longer_training_stay_while_a_shorter_one_writes(tmp_path):
     assert list(states(tmp_path)) == [9, 8, 3, 2]
 
 
-def test_a_state_is_written_as_it_was_however_the_training_goes_on(tmp_path):
+def test_a_state_is_written_as_it_was_while_the_training_continues(tmp_path):
     state = state_after(1, size=100_000)
     with writing(tmp_path, refuse) as writer:
         writer.write(state)

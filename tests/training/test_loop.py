@@ -441,7 +441,7 @@ def test_rows_of_the_loss_curve_are_means_over_steps_and_longer_later(first, end
     assert curve.rows[0]["loss"] == (first + ends[0]) / 2 and curve.rows[-1]["epoch"] == ends[-1] / 2
 
 
-def test_a_curve_that_ends_within_a_row_closes_it_and_can_go_on():
+def test_a_curve_that_ends_within_a_row_closes_it_and_can_continue():
     curve = Curve()
     for step in range(1001, 1016):
         curve.add(row_of(step), ALONE)

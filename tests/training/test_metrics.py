@@ -51,7 +51,7 @@ def test_a_resumed_attempt_drops_the_rows_beyond_its_checkpoint_and_the_file_onl
     assert not found.held_out and not found.alarms
 
 
-def test_attempts_after_the_first_are_restarts_also_when_the_second_begins_anew(tmp_path):
+def test_attempts_after_the_first_are_restarts_even_from_the_first_step(tmp_path):
     started, resumed = ({"event": kind, "step": 0, "text": "", "host": kind} for kind in ("started", "resumed"))
 
     assert read_metrics(written(tmp_path / "a", [started])).restarts == 0

@@ -279,7 +279,7 @@ def test_a_deleted_row_of_brought_images_leaves_the_report(root, made):
     assert "settings changed" in output
 
 
-def test_what_lies_between_is_made_again_where_a_row_needs_it(root, made):
+def test_what_is_between_is_made_again_where_a_row_needs_it(root, made):
     file, layout = made
     features = layout.features(layout.samples("mar", 0, "default", 0))
     features.unlink()

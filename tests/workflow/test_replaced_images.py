@@ -80,7 +80,7 @@ def test_reference_features_of_replaced_images_are_refused(house):
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])
-def test_a_training_in_flight_goes_on_with_its_own_images_alone(house, is_replaced, capsys):
+def test_a_training_in_flight_continues_with_its_own_images_alone(house, is_replaced, capsys):
     study, layout, images = house
 
     def stop():

@@ -321,7 +321,7 @@ def test_a_command_line_and_each_of_its_arguments_may_be_long(node, config, leng
     assert (node.folder / "made").read_text() == str(length)
 
 
-def test_no_shell_stands_between_a_job_and_its_command_to_die_of_a_signal_first(tmp_path):
+def test_no_shell_is_between_a_job_and_its_command_to_die_of_a_signal_first(tmp_path):
     command = processes.Command(f"{sys.executable} -c 'import time; time.sleep(60)'", uuid.uuid4().hex, os.environ)
     try:
         own = Path(f"/proc/{command.process}/cmdline")

@@ -304,7 +304,7 @@ def test_what_could_not_be_cancelled_is_named_and_kept(study, monkeypatch, caplo
     assert [entry.job for entry in Registry(study.folder / "submitit").all()] == ["2"]
 
 
-def test_detached_jobs_go_on_and_are_taken_over(study):
+def test_detached_jobs_continue_and_are_taken_over(study):
     driver = study.driver(detach=True)
     driver.run_jobs(study.jobs)
     driver.cancel()
@@ -405,7 +405,7 @@ def test_a_full_disk_is_an_error_of_its_jobs_and_not_of_those_that_run(study):
     assert study.cluster.cancelled == []
 
 
-def test_a_job_that_runs_goes_on_without_its_entry_and_its_link(study, caplog):
+def test_a_running_job_continues_without_its_entry_and_its_link(study, caplog):
     driver = study.driver()
     Path("submitit", "logs").touch()
     submit = study.cluster.submit

@@ -176,14 +176,14 @@ def test_what_an_executor_or_another_mode_says_is_shown_during_a_run(handler):
     assert handler.stream.getvalue() == "train.mar: Slurm job 7 of an earlier run is taken over.\n"
 
 
-def test_a_study_file_that_snakemake_cannot_read_is_told_in_words(handler):
+def test_a_study_file_that_snakemake_cannot_read_is_named(handler):
     handler.emit(record("Traceback\n in load_configfile\nUnicodeDecodeError: 'utf-8' codec", logging.ERROR))
 
     assert handler.stream.getvalue().startswith("A file of --configfile is not UTF-8.")
     assert "Traceback" not in handler.stream.getvalue()
 
 
-def test_printing_goes_on_where_the_terminal_lacks_a_letter(monkeypatch):
+def test_printing_continues_where_the_terminal_lacks_a_letter(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", terminal)
     made = LogHandler(SimpleNamespace(stdout=True, dryrun=False, quiet=None, show_failed_logs=False), None)

@@ -111,7 +111,7 @@ def test_an_outlier_of_the_reference_with_a_wide_ball_adds_little():
 
 
 @pytest.mark.parametrize("metric", BOTH, ids=lambda m: m.name)
-def test_leaving_groups_out_equals_computing_anew(metric):
+def test_leaving_groups_out_equals_computing_again(metric):
     sample, reference = as_set(gaussian(150, seed=2, shift=0.5)), as_set(gaussian(120))
     groups = jackknife_groups(sample.index, 10)
 

@@ -180,7 +180,7 @@ def test_the_influence_of_an_image_is_the_slope_in_its_weight():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
-def test_to_first_order_a_wide_network_has_the_spread_of_computing_anew(shift):
+def test_to_first_order_a_wide_network_has_the_spread_of_computing_again(shift):
     sample, reference = stretched(320, 32), stretched(900, 32, seed=1, shift=shift)
     groups = jackknife_groups(sample.index, 10)
 
@@ -192,7 +192,7 @@ def test_to_first_order_a_wide_network_has_the_spread_of_computing_anew(shift):
     assert np.corrcoef(found, exact)[0, 1] > 0.9
 
 
-def test_the_limit_of_a_wide_network_has_the_spread_of_computing_anew():
+def test_the_limit_of_a_wide_network_has_the_spread_of_computing_again():
     sample, reference = stretched(800, 16), stretched(900, 16, seed=1, shift=0.3)
     groups = jackknife_groups(sample.index, 10)
 

@@ -42,7 +42,7 @@ def test_the_score_rises_with_fewer_splits_as_published_ones_do():
     assert values == sorted(values, reverse=True) and values[0] > 1.03 * values[-1]
 
 
-def test_inception_scores_differ_from_those_computed_anew_only_by_where_splits_are_cut():
+def test_inception_scores_differ_from_those_computed_again_only_by_where_splits_are_cut():
     sample = stretched(600, classes=6)
     groups = jackknife_groups(sample.index, 10)
 
