@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--part", nargs="+", choices=("sample", "train"), default=["sample", "train"])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--no-flops", action="store_true", help="count none: for a first look")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -66,7 +67,7 @@ def main() -> None:
     with official(args.path, args.device) as modules:
         for name in args.case:
             for case in cases(name, modules, args.device, args.part):
-                rows.append(compare(case, args.rounds, args.device))
+                rows.append(compare(case, args.rounds, args.device, not args.no_flops))
                 print(show(rows[-1]), flush=True)
                 if args.output:
                     write(args.output, rows, args.device)
