@@ -270,7 +270,7 @@ def not_finite(steps, once=False, total=60):
 
 
 class Events:
-    """A watcher that remembers what it was told."""
+    """A watcher that records its calls."""
 
     def __init__(self):
         self.told, self.steps, self.checkpoints = [], [], []

@@ -83,7 +83,7 @@ def test_four_processes_on_two_nodes_survive_preemptions_and_the_death_of_their_
 
 
 def assert_same_but_for_rounding(found, expected):
-    """DDP arranges gradients anew after the first step of each attempt, and gloo's sums over four processes then round
+    """DDP rearranges gradients after the first step of each attempt, and gloo's sums over four processes then round
     otherwise. Attention ignores the keys' bias: its gradient is rounding alone, which Adam scales up."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():

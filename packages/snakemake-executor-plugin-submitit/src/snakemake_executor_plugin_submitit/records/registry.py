@@ -27,7 +27,7 @@ from snakemake_executor_plugin_submitit.records.fingerprint import Fingerprint, 
 class Entry:
     """One submitted job. Without an id its submission was cut short."""
 
-    key: str  # of the Snakemake job, by its outputs; of a group by its jobs
+    key: str  # identifies the Snakemake job by its outputs, a group by its jobs
     name: str
     parts: dict[str, Fingerprint]  # key -> what the job would do, or each in the group
     ticket: str  # in the comment of the Slurm job; one for all elements of an array
@@ -38,7 +38,7 @@ class Entry:
     submitted: float = 0.0  # seconds since 1970
     resubmissions: int = 0
     late: int = 0  # of these, after a time limit
-    is_accounted: bool = False  # what it took is written down already
+    is_accounted: bool = False  # its GPU time is already recorded
     place: str = ""  # where its id is valid
     markers: list[str] = field(default_factory=list)  # what the job marks as not accepted, once it has ended well
 
@@ -52,7 +52,7 @@ class Entry:
         return Attempts(folder, self.key).of(self.submission)
 
     def changes(self, wanted: Mapping[str, Fingerprint], triggers: Collection[str]) -> list[str]:
-        """What differs from what is wanted of its parts now. triggers: Snakemake's names."""
+        """What differs between its parts and those wanted now. triggers: Snakemake's names."""
         found = [self.parts[key].changes(now, triggers, self.submitted) for key, now in wanted.items()]
         return list(dict.fromkeys(change for changes in found for change in changes))
 
@@ -139,7 +139,7 @@ class Driver:
         return taken
 
     def alive(self) -> set[str]:
-        """Ids of the other drivers that live. Raises ValueError where that cannot be seen now."""
+        """Ids of the other live drivers. Raises ValueError if that cannot be determined now."""
         with _waiting_lock(self.folder / "lock"):
             return set(self._alive())
 
@@ -155,7 +155,7 @@ class Driver:
             self._remove(self.id)
 
     def _alive(self) -> dict[str, dict]:
-        """What the other living drivers said, by id; the files of dead ones are removed."""
+        """What the other live drivers wrote, by id; the files of dead ones are removed."""
         found = {}
         for path in self.folder.glob("*.lock"):
             if path.stem == self.id:
