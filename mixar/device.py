@@ -1,4 +1,4 @@
-"""The torch device of a stage, from `hardware.device`, and the memory that it took."""
+"""The torch device of a stage, from `hardware.device`, the precision of passes there, and the memory that it took."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ def device_of(study: Study) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise SpecError("hardware.device: 'cuda' was asked for, and no GPU is visible; use 'auto' or 'cpu'")
     return torch.device(wanted)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of a network's passes: bfloat16 autocast, or with `float32` none.
+
+    precision: of the settings. What stays in float32 under bfloat16, docs/explanation/numbers.md lists.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixar.data.images import unit_to_uint8
 from mixar.data.manifest import read_manifest
 from mixar.data.shards import TokenStore
+from mixar.device import autocast
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.process.failures import finite
@@ -65,9 +66,10 @@ class Preview:
         batch = {k: v.to(device) for k, v in self.store.batch(self.rows, torch.zeros(len(self.rows))).items()}
         q, c = batch["q"].repeat(DRAWN, 1), batch["c"].repeat(DRAWN)
         rng = torch.Generator(device).manual_seed(seed_of("preview"))
-        drawn = finite(sample_latents(average, q, c, self.sampler, rng), "latents")
+        with autocast(device, self.sampler.precision):
+            drawn = finite(sample_latents(average, q, c, self.sampler, rng), "latents")
         with torch.random.fork_rng(devices=[]):  # building the decoder draws weights
-            decode = latent_decoder(self.study, self.layout, device)
+            decode = latent_decoder(self.study, self.layout, device, self.sampler.precision)
         parts = [decode(part).cpu() for part in torch.cat([batch["x"], drawn]).split(DECODE_BATCH)]
         return unit_to_uint8(torch.cat(parts))
 

@@ -10,6 +10,7 @@ import torch
 from fake_cuda import CUDA, CudaDraws, CudaGenerator, fake_cuda, on_host, without_values
 from inception_file import blank_inception
 
+from mixar.device import autocast
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.model.masking import Group
@@ -26,6 +27,7 @@ from mixar.training.steps import Guide, training_step
 STUDY = load_study("config/imagenet256.yaml")
 RUNS = list(STUDY.runs)
 BATCH = STUDY.evaluation.batch_size
+PRECISIONS = ["float32", "bfloat16"]
 
 
 def token_generator():
@@ -57,17 +59,18 @@ def test_the_forward_pass_of_a_training_waits_only_for_the_check_of_drawn_tokens
         draws = CudaDraws.of(CUDA, (0, 0), 0, Group(settings.mask_group, slice(0, size)), equal_rates=False)
         watch.uploads.clear()
 
-        with on_host(), torch.autocast("cuda", torch.bfloat16):
+        with on_host(), autocast(CUDA, settings.precision):
             loss = training_step(model, batch, settings, draws, ti_mix and Guide(frozen, ti_mix, progress=0.5))
 
     on_gpu(loss)
     assert loss.requires_grad and draws.host.device.type == "cpu"
-    assert watch.waits == (["failures.py finite"] if ti_mix else [])  # are the generator's logits finite
+    assert watch.waits == (["process/failures.py finite"] if ti_mix else [])  # are the generator's logits finite
     assert set(watch.uploads) <= {"model/diffusion.py at"}  # the coefficients, once a training
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("run", RUNS)
-def test_drawing_latents_copies_its_timesteps_once_and_never_waits_however_many_iterations(run):
+def test_drawing_latents_copies_its_timesteps_once_and_never_waits_however_many_iterations(run, precision):
     uploads = []
     for num_iterations, head_steps in ((2, 2), (3, 4)):
         sampler = STUDY.samplers["default"].model_copy(
@@ -76,7 +79,7 @@ def test_drawing_latents_copies_its_timesteps_once_and_never_waits_however_many_
         with fake_cuda() as watch:
             model, (q, c) = MAR.from_study(STUDY, run).eval(), tokens_and_classes(BATCH)
             watch.uploads.clear()
-            with on_host(), torch.inference_mode():
+            with on_host(), torch.inference_mode(), autocast(CUDA, precision):
                 x = sample_latents(model, q, c, sampler, CudaGenerator())
 
         on_gpu(x)
@@ -86,29 +89,31 @@ def test_drawing_latents_copies_its_timesteps_once_and_never_waits_however_many_
     assert uploads == [{"model/diffusion.py timesteps_on": 1}] * 2
 
 
-def test_generating_tokens_waits_once_a_step():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_generating_tokens_waits_once_a_step(precision):
     sampler = STUDY.generator.sampler.model_copy(update={"num_steps": 5})
     with fake_cuda(quantile=1e6) as watch:  # of entries that stay masked: as many as possible, so that no step is saved
         model, (_, c) = token_generator(), tokens_and_classes(BATCH)
         watch.uploads.clear()
-        with on_host():
+        with on_host(), autocast(CUDA, precision):
             q = sample_tokens(model, c, sampler, CudaGenerator())
 
     on_gpu(q, torch.int64)
-    assert Counter(watch.waits) == {"failures.py finite": 5} and watch.uploads == []
+    assert Counter(watch.waits) == {"process/failures.py finite": 5} and watch.uploads == []
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_a_tokenizer_encodes_and_decodes_with_a_wait_for_each_check_of_its_values(kind):
+def test_a_tokenizer_encodes_and_decodes_with_a_wait_for_each_check_of_its_values(kind, precision):
     with fake_cuda() as watch:
         network, unit = tokenizers.build(kind, getattr(STUDY, kind)).eval(), images(ENCODE_BATCH)
         watch.uploads.clear()
-        with on_host(), torch.inference_mode():
+        with on_host(), torch.inference_mode(), autocast(CUDA, precision):
             made = ROUNDTRIPS[kind](network, unit, torch.Generator())
 
     on_gpu(made)
     assert made.shape == unit.shape
-    assert set(watch.waits) == {"failures.py finite"} and len(watch.waits) == 2
+    assert set(watch.waits) == {"process/failures.py finite"} and len(watch.waits) == 2
     # Noise of the posterior is drawn on the CPU, so that every device encodes alike.
     assert watch.uploads == (["tokens/latents.py draw_latents"] if kind == "continuous" else [])
 

@@ -14,10 +14,10 @@ import replay_mar
 import replay_maskbit
 import replay_vavae
 import torch
+from narrow_operations import Watch
 from replay import COMMITTED, Stored
 from timm.models.vision_transformer import Block as VisionBlock
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixar.model.head import ResBlock as HeadBlock
 from mixar.tokens import generator, maskbit, vavae
@@ -36,10 +36,6 @@ LIMITS = {
     "vavae image": (0.025, 0.03),
 }
 STREAMS = (VisionBlock, HeadBlock, generator.Attention, generator.FeedForward, maskbit.ResBlock, vavae.ResBlock)
-WIDE_OPERATIONS = (  # never on bfloat16 under autocast
-    *("native_layer_norm", "native_group_norm", "_softmax", "_log_softmax", "exp", "expm1", "log", "square", "mean"),
-    *("sum", "addcmul", "lerp", "mul", "sub", "div", "clamp"),
-)
 
 
 @cache
@@ -149,21 +145,6 @@ def test_a_network_cast_to_bfloat16_stays_near_float32(name):
     assert 0 < distance(found, expected) <= LIMITS[name][1]
 
 
-class Watch(TorchDispatchMode):
-    """Notes operations of WIDE_OPERATIONS that meet bfloat16."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen, self.narrow = set(), set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        self.seen.add(name)
-        if name in WIDE_OPERATIONS and any(isinstance(a, Tensor) and a.dtype == torch.bfloat16 for a in args):
-            self.narrow.add(name)
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", RESULTS)
 @torch.no_grad()
 def test_under_autocast_only_products_and_activations_are_bfloat16(name):
@@ -176,7 +157,7 @@ def test_under_autocast_only_products_and_activations_are_bfloat16(name):
     with Watch() as watch, torch.autocast("cpu", torch.bfloat16):
         result(model)
 
-    assert not watch.narrow
+    assert not watch.too_narrow
     assert set(streams) == {torch.float32}
     assert watch.seen & {"addmm", "mm", "convolution"} and watch.seen & {"native_layer_norm", "native_group_norm"}
 

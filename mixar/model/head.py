@@ -188,8 +188,9 @@ class DiffusionHead(nn.Module):
         rows = len(z) if cfg == 1 else len(z) // 2
         initial, noises = draws or (None, None)
         x = self._noise(rows, z, rng) if initial is None else initial
-        times = self.net.time_embed(diffusion.timesteps_on(z.device))
         condition = self.net.cond_embed(z)
+        with torch.autocast(z.device.type, enabled=False):
+            times = self.net.time_embed(diffusion.timesteps_on(z.device)).to(condition.dtype)
         for index in reversed(range(steps)):
             output = self._guided(x, times[index] + condition, cfg)
             noise = self._noise(rows, z, rng) if noises is None else noises[steps - 1 - index, :rows]

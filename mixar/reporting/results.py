@@ -19,11 +19,11 @@ from mixar.reporting.names import OTHERS, OWN, label_of
 from mixar.storage.files import json_mapping, write_table
 from mixar.storage.listing import PARQUET, list_files
 from mixar.study.digests import Digests
-from mixar.study.names import split
+from mixar.study.names import MASKBIT, split
 from mixar.study.sections import Study
 
 FORMAT = "mixar result rows, version 3"
-EARLIER = "mixar result rows, version 2"  # the same without `cfg`
+EARLIER = {"mixar result rows, version 2": ("cfg", "precision")}  # and the columns that it lacks, which become empty
 SOURCES = ("sample", "sweep", "reconstruct", "measure")
 
 SCHEMA = pa.schema(
@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
         ("epochs_total", pa.int64()),  # with the epochs of every parent
         ("ti_mix", pa.string()),
         ("parent", pa.string()),
+        ("precision", pa.string()),  # of the passes behind the value
         # provenance
         ("commit", pa.string()),
         ("dirty", pa.bool_()),
@@ -103,6 +104,7 @@ def make_rows(
     common = {
         **keys,
         **run_settings(study, run, label),
+        "precision": precision_of(study, source, run, sampler),
         **provenance(),
         "device": device,
         "digest": digest,
@@ -142,6 +144,20 @@ def run_settings(study: Study, run: str, label: str | None = None) -> dict:
     if run not in OTHERS:
         raise ValueError(f"run {run!r} is unknown; choose from {', '.join([*networks, *OTHERS])}")
     return {"label": label_of(study, run)}
+
+
+def precision_of(study: Study, source: str, run: str, sampler: str | None) -> str | None:
+    """The precision of the passes behind a value: of drawing, reconstructing, or else of training; None for images from
+    elsewhere."""
+    if run.startswith(OWN):
+        return None
+    if source == "reconstruct":
+        return getattr(study, run).precision
+    if run == MASKBIT:
+        return study.generator.sampler.precision
+    if sampler is not None:
+        return study.samplers[sampler].precision
+    return study.training_of(split(run)[0]).precision
 
 
 def total_epochs(study: Study, name: str) -> int:
@@ -193,9 +209,12 @@ def read_rows(root: str | Path) -> pd.DataFrame:
 def _read_rows_file(path: Path) -> pa.Table:
     table = _read_parquet(path)
     found = (table.schema.metadata or {}).get(b"mixar", b"").decode(errors="replace")
-    if found == EARLIER and "cfg" not in table.schema.names:
-        place, found = SCHEMA.names.index("cfg"), FORMAT
-        table = table.add_column(place, SCHEMA.field("cfg"), pa.nulls(len(table), pa.float64()))
+    for column in EARLIER.get(found, ()):
+        if column not in table.schema.names:
+            field = SCHEMA.field(column)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    if found in EARLIER and set(table.schema.names) == set(SCHEMA.names):
+        table, found = table.select(SCHEMA.names), FORMAT
     if found != FORMAT or table.schema.names != SCHEMA.names:
         raise ValueError(f"{path}: expected {FORMAT!r}, found {found or 'a foreign Parquet file'!r}; move it away, "
                          "or delete it and run its stage again")  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from mixar.data.selection import evaluation_labels
 from mixar.data.shards import write_shard
-from mixar.device import device_of
+from mixar.device import autocast, device_of
 from mixar.process.failures import naming, needs_memory
 from mixar.process.progress import Progress
 from mixar.storage.files import file_sha256
@@ -66,7 +66,7 @@ def _generate(
         def progress(step, _total, before=number * steps):
             announce(before + step, len(batches) * steps)
 
-        with naming(f"{name} shard {shard} batch {number}"):
+        with naming(f"{name} shard {shard} batch {number}"), autocast(device, sampler.precision):
             tokens.append(sample_tokens(model, c, sampler, rng, progress=progress).cpu())
     arrays: dict[str, Any] = {"tokens": torch.cat(tokens), "labels": labels[index], "index": index}
     metadata = {"digest": settings, "shard": shard, "generator": file_sha256(layout.generator)}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.data.manifest import read_manifest
-from mixar.device import device_of, peak_memory_gib
+from mixar.device import autocast, device_of, peak_memory_gib
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
@@ -97,11 +97,13 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
 
     @torch.inference_mode()
     def draw(s: Sampler) -> None:
-        latents[:] = [sample_latents(model, batch["q"], batch["c"], s, rng)]
+        with autocast(device, s.precision):
+            latents[:] = [sample_latents(model, batch["q"], batch["c"], s, rng)]
 
     @torch.inference_mode()
     def decode() -> None:
-        decoder.decode(latents[0].transpose(1, 2).unflatten(2, (study.grid, study.grid)))
+        with autocast(device, settings.precision):
+            decoder.decode(latents[0].transpose(1, 2).unflatten(2, (study.grid, study.grid)))
 
     draw(settings.model_copy(update={"num_iterations": 2, "head_steps": 2}))  # warm up
     decode()

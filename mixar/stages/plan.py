@@ -68,6 +68,7 @@ class Work:
     disk_gib: float = 0.0
     memory_gib: float | None = None  # peak of a process on its GPU; None: not estimated
     is_own: bool = False  # its network is code of the study's own, of which nothing is estimated
+    narrow: float = 0.0  # of the FLOPs, those in bfloat16 where `rate` is another
     hours: float = 0.0  # of one job; `priced` fills it in
 
     @property
@@ -218,9 +219,15 @@ def _measured(path: Path | None, card: str) -> tuple[dict[str, float], str | Non
 
 def priced(work: Work, rates: dict[str, float]) -> Work:
     """The same work with its hours: start, FLOPs at the rate of its stage, and what the CPU does."""
-    rate = rates.get(work.stage, rates[work.rate]) * max(work.gpus, 1)
+    wide, narrow = (rates.get(work.stage, rates[kind]) for kind in (work.rate, "bfloat16"))
+    seconds = ((work.flops - work.narrow) / wide + work.narrow / narrow) / max(work.gpus, 1) / max(work.jobs, 1)
     minutes = START_MINUTES[work.gpus > 0] + work.minutes
-    return replace(work, hours=work.flops / max(work.jobs, 1) / rate / 3600 + minutes / 60)
+    return replace(work, hours=seconds / 3600 + minutes / 60)
+
+
+def in_bfloat16(found: Iterable[tuple[str, float]]) -> float:
+    """Of pairs of a precision and FLOPs, the FLOPs in bfloat16."""
+    return sum(flops for precision, flops in found if precision == "bfloat16")
 
 
 def critical_path(work: dict[str, Work]) -> tuple[tuple[str, ...], float]:
@@ -311,10 +318,10 @@ def _gpu(study: Study) -> int:
 def _token_work(study: Study, layout: Layout, counts: dict[str, int], codes: dict[str, Codes]) -> list[Work]:
     images, e, gpu = sum(counts.values()), study.evaluation, _gpu(study)
     coding = _coding(study, KINDS, ENCODE_BATCH)
-    trained = {"continuous": study.continuous, "discrete": study.discrete}
+    trained: dict[str, Any] = {"continuous": study.continuous, "discrete": study.discrete}
     work = [Work("ingest", "", 1, (), minutes=images / DECODED / 60 / 4)]
     for kind in KINDS:
-        section: Any = trained[kind]
+        section = trained[kind]
         flops, minutes = 0.0, 0.0
         if section.weights is None and section.train:
             flops = 3 * section.train.epochs * counts["train"] * (codes[kind].encode + codes[kind].decode)
@@ -325,7 +332,10 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int], codes: dic
         shards = study.data.num_shards
         size = images * 2 * study.num_tokens * (2 * study.continuous.latent_channels + 2) / GIB
         flops, minutes = 2 * images * sum(code.encode for code in codes.values()), images / shards / DECODED / 60
-        work.append(Work("tokenize", "", shards, needs, gpu, flops, "tf32", minutes, disk_gib=size, **coding))
+        narrow = 2 * images * in_bfloat16((trained[kind].precision, codes[kind].encode) for kind in KINDS)
+        work.append(
+            Work("tokenize", "", shards, needs, gpu, flops, "tf32", minutes, disk_gib=size, narrow=narrow, **coding)
+        )
     forward, trains = generator_flops(study), study.generator.weights is None
     flops = 3 * study.generator.train.epochs * counts["train"] * forward if trains and study.generator.train else 0.0
     work.append(Work("generator", "", 1, ("tokenize",) if trains else (), gpu * bool(flops), flops))
@@ -335,12 +345,15 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int], codes: dic
         * forward
         * (2 if study.generator.sampler.guidance_scale else 1)
     )
+    precision = study.generator.sampler.precision
     memory = generating_memory(study) if gpu else None
-    work.append(Work("generate", "", e.num_shards, ("generator",), gpu, drawn, memory_gib=memory))
+    work.append(Work("generate", "", e.num_shards, ("generator",), gpu, drawn, precision, memory_gib=memory))
     for count in sorted({sweep.num_images for sweep in study.sweeps.values()}):
         drawn_for_sweep = drawn * count / e.num_images
         jobs = study.shards_of(count)
-        work.append(Work("generate_sweep", str(count), jobs, ("generator",), gpu, drawn_for_sweep, memory_gib=memory))
+        work.append(
+            Work("generate_sweep", str(count), jobs, ("generator",), gpu, drawn_for_sweep, precision, memory_gib=memory)
+        )
     return work
 
 
@@ -375,7 +388,7 @@ def _sampling(study: Study, name: str, samplers: Iterable[str], tokenizer: int) 
 
 
 def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> list[Work]:
-    work, decode, gpu = [], codes["continuous"].decode, _gpu(study)
+    work, decode, gpu, samplers = [], codes["continuous"].decode, _gpu(study), study.samplers
     for name in study.networks:
         work.append(_training(study, name, counts["train"]))
     images = study.evaluation.num_images
@@ -386,28 +399,33 @@ def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> 
     for name in (MASKBIT, *study.networks):
         pairs, shards = study.drawings_of(name), study.evaluation.num_shards
         if name == MASKBIT:
-            stage, of, jobs, networks, flops = "sample_maskbit", "", 1, ["tokenizer_discrete"], own
+            stage, of, jobs, networks = "sample_maskbit", "", 1, ["tokenizer_discrete"]
+            drawn = [(study.generator.sampler.precision, own)]
             memory = _coding(study, ["discrete"], study.evaluation.batch_size)
         else:
             memory = _sampling(study, name, [sampler for _, sampler in pairs], tokenizer)
             stage, of, jobs, networks = "sample", name, len(pairs) * shards, ["tokenizer_continuous", f"train {name}"]
-            drawn = (cost.flops_sample(study, split(name)[0], study.samplers[sampler]) for _, sampler in pairs)
-            flops = len(pairs) * decode + sum(drawn)
+            drawn = [
+                (samplers[s].precision, decode + cost.flops_sample(study, split(name)[0], samplers[s]))
+                for _, s in pairs
+            ]
             if sweep := _sweep(study, name, decode, tokenizer):
                 work.append(sweep)
                 networks.append(f"score_sweep {name}")
-        total = images * (flops + len(pairs) * extractor_flops(study))
+        total = images * (sum(flops for _, flops in drawn) + len(pairs) * extractor_flops(study))
         minutes, needs = len(pairs) * images / jobs / DECODED / 60, ("generate", "extractor", *networks)
         disk = len(pairs) * images * size / GIB
-        work.append(Work(stage, of, jobs, needs, gpu, total, "float32", minutes, 240, disk, **memory))
+        narrow = images * in_bfloat16(drawn)
+        work.append(Work(stage, of, jobs, needs, gpu, total, "float32", minutes, 240, disk, narrow=narrow, **memory))
     for name, run in study.runs.items():
-        steps = study.measure.repeats * study.measure.train_steps
-        flops = sum(cost.flops_sample(study, name, study.samplers[p]) for p in run.samplers) * study.measure.repeats
-        flops = study.measure.batch_size * (flops + steps * cost.flops_train(study, name))
+        taken, precision = study.measure.batch_size * study.measure.repeats, study.training_of(name).precision
+        timed = [(samplers[s].precision, taken * cost.flops_sample(study, name, samplers[s])) for s in run.samplers]
+        timed.append((precision, taken * study.measure.train_steps * cost.flops_train(study, name)))
+        flops = sum(flops for _, flops in timed)
         found = _sampling(study, name, run.samplers, tokenizer)  # in batches of its own, and training steps
         if step := training_memory(study, name) if "memory_gib" in found else None:
             found["memory_gib"] = max(found["memory_gib"], step.peak)
-        work.append(Work("measure", name, 1, ("ingest",), gpu, flops, **found))
+        work.append(Work("measure", name, 1, ("ingest",), gpu, flops, narrow=in_bfloat16(timed), **found))
     return work
 
 
@@ -419,17 +437,22 @@ def _sweep(study: Study, name: str, decode: float, tokenizer: int) -> Work | Non
     found = {sampler: sweep for (run, sampler), sweep in study.sweeps.items() if run == name}
     if not found:
         return None
-    flops = minutes = disk = jobs = 0.0
+    flops = narrow = minutes = disk = jobs = 0.0
     for sampler, sweep in found.items():
         scaled = [study.samplers[sampler].model_copy(update={"cfg": cfg}) for cfg in sweep.cfg]
         latents = sum(cost.flops_sample(study, split(name)[0], each) for each in scaled)
-        flops += sweep.num_images * (latents + len(scaled) * (decode + extractor_flops(study)))
+        drawn = sweep.num_images * (latents + len(scaled) * decode)
+        flops += drawn + sweep.num_images * len(scaled) * extractor_flops(study)
+        narrow += in_bfloat16([(study.samplers[sampler].precision, drawn)])
         disk += sweep.num_images * len(scaled) * feature_bytes(study) / GIB
         jobs += study.shards_of(sweep.num_images)
     networks = ("tokenizer_continuous", f"train {name}", "extractor")
     needs = (*(f"generate_sweep {sweep.num_images}" for sweep in found.values()), *networks)
     memory = _sampling(study, name, found, tokenizer)
-    return Work("sample_sweep", name, int(jobs), needs, _gpu(study), flops, "float32", minutes, 240, disk, **memory)
+    return Work(
+        "sample_sweep", name, int(jobs), needs, _gpu(study), flops, "float32", minutes, 240, disk,
+        narrow=narrow, **memory,
+    )  # fmt: skip
 
 
 def _training(study: Study, name: str, images: int) -> Work:
@@ -463,10 +486,11 @@ def _score_work(study: Study, layout: Layout, counts: dict[str, int], codes: dic
     for kind in KINDS:
         pairs = codes[kind].encode + codes[kind].decode
         flops, minutes = counts["held_out"] * (pairs + extractor_flops(study)), 2 * counts["held_out"] / DECODED / 60
+        narrow = counts["held_out"] * in_bfloat16([(getattr(study, kind).precision, pairs)])
         disk = counts["held_out"] * (image_bytes(study) + feature_bytes(study)) / GIB
         needs = ("ingest", "extractor", f"tokenizer_{kind}")
         held = _coding(study, [kind], ENCODE_BATCH)
-        work.append(Work("reconstruct", kind, 1, needs, gpu, flops, "tf32", minutes, 120, disk, **held))
+        work.append(Work("reconstruct", kind, 1, needs, gpu, flops, "tf32", minutes, 120, disk, narrow=narrow, **held))
     n = sum(references.values())
     flops, minutes, disk = n * extractor_flops(study), n / DECODED / 60, n * feature_bytes(study) / GIB
     network, both = study.scoring.extractor.network, ("ingest", "extractor")

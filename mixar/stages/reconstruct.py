@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixar.data.images import join_images, made_of, unit_batches, unit_to_uint8, write_images
 from mixar.data.selection import part_of, reference_rows
-from mixar.device import device_of
+from mixar.device import autocast, device_of
 from mixar.process.failures import naming, needs_memory
 from mixar.process.progress import Progress
 from mixar.scoring.protocols import protocol_of
@@ -24,6 +24,7 @@ from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import ENCODE_BATCH, draw_latents
+from mixar.tokens.norms import wide
 
 
 @needs_memory(
@@ -79,7 +80,7 @@ def _reconstruct_shard(study: Study, kind: str, network: Any, shard: int, rows: 
     images, psnrs, task = [], [], f"reconstruct {kind} shard {shard}"
     batches = unit_batches(rows, study.data.image_size, ENCODE_BATCH, Progress(task, "images"), protocol.crop)
     for number, unit in enumerate(batches):
-        with naming(f"{task} batch {number}"):
+        with naming(f"{task} batch {number}"), autocast(device, getattr(study, kind).precision):
             made = unit_to_uint8(ROUNDTRIPS[kind](network, unit.to(device), rng), protocol.rounding).cpu()
         psnrs.append(psnr_db(made, unit_to_uint8(unit)))
         images.append(made)
@@ -95,12 +96,12 @@ def psnr_db(images: Tensor, originals: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def _continuous_roundtrip(model: Any, images: Tensor, rng: torch.Generator) -> Tensor:
-    return (model.decode(draw_latents(model, images, rng)) + 1) / 2
+    return (wide(model.decode(draw_latents(model, images, rng))) + 1) / 2
 
 
 @torch.inference_mode()
 def _discrete_roundtrip(model: Any, images: Tensor, _rng: torch.Generator) -> Tensor:
-    return model.decode_tokens(model.tokens(images))
+    return wide(model.decode_tokens(model.tokens(images)))
 
 
 ROUNDTRIPS = {"continuous": _continuous_roundtrip, "discrete": _discrete_roundtrip}

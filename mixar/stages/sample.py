@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixar.data.images import join_images, made_of, unit_to_uint8, write_images
 from mixar.data.shards import read_generated
-from mixar.device import device_of
+from mixar.device import autocast, device_of
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.process.failures import finite, naming, needs_memory
@@ -34,6 +34,7 @@ from mixar.study.names import MASKBIT, check_drawn, check_shard, check_swept, sp
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import latent_decoder
+from mixar.tokens.norms import wide
 from mixar.weights import load_module
 
 
@@ -95,7 +96,8 @@ def sample_sweep(study: Study, layout: Layout, run: str, sampler: str, shard: in
     _check_tokens(study, tokens_path, tokens)
     networks, rounding = load_networks(study, layout, "sample", device), protocol_of(study, "sample").rounding
     main = replace(networks, further={})
-    model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device)
+    precision = study.samplers[sampler].precision
+    model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device, precision)
     batches = list(enumerate(_batches(len(tokens), study.evaluation.batch_size)))
     parts, announce, total = [], Progress(task, "images"), len(tokens) * len(settings.cfg)
     announce(0, total)
@@ -141,8 +143,8 @@ def _draw_parts(
     if run == MASKBIT:
         draw, decode = _given_tokens(device), _maskbit_decoder(study, layout, device)
     else:
-        model, decode = _model_of(study, layout, run, seed, device), latent_decoder(study, layout, device)
-        settings = chosen(study, layout, run, sampler)
+        settings, model = chosen(study, layout, run, sampler), _model_of(study, layout, run, seed, device)
+        decode = latent_decoder(study, layout, device, settings.precision)
         draw = _latents(study, model, settings, ("sample", shard), device)
     rounding = protocol_of(study, "sample").rounding
     task = f"sample {run} seed {seed} {sampler} shard {shard}"
@@ -197,7 +199,12 @@ def _given_tokens(device: torch.device) -> Callable[[int, Tensor, Tensor], Tenso
 
 def _maskbit_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
     model: Any = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete")).to(device)
-    return model.decode_tokens
+
+    def decode(q: Tensor) -> Tensor:
+        with autocast(device, study.generator.sampler.precision):  # in whichever thread decodes
+            return wide(model.decode_tokens(q))
+
+    return decode
 
 
 def _model_of(study: Study, layout: Layout, run: str, seed: int, device: torch.device) -> MAR:
@@ -212,6 +219,7 @@ def _latents(
     @torch.inference_mode()
     def draw(number: int, q: Tensor, c: Tensor) -> Tensor:
         rng = torch.Generator(device).manual_seed(seed_of(study.evaluation.seed, *place, number))
-        return finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents")
+        with autocast(device, sampler.precision):
+            return finite(sample_latents(model, q.to(device), c.to(device), sampler, rng), "latents")
 
     return draw

@@ -17,7 +17,7 @@ from mixar.data.manifest import images_sha256, read_manifest
 from mixar.data.selection import part_of
 from mixar.data.shards import write_shard
 from mixar.data.verifying import shard_faults
-from mixar.device import device_of
+from mixar.device import autocast, device_of
 from mixar.model.patches import patchify
 from mixar.process.failures import finite, naming, needs_memory
 from mixar.process.progress import Progress
@@ -68,9 +68,11 @@ def tokenize(study: Study, layout: Layout, shard: int) -> None:
         images = batch.to(device)
         for suffix, view in (("", images), ("_flip", images.flip(-1))):
             with naming(f"tokenize shard {shard} batch {number}"):
-                x = patchify(draw_latents(continuous, view, rng)).cpu()
+                with autocast(device, study.continuous.precision):
+                    x = patchify(draw_latents(continuous, view, rng)).cpu()
                 parts["latents" + suffix].append(finite(normalise(x, mean, std), "normalised latents"))
-                parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
+                with autocast(device, study.discrete.precision):
+                    parts["tokens" + suffix].append(_encode_tokens(discrete, view).cpu())
         tokenizers.check_tokens(parts["latents"][-1], parts["tokens"][-1], *sizes)
     arrays = {key: torch.cat(tensors) for key, tensors in parts.items()} | _keys_of(rows)
     write_shard(path, arrays, metadata)

@@ -22,7 +22,7 @@ from mixar import released
 from mixar.assets.check import resolve
 from mixar.data.manifest import check_same_images
 from mixar.data.shards import TokenStore
-from mixar.device import device_of
+from mixar.device import autocast, device_of
 from mixar.model.cost import flops_train
 from mixar.model.mar import MAR
 from mixar.preview import Preview, spread
@@ -132,7 +132,7 @@ def _compile(model: nn.Module, step: Step, load: Load, settings: MarTraining, co
     indices = torch.arange(images_of_part(settings, settings.batch_size, context.world_size))
 
     def trial() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with autocast(device, settings.precision):
             draws = Draws.of_all(device, 0, len(indices))
             return step(model.train(), load(indices, draws), draws, 0.0)["loss"]
 

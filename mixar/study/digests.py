@@ -12,7 +12,7 @@ from mixar.study import names
 from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
 from mixar.study.paths import IN_DIGEST, in_digest
-from mixar.study.sections import Sampler, Study
+from mixar.study.sections import Sampler, Study, Training
 
 # Keys at values that compute what was computed before there was the key. They do not enter digests: the networks that a
 # study trains derive their seeds from digests, and a new key must not change their numbers.
@@ -33,7 +33,9 @@ LATER: dict[str, tuple] = {
     "head_switch": (0.5,),
     "cfg_interval": (None,),
     "copies": (False,),
+    "precision": ("float32",),
 }
+SINCE_THE_START = {"precision"}  # keys of a training that are none of these there
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}
 MASK_GROUPS = {"mask_group", "equal_mask_rates"}
@@ -41,12 +43,15 @@ MASK_GROUPS = {"mask_group", "equal_mask_rates"}
 
 def plain(section: BaseModel, **choice: Any) -> dict:
     """A section as it enters a digest, with one text for all spellings of a path. choice: include=, exclude=."""
-    return _without_later(section.model_dump(mode="json", context={IN_DIGEST: True}, **choice))
+    dumped = section.model_dump(mode="json", context={IN_DIGEST: True}, **choice)
+    return _without_later(dumped, isinstance(section, Training))
 
 
-def _without_later(dumped: dict) -> dict:
-    kept = {key: value for key, value in dumped.items() if value not in LATER.get(key, ()) and key not in WATCHING}
-    return {key: _without_later(value) if key == "train" and value else value for key, value in kept.items()}
+def _without_later(dumped: dict, is_training: bool) -> dict:
+    later = {key: values for key, values in LATER.items() if not (is_training and key in SINCE_THE_START)}
+    kept = {key: value for key, value in dumped.items() if value not in later.get(key, ()) and key not in WATCHING}
+    nested = {key: value for key, value in kept.items() if key in ("train", "sampler") and isinstance(value, dict)}
+    return kept | {key: _without_later(value, key == "train") for key, value in nested.items()}
 
 
 def digest(*parts: Any) -> str:
@@ -112,10 +117,16 @@ class Digests:
     def tokenizer(self, kind: str) -> str:
         settings = getattr(self.study, kind)
         own = self._source(settings.network, *self._optimizers(settings))
-        return digest("tokenizer", kind, self.ingest(), settings, *own)
+        return digest("tokenizer", kind, self.ingest(), plain(settings, exclude={"precision"}), *own)
+
+    def _precision(self, *kinds: str) -> list[dict]:
+        """What enters a digest of the precision in which tokenizers work: nothing for float32."""
+        return [found for kind in kinds if (found := plain(getattr(self.study, kind), include={"precision"}))]
 
     def tokenize(self) -> str:
-        return digest("tokenize", self.study.data, self.tokenizer("continuous"), self.tokenizer("discrete"))
+        kinds = "continuous", "discrete"
+        precisions = [{kind: found} for kind in kinds for found in self._precision(kind)]
+        return digest("tokenize", self.study.data, *map(self.tokenizer, kinds), *precisions)
 
     def generator(self) -> str:
         settings = self.study.generator
@@ -214,7 +225,7 @@ class Digests:
     def reconstruct(self, kind: str) -> str:
         """The protocols choose and crop the images, and round pixels."""
         used = plain(self.study.scoring, include={"protocol", "reconstructions"})
-        return digest("reconstruct", self.tokenizer(kind), self.study.data.num_shards, used)
+        return digest("reconstruct", self.tokenizer(kind), self.study.data.num_shards, used, *self._precision(kind))
 
     def extractor(self) -> str:
         settings = self.study.scoring.extractor

@@ -57,6 +57,7 @@ FilePath = Annotated[str, AfterValidator(study_paths.parse), PlainSerializer(stu
 FilePattern = Annotated[str, AfterValidator(study_paths.parse_pattern), PlainSerializer(study_paths.dump), _PATH]
 HeadSteps = Annotated[int, Field(ge=2, le=1000)]
 Card = Annotated[str, AfterValidator(check_card), WithJsonSchema({"type": "string", "enum": list(CARDS)})]
+Precision = Literal["float32", "bfloat16"]  # of passes; see mixar.device.autocast
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -170,7 +171,7 @@ class Training(Section):
         default=0.9999,
         description="decay of the averaged weights, which are a training's result; with a warm-up (MAR: none)",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         default="float32", description="precision of forward passes (autocast); weights and optimizer stay in float32"
     )
     micro_batch: Count | None = Field(
@@ -218,6 +219,10 @@ class Autoencoder(Section):
     )
     multipliers: Widths = Field(default=(1, 1, 2, 2, 4), description="width of each level, in multiples of `channels`")
     num_res_blocks: Count = Field(default=2, description="residual blocks per level")
+    precision: Precision = Field(
+        default="float32",
+        description="precision of tokenising and reconstructing (autocast); the latents' statistics are always float32",
+    )
 
     @property
     def stride(self) -> int:
@@ -292,6 +297,9 @@ class GeneratorSampler(Section):
     softmax_temperature: Positive = Field(default=1.0, description="temperature of the tokens' softmax")
     mask_schedule: Literal["arccos", "cosine", "linear", "square", "root"] = Field(
         default="arccos", description="share of masked tokens over the steps"
+    )
+    precision: Precision = Field(
+        default="float32", description="precision of drawing tokens, and of MaskBit's own images (autocast)"
     )
 
 
@@ -515,6 +523,10 @@ class Sampler(Section):
     clip: Positive | None = Field(
         default=None,
         description="largest magnitude of predicted latents, in standard deviations; null: no limit, as in MAR",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="precision of drawing latents and of decoding them to pixels (autocast); MAR: float16",
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixar.device import autocast
 from mixar.model.patches import unpatchify
 from mixar.process.failures import finite
 from mixar.study.layout import Layout
 from mixar.study.sections import Study
 from mixar.tokens import tokenizers
+from mixar.tokens.norms import wide
 from mixar.tokens.vavae import sample_posterior
 from mixar.weights import read_weights
 
@@ -27,7 +29,7 @@ def draw_latents(model: Any, images: Tensor, rng: torch.Generator) -> Tensor:
     model: a continuous tokenizer, built in or the study's own.
     Raises FloatingPointError where the mean, the variance or the draw is not finite.
     """
-    mean, logvar = model.encode(images * 2 - 1)
+    mean, logvar = (wide(t) for t in model.encode(images * 2 - 1))
     noise = torch.randn(mean.shape, generator=rng).to(mean.device)
     finite(logvar, "log variances of latents")  # a draw hides -inf
     return finite(sample_posterior(mean, logvar, noise), "latents")
@@ -57,13 +59,20 @@ def latent_statistics(study: Study, layout: Layout) -> tuple[Tensor, Tensor]:
     return found["mean"], found["std"]
 
 
-def latent_decoder(study: Study, layout: Layout, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps."""
+def latent_decoder(
+    study: Study, layout: Layout, device: torch.device, precision: str = "float32"
+) -> Callable[[Tensor], Tensor]:
+    """A function from normalised latents [B, L, C] to images [B, 3, H, W], [0, 1] up to what rounding clamps.
+
+    precision: of the decoder, in whichever thread it is called.
+    """
     model: Any = tokenizers.load("continuous", study.continuous, layout.tokenizer("continuous")).to(device)
     mean, std = (t.to(device) for t in latent_statistics(study, layout))
 
     def decode(x: Tensor) -> Tensor:
-        return (model.decode(unpatchify(denormalise(x, mean, std), study.grid)) + 1) / 2
+        z = unpatchify(denormalise(x, mean, std), study.grid)
+        with autocast(device, precision):
+            return (wide(model.decode(z)) + 1) / 2
 
     return decode
 

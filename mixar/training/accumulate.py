@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mixar.device import autocast
 from mixar.model.masking import Group
 from mixar.study import sections
 from mixar.study.digests import seed_of
@@ -107,7 +108,7 @@ def optimizer_step(
     for part in parts:
         torch.manual_seed(part.dropout_seed)  # dropout draws from the global state
         with _summed(wrapped, is_last=part is parts[-1]):
-            with torch.autocast(device.type, torch.bfloat16, enabled=s.precision == "bfloat16"):
+            with autocast(device, s.precision):
                 scalars = step(wrapped, part.batch, part.draws, progress)
             (scalars["loss"] * part.weight).backward()
         for k, v in scalars.items():

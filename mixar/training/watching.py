@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mixar.device import peak_memory_gib
+from mixar.device import autocast, peak_memory_gib
 from mixar.study.digests import seed_of
 from mixar.study.sections import MarTraining
 from mixar.training.draws import Draws
@@ -236,7 +236,7 @@ def held_out_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]], settin
     for number, batch in enumerate(batches):
         draws = Draws.of_all(device, seed_of("held-out loss", number), len(batch["q"]))
         batch = {key: value.to(device) for key, value in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with autocast(device, settings.precision):
             losses.append(training_step(model, batch, settings, draws).float())
         sizes.append(len(batch["c"]))
     weights = torch.tensor(sizes, device=device) / sum(sizes)

@@ -49,6 +49,40 @@ def test_a_row_carries_its_runs_settings_and_where_it_came_from():
     assert row["platform"] and row["created"].endswith("+00:00")
 
 
+@pytest.mark.parametrize(
+    ("source", "run", "sampler", "precision"),
+    [
+        ("sample", "mar", "default", "bfloat16"),
+        ("sample", "maskbit", "default", "float32"),
+        ("reconstruct", "continuous", None, "float32"),
+        ("measure", "mar", None, "float32"),
+        ("measure", "mar", "default", "bfloat16"),
+    ],
+)
+def test_a_row_names_the_precision_of_the_passes_behind_it(source, run, sampler, precision):
+    study = reported_study()
+    samplers = {"default": study.samplers["default"].model_copy(update={"precision": "bfloat16"})}
+    study = study.model_copy(update={"samplers": study.samplers | samplers})
+
+    (row,) = make_rows(study, run, source=source, sampler=sampler, values=[{"metric": "x", "value": 1.0}])
+
+    assert row["precision"] == precision
+
+
+def test_rows_of_the_earlier_version_are_read_without_a_precision(tmp_path):
+    study = reported_study(tmp_path)
+    layout = write_study(study, all_rows(study))
+    path = layout.measures("mar")
+    table = pq.read_table(path).drop_columns(["precision"])
+    write_table(path, table.replace_schema_metadata({"mixar": "mixar result rows, version 2"}))
+
+    found = read_rows(layout.root)
+
+    assert list(found.columns) == SCHEMA.names
+    is_old = (found["source"] == "measure") & (found["run"] == "mar")
+    assert found[is_old]["precision"].isna().all() and not found[~is_old]["precision"].isna().any()
+
+
 def test_epochs_of_all_parents_count():
     study = reported_study()
 

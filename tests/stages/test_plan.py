@@ -43,10 +43,32 @@ def test_a_training_costs_its_flops_at_the_rate_of_the_card_whatever_its_gpus(pa
     assert work.restarts == int(work.hours * 60 // work.limit)
 
 
+def test_work_in_bfloat16_is_priced_at_its_rate_and_the_papers_study_stays_under_2600_gpu_hours(paper):
+    study, found = paper
+    samplers = {"default": study.samplers["default"].model_copy(update={"precision": "float32"})}
+    generator = study.generator.model_copy(
+        update={"sampler": study.generator.sampler.model_copy(update={"precision": "bfloat16"})}
+    )
+    changed = study.model_copy(update={"samplers": samplers, "generator": generator})
+
+    narrow, wide = by_key(found), by_key(plan(changed, Layout(study, "nowhere")))
+
+    assert 2000 < found.gpu_hours < 2600
+    extracted = 50_000 * 11.4e9  # Inception, in float32
+    for key, ratio in (("sample dc_mix_l", 7), ("measure dc_mix_l", 2), ("sample mixar_b", 7)):
+        assert wide[key].flops == narrow[key].flops and wide[key].hours > 0.6 * ratio * narrow[key].hours
+    work = narrow["sample dc_mix_l"]
+    seconds = (work.flops - extracted) / 350e12 + extracted / 50e12
+    started = 10 * (0.5 + 5000 / 800 / 60) / 60  # and what the CPU does
+    assert work.gpu_hours == pytest.approx(seconds / 3600 + started, rel=0.01)
+    assert narrow["generate"].flops / 50e12 / 3600 == pytest.approx(narrow["generate"].gpu_hours, rel=0.02)
+    assert wide["generate"].flops / 350e12 / 3600 == pytest.approx(wide["generate"].gpu_hours - 10 * 0.5 / 60, rel=0.02)
+
+
 def test_no_job_of_the_papers_study_holds_a_gpu_for_less_than_two_minutes_of_work_and_few_jobs_do(paper):
     _, found = paper
 
-    on_gpus = [w for w in found.work if w.gpus]
+    on_gpus = [w for w in found.work if w.gpus and w.stage != "measure"]  # whose length the study's repeats decide
 
     assert not [w.key for w in on_gpus if 60 * w.hours - START_MINUTES[True] < 2]
     assert {"tokenize", "sample_maskbit", "features_reference"} < by_key(found).keys()
@@ -126,7 +148,7 @@ def test_the_longest_chain_is_the_slowest_path_through_what_work_needs():
 
 
 def test_jobs_share_the_flops_and_each_pays_its_start():
-    rates = {"float32": 1e12, "sample": 2e12}
+    rates = {"float32": 1e12, "bfloat16": 4e12, "sample": 2e12}
 
     alone, ten = (priced(Work("sample", "x", n, (), 1, 7.2e15), rates) for n in (1, 10))
 

@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
-from fake_cuda import INITIALISERS, CudaGenerator, FakeCuda, fake_cuda
+from fake_cuda import CUDA, INITIALISERS, CudaGenerator, FakeCuda, fake_cuda
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mixar.device import autocast
 from mixar.model.mar import MAR
 from mixar.model.masking import Group
 from mixar.tokens.generator import BitTransformer
@@ -45,7 +46,7 @@ def measured(study, run, micro_batch, quantile=ALL):
         x = torch.empty(micro_batch, length, study.continuous.latent_channels)
         batch = {"x": x, "q": torch.ones(micro_batch, length).long(), "c": torch.ones(micro_batch).long()}
         before, draws = watch.bytes, draws_of(micro_batch)
-        with torch.autocast("cuda", torch.bfloat16, enabled=s.precision == "bfloat16"):
+        with autocast(CUDA, s.precision):
             loss = training_step(model, batch, s, draws, guide)
         assert loss.device.type == "cuda" and loss.dtype == torch.float32
         return (watch.bytes - before) / GIB, (STATE_BYTES * parameters + held) / GIB, watch.waits
@@ -80,7 +81,7 @@ def measured_backward(study, run, micro_batch):
         x = torch.empty(micro_batch, length, study.continuous.latent_channels)
         batch = {"x": x, "q": torch.ones(micro_batch, length).long(), "c": torch.ones(micro_batch).long()}
         draws = Draws.of_all(torch.device("cpu"), 0, micro_batch)
-        with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bfloat16"):
+        with autocast(torch.device("cpu"), s.precision):
             loss = training_step(model, batch, s, draws)
         left = watch.peak = watch.bytes
         loss.backward()
