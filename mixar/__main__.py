@@ -54,7 +54,11 @@ WithFeatures = Annotated[bool, typer.Option("--with-features", help="Extract the
 IsSweep = Annotated[bool, typer.Option("--sweep", help="The run's guidance sweep.")]
 SamplerName = Annotated[str, typer.Option("--sampler", help="A sampler of the study.", show_default=False)]
 
-STUDIES = {"adm256-gfid": CONFIG / "imagenet256.yaml", "emoji-gfd": CONFIG / "demo.yaml"}  # by scoring.protocol
+STUDIES = {  # by scoring.protocol
+    "adm256-gfid": CONFIG / "imagenet256.yaml",
+    "drawings-gfd": CONFIG / "emoji.yaml",
+    "emoji-gfd": CONFIG / "demo.yaml",
+}
 
 
 def load(paths: list[Path]) -> tuple[Study, Layout]:

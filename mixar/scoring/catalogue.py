@@ -15,9 +15,10 @@ from typing import Any, Literal
 Bounds = tuple[float, float]
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 ARROWS = {"up": " ↑", "down": " ↓", None: ""}
-# The small network that comes with mixar; every other is named after the study that uses it.
-EMOJI_NETWORK = "emoji-subgroups"
-EMOJI_NETWORK_SHA256 = "ca3aeee175ecb38af179423fe24dfa99c8bb70b00104d0413bcc89a1c90ac898"  # of its tensors
+# The small networks that come with mixar, by the SHA-256 of their tensors; others are named after their study.
+EMOJI_NETWORK_SHA256 = "ca3aeee175ecb38af179423fe24dfa99c8bb70b00104d0413bcc89a1c90ac898"
+DRAWINGS_NETWORK_SHA256 = "c921473cf666534aacde73757b865d47ca67ee60efbd34bcdb929f74391dc6c0"
+SHIPPED = {EMOJI_NETWORK_SHA256: "emoji-subgroups", DRAWINGS_NETWORK_SHA256: "drawings-styles"}
 
 
 @dataclass(frozen=True)

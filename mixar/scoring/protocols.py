@@ -8,14 +8,15 @@ protocol is one record in the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from mixar.assets.check import locate
 from mixar.assets.table import ASSETS
-from mixar.scoring.catalogue import EMOJI_NETWORK_SHA256, metric_of, network_of
+from mixar.scoring.catalogue import DRAWINGS_NETWORK_SHA256, EMOJI_NETWORK_SHA256, metric_of, network_of
 from mixar.storage.files import file_sha256
 from mixar.study.errors import SpecError
 from mixar.study.sections import Study
@@ -23,8 +24,11 @@ from mixar.study.sections import Study
 # How the field computes them; a study that differs says so in the protocol id of its rows.
 USUAL = MappingProxyType({"is_splits": 10, "kid_subsets": 100, "kid_subset_size": 1000, "neighbours": 3})
 OTHER_DATA = "data="  # in the id of rows that were scored against other images than their protocol is defined for
-EMOJI_SHA256 = "bc260b9175632280e230585504551f25954b9c4165f44a2675fecaca920382dd"  # resources/noto-emoji-32.parquet
-EMOJI_SPLIT = MappingProxyType({"source": "emoji", "held_out_path": None, "held_out_rate": 0.2, "limit": None})
+SHA256 = {  # of the embedded drawings' files, by their source
+    "emoji": "bc260b9175632280e230585504551f25954b9c4165f44a2675fecaca920382dd",  # resources/noto-emoji-32.parquet
+    "drawings": "bb8d128af7e70dfec2676a0449e42e73359e3e29475a6f4be24087440b279ffa",  # resources/drawings-32.parquet
+}
+SPLIT = MappingProxyType({"held_out_path": None, "held_out_rate": 0.2, "held_out_designer": None, "limit": None})
 IMAGENET = MappingProxyType({"train": 1_281_167, "held_out": 50_000})  # images of its splits
 DEMO = MappingProxyType({"is_splits": 5, "kid_subsets": 50, "kid_subset_size": 200, "neighbours": 3})
 
@@ -55,6 +59,7 @@ class Protocol:
 
 
 _EMOJI: dict[str, Any] = {"data": "emoji", "num_classes": 9, "image_size": 32, "extractor_sha256": EMOJI_NETWORK_SHA256}
+_DRAWINGS: dict[str, Any] = _EMOJI | {"data": "drawings", "extractor_sha256": DRAWINGS_NETWORK_SHA256}
 _INCEPTION: dict[str, Any] = {
     "data": "imagenet",
     "num_classes": 1000,
@@ -83,6 +88,25 @@ _TABLE = (
         "held_out",
         "Reconstructions of the held-out images against the same images; network and rounding as in emoji-gfd.",
         **_EMOJI,
+    ),
+    Protocol(
+        "drawings-gfd",
+        "sample",
+        "subgroup-cnn",
+        "train",
+        "Drawn images against all training drawings, in the features of a small network trained on the emoji subgroups "
+        "and the designers. PNG, pixels rounded half to even. Not comparable with an ImageNet FID.",
+        reconstruction="drawings-rfd",
+        metrics=USUAL,
+        **_DRAWINGS,
+    ),
+    Protocol(
+        "drawings-rfd",
+        "reconstruct",
+        "subgroup-cnn",
+        "held_out",
+        "Reconstructions of the held-out drawings against the same images; network and rounding as in drawings-gfd.",
+        **_DRAWINGS,
     ),
     Protocol(
         "own-gfd",
@@ -195,11 +219,12 @@ def is_of_its_data(protocol: Protocol, study: Study, counts: Mapping[str, int] |
     return DATA[protocol.data](study, counts)
 
 
-def _is_emoji(study: Study, _counts: Mapping[str, int] | None) -> bool:
-    if any(getattr(study.data, key) != value for key, value in EMOJI_SPLIT.items()):
+def _are_drawings(source: str, study: Study, _counts: Mapping[str, int] | None) -> bool:
+    """Whether a study has the embedded file of a source, with the usual split."""
+    if study.data.source != source or any(getattr(study.data, key) != value for key, value in SPLIT.items()):
         return False
     path = locate(study.data.path)
-    return path.is_file() and file_sha256(path) == EMOJI_SHA256
+    return path.is_file() and file_sha256(path) == SHA256[source]
 
 
 def _is_imagenet(study: Study, counts: Mapping[str, int] | None) -> bool:
@@ -209,7 +234,12 @@ def _is_imagenet(study: Study, counts: Mapping[str, int] | None) -> bool:
     return named == ("asset:imagenet-train", "asset:imagenet-val") and study.data.limit is None
 
 
-DATA = {"emoji": _is_emoji, "imagenet": _is_imagenet, "own": lambda _study, _counts: False}
+DATA: dict[str, Callable[[Study, Mapping[str, int] | None], bool]] = {
+    "emoji": partial(_are_drawings, "emoji"),
+    "drawings": partial(_are_drawings, "drawings"),
+    "imagenet": _is_imagenet,
+    "own": lambda _study, _counts: False,
+}
 
 
 def with_ids(values: list[dict], row_id: str, hashes: Mapping[str, str], code: Mapping[str, str]) -> list[dict]:

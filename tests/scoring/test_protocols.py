@@ -128,6 +128,19 @@ def test_an_own_study_has_a_neutral_protocol_whose_id_names_data_and_network(smo
     )
 
 
+def test_the_drawings_protocol_belongs_to_the_split_by_concept_and_the_network_that_comes_with_it(root):
+    study = load_study(root / "config" / "emoji.yaml")
+    extractor = load_extractor(study.scoring.extractor, root / study.scoring.extractor.weights)
+    protocol = protocol_of(study, "sample")
+
+    assert is_of_its_data(protocol, study, None) and row_id(protocol, study, extractor.sha256, 9) == "drawings-gfd"
+    assert extractor.name.startswith("drawings-styles-c32-")
+    assert protocol_of(study, "continuous").name == "drawings-rfd"
+    for changes in ({"held_out_designer": "Twitter"}, {"held_out_rate": 0.3}, {"source": "emoji"}):
+        other = study.model_copy(update={"data": study.data.model_copy(update=changes)})
+        assert not is_of_its_data(protocol, other, None)
+
+
 def test_rows_and_columns_of_other_images_have_no_name_of_the_emoji(smoke, house, monkeypatch):
     monkeypatch.undo()  # the house's images are no emoji
     study, layout = house

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixar.scoring.catalogue import EMOJI_NETWORK, EMOJI_NETWORK_SHA256
+from mixar.scoring.catalogue import SHIPPED
 from mixar.scoring.extractors import Extractor
 from mixar.study import sections
 from mixar.study.sections import ExtractorTraining
@@ -140,12 +140,12 @@ def build_network(
 def load(path: Path, settings: sections.Extractor, resize: str | None = None, owner: str = "own") -> Extractor:
     """The network with the weights of a file; its name ends in the hash of its tensors.
 
-    owner: the study that uses it; the network that comes with mixar keeps its own name.
+    owner: the study that uses it; a network that comes with mixar keeps its own name.
     Raises ValueError for a missing, damaged or foreign file, naming what does not fit.
     """
     network = _read(settings, path)
     sha256 = tensors_sha256(network.state_dict())
-    name = f"{EMOJI_NETWORK if sha256 == EMOJI_NETWORK_SHA256 else owner}-c{network.channels}-{sha256[:8]}"
+    name = f"{SHIPPED.get(sha256, owner)}-c{network.channels}-{sha256[:8]}"
     return Extractor(name, sha256, network.requires_grad_(False))
 
 
