@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from snakemake_executor_plugin_submitit.records.attempts import Attempts
 
 from mixar.study.layout import Layout
-from mixar.training.metrics import RESUMED
+from mixar.training.metrics import RESUMED, STARTED
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 PACE = ("--submitit-poll-min-seconds", "1", "--submitit-poll-max-seconds", "2", "--latency-wait", "5")
@@ -74,8 +74,8 @@ def test_four_processes_on_two_nodes_survive_preemptions_and_the_death_of_their_
         running.clear()
 
     assert code == 0, driver.output
-    resumed = [event["step"] for event in metrics(layout).events if event["event"] == RESUMED]
-    assert len(resumed) == 4 and 0 < resumed[1] < int(half_written.stem[-8:]), "from the state before"
+    begun = [event["step"] for event in metrics(layout).events if event["event"] in (STARTED, RESUMED)]
+    assert len(begun) == 5 and 0 < begun[2] < int(half_written.stem[-8:]), "the dead writer's file is not continued"
     assert not half_written.exists()
     assert re.search(r"^ mix +0 +training \(job \d+\) +\d+\.\d\d/200 .* gpu1 +4 *$", shown, re.M), shown
     assert process.wait(300) == 0, (tmp_path / "alone" / "output.txt").read_text()
