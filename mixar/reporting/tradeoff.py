@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from mixar.reporting.figures import STYLE, caption, colour_of, ground_of
 from mixar.reporting.names import label_of
@@ -22,7 +23,7 @@ from mixar.reporting.tables import Table
 from mixar.reporting.verdicts import compare
 
 MARKERS = "osD^vP*Xph<>"
-COSTS = {"seconds": "Seconds per image", "flops": "FLOPs per image"}  # column -> axis
+COSTS = {"seconds": ("Seconds per image", "{:g}".format), "flops": ("FLOPs per image", si)}  # column -> axis, its numbers
 COLUMNS = ("run", "label", "sampler", "cfg", "is_reference", "fd", "low", "high", "n", "seconds", "flops", "faster",
            "fewer_flops", "change", "change_half_width", "inside")  # fmt: skip
 
@@ -122,8 +123,11 @@ def tradeoff_figure(summary: Summary) -> Figure:
     samplers = {sampler: MARKERS[i % len(MARKERS)] for i, sampler in enumerate(dict.fromkeys(points["sampler"]))}
     with plt.style.context(STYLE):
         figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.6), sharey=True, layout="constrained")
-        for axes, (cost, label) in zip(panels, COSTS.items(), strict=True):
-            axes.set(xlabel=f"{label}  ← cheaper")
+        for axes, (cost, (label, printed)) in zip(panels, COSTS.items(), strict=True):
+            axes.set(xlabel=f"{label}  ← cheaper", xscale="log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(lambda value, _, printed=printed: printed(value))
+            axes.xaxis.set_minor_locator(NullLocator())  # its labels would be mathematics, which labels here are not
             _draw(summary, axes, points.dropna(subset=[cost]), cost, samplers)
         panels[0].set_ylabel(f"{name}  ↓ better")
         panels[0].set_title("Quality against the cost of drawing")
@@ -150,7 +154,6 @@ def _draw(summary: Summary, axes: Axes, points: pd.DataFrame, cost: str, sampler
         axes.errorbar(p[cost], p["fd"], yerr=bars, color=colour, capsize=3, lw=1.1, **look)
     best = frontier(points, cost)
     if len(best):
-        axes.set_xscale("log")
         axes.step(best[cost], best["fd"], where="post", color="#777777", lw=1.2, ls="--", zorder=1)
 
 

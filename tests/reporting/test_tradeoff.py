@@ -68,6 +68,9 @@ def test_the_figure_draws_every_sampler_against_both_costs_and_the_frontier():
     for axes, cost in zip(figure.axes, ("seconds", "flops"), strict=True):
         drawn = {(*container[0].get_xydata()[0],) for container in axes.containers}
         assert drawn == {(p[cost], p["fd"]) for p in points.to_dict("records")}
+        figure.canvas.draw()
+        shown = [tick.get_text() for tick in axes.get_xticklabels(which="both")]
+        assert shown and not any("$" in text for text in shown)
         steps = next(line for line in axes.lines if line.get_linestyle() == "--")
         assert steps.get_xydata().tolist() == frontier(points, cost)[[cost, "fd"]].to_numpy().tolist()
     plt.close(figure)
