@@ -23,7 +23,10 @@ from mixar.reporting.tables import Table
 from mixar.reporting.verdicts import compare
 
 MARKERS = "osD^vP*Xph<>"
-COSTS = {"seconds": ("Seconds per image", "{:g}".format), "flops": ("FLOPs per image", si)}  # column -> axis, its numbers
+COSTS = {
+    "seconds": ("Seconds per image", "{:g}".format),
+    "flops": ("FLOPs per image", si),
+}  # column -> axis, its numbers
 COLUMNS = ("run", "label", "sampler", "cfg", "is_reference", "fd", "low", "high", "n", "seconds", "flops", "faster",
            "fewer_flops", "change", "change_half_width", "inside")  # fmt: skip
 
