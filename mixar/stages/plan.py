@@ -182,8 +182,11 @@ def _assumed(study: Study, work: Sequence[Work], rates: dict[str, float]) -> lis
     """Which rates and which memory no measurement stands behind, and of which stages."""
     stages: dict[str, list[str]] = {}
     for w in work:
-        if w.gpus and w.flops and w.stage not in rates and w.stage not in stages.setdefault(w.rate, []):
-            stages[w.rate].append(w.stage)
+        if not w.gpus or w.stage in rates:
+            continue
+        for kind, flops in ((w.rate, w.flops - w.narrow), ("bfloat16", w.narrow)):
+            if flops > 0 and w.stage not in stages.setdefault(kind, []):
+                stages[kind].append(w.stage)
     words = [f"{kind} {rates[kind] / TERA:.0f} TFLOP/s ({', '.join(of)})" for kind, of in stages.items() if of]
     said = [f"Assumed: {'; '.join(words)}."] if words else []
     compiled = [name for name in study.runs if study.hardware_of(name).compile]
