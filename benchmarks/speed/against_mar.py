@@ -30,9 +30,10 @@ from mixar import released  # noqa: E402
 from mixar.model.decode import Draws, sample_latents, steps_of  # noqa: E402
 from mixar.model.layers import set_fast_dropout, take  # noqa: E402
 from mixar.model.mar import MAR  # noqa: E402
-from mixar.model.masking import split_positions  # noqa: E402
+from mixar.model.masking import Group, sample_mask_rate, split_positions  # noqa: E402
 from mixar.study.sections import MarTraining, Sampler  # noqa: E402
 from mixar.training.accumulate import optimizer_step, parts_of  # noqa: E402
+from mixar.training.draws import Draws as TrainingDraws  # noqa: E402
 from mixar.training.optim import build_optimizer, update_average  # noqa: E402
 from mixar.training.steps import training_step  # noqa: E402
 
@@ -217,9 +218,27 @@ def data(size: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor]:
     return x.to(device), torch.randint(CLASSES, (size["batch"],), generator=rng).to(device)
 
 
+class SameRates:
+    """The mask rates that our steps draw, one after the other, in place of the official generator."""
+
+    def __init__(self, size: dict[str, Any], device: torch.device):
+        self.number, self.settings = 0, settings_of(size)
+        self.group, self.device = Group(size["batch"], slice(0, size["batch"])), device
+
+    def rvs(self, _count: int) -> list[float]:
+        draws = TrainingDraws.of(self.device, (0, self.number), 0, self.group, False)
+        self.number += 1
+        return [sample_mask_rate(self.settings.mask_rate_min, draws.mask_rate)]
+
+
+def settings_of(size: dict[str, Any]) -> MarTraining:
+    return MarTraining(epochs=1, batch_size=size["batch"], learning_rate=1e-4)
+
+
 def mar_step(theirs: Any, update_ema: Callable, size: dict[str, Any], device: torch.device) -> Callable[[], object]:
     """One step as its engine makes it, in float32."""
     x, c = data(size, device)
+    theirs.mask_ratio_generator = SameRates(size, device)
     images, model, average = theirs.unpatchify(x), theirs.train(), copy.deepcopy(theirs)
     plain = [p for n, p in model.named_parameters() if p.ndim == 1 or n.endswith(".bias") or "diffloss" in n]
     decayed = [p for n, p in model.named_parameters() if not (p.ndim == 1 or n.endswith(".bias") or "diffloss" in n)]
@@ -241,7 +260,7 @@ def mar_step(theirs: Any, update_ema: Callable, size: dict[str, Any], device: to
 def our_step(ours: Any, size: dict[str, Any], device: torch.device) -> Callable[[], object]:
     """One step of mixar's training loop."""
     x, c = data(size, device)
-    settings = MarTraining(epochs=1, batch_size=size["batch"], learning_rate=1e-4)
+    settings = settings_of(size)
     model, average = ours.train(), copy.deepcopy(ours).eval()
     optimizer, rows = build_optimizer(model, settings), torch.arange(size["batch"])
     q = torch.zeros(size["batch"], SIDE**2, dtype=torch.long, device=device)
