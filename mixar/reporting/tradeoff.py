@@ -89,7 +89,8 @@ def tradeoff_table(summary: Summary) -> Table:
         f"Each sampler against its run's reference sampler, {summary.study.report.sampler} where the run has it. "
         "Change: of the distance, ± half its 95 % interval over images (paired) and seeds together.",
         "Reference's interval: whether the distance is inside the 95 % interval of the reference sampler's own "
-        "distance. Frontier: no other row has both fewer seconds and a smaller distance.",
+        "distance; 'but worse': the paired change is beyond its interval all the same. Frontier: no other row has both "
+        "fewer seconds and a smaller distance.",
         "Seconds are measured, FLOPs computed from the settings; both without the generation of the discrete tokens.",
     )
     return Table(f"Samplers: {summary.study.title}", columns, cells, notes, points)
@@ -104,7 +105,9 @@ def _cells(point: pd.Series, is_best: bool) -> list[str]:
         change, inside = "reference", "reference"
     elif pd.notna(point["change"]):
         change = f"{signed(point['change'], places)} ± {fixed(point['change_half_width'], places)}"
-        inside = "inside" if point["inside"] else "better" if point["change"] < 0 else "worse"
+        direction = "better" if point["change"] < 0 else "worse"
+        is_sure = abs(point["change"]) > point["change_half_width"]
+        inside = ("inside, but " + direction if is_sure else "inside") if point["inside"] else direction
     return [
         point["label"],
         point["sampler"],

@@ -61,6 +61,21 @@ def test_the_table_says_what_is_inside_the_references_interval():
     assert by_sampler["short"][5] == "3.02 ×" and by_sampler["short"][8].startswith("+0.5 ± ")
 
 
+def test_what_is_inside_the_references_interval_may_still_be_surely_worse():
+    study = study_of()
+    rows = [row for sampler, fd in (("default", 210.0), ("short", 214.0)) for row in drawn(study, sampler, fd)]
+
+    cells = {row[1]: row[9] for row in tradeoff_table(summary_of(study, rows)).cells}
+
+    assert cells == {"default": "reference", "short": "inside, but worse"}
+
+
+def drawn(study, sampler, fd):
+    """Rows of one seed whose replicates differ from those of other samplers by a constant."""
+    rows = score_rows(study, "mar", 0, fd, sampler=sampler)
+    return [row | {"replicates": [fd - 2, fd, fd + 2]} if row["metric"] == "fd" else row for row in rows]
+
+
 def test_the_figure_draws_every_sampler_against_both_costs_and_the_frontier():
     figure = tradeoff_figure(summary())
     points = tradeoff_data(summary())
