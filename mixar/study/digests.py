@@ -12,30 +12,8 @@ from mixar.study import names
 from mixar.study.choices import is_own
 from mixar.study.code_hashes import is_ours, source_hash
 from mixar.study.paths import IN_DIGEST, in_digest
-from mixar.study.sections import Sampler, Study, Training
+from mixar.study.sections import Sampler, Study
 
-# Keys at values that compute what was computed before there was the key. They do not enter digests: the networks that a
-# study trains derive their seeds from digests, and a new key must not change their numbers.
-LATER: dict[str, tuple] = {
-    "skip_unreadable": (False,),
-    "max_overlap": (0.0,),
-    "held_out_labels": (None,),
-    "held_out_designer": (None,),
-    "optimizer": ("adamw",),
-    "entropy_groups": (1,),
-    "max_shift": (None,),
-    "network": ("vavae", "maskbit"),
-    "options": ({},),
-    "mask_group": (None,),
-    "equal_mask_rates": (False,),
-    "head_schedule": ("constant",),
-    "head_steps_last": (None,),
-    "head_switch": (0.5,),
-    "cfg_interval": (None,),
-    "copies": (False,),
-    "precision": ("float32",),
-}
-SINCE_THE_START = {"precision"}  # keys of a training that are none of these there
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}
 MASK_GROUPS = {"mask_group", "equal_mask_rates"}
@@ -44,14 +22,7 @@ MASK_GROUPS = {"mask_group", "equal_mask_rates"}
 def plain(section: BaseModel, **choice: Any) -> dict:
     """A section as it enters a digest, with one text for all spellings of a path. choice: include=, exclude=."""
     dumped = section.model_dump(mode="json", context={IN_DIGEST: True}, **choice)
-    return _without_later(dumped, isinstance(section, Training))
-
-
-def _without_later(dumped: dict, is_training: bool) -> dict:
-    later = {key: values for key, values in LATER.items() if not (is_training and key in SINCE_THE_START)}
-    kept = {key: value for key, value in dumped.items() if value not in later.get(key, ()) and key not in WATCHING}
-    nested = {key: value for key, value in kept.items() if key in ("train", "sampler") and isinstance(value, dict)}
-    return kept | {key: _without_later(value, key == "train") for key, value in nested.items()}
+    return {key: value for key, value in dumped.items() if key not in WATCHING}
 
 
 def digest(*parts: Any) -> str:

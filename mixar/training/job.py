@@ -103,11 +103,11 @@ def train_network(
 ) -> None:
     """Train the small network that `build` makes, in one process, and publish its averaged weights at `output`.
 
-    digest: of the stage's settings. images: hash of the manifest's images; with others, a training in flight begins
-    anew.
+    digest: of the stage's settings. images: hash of the manifest's images; a training in flight starts again where they
+    change.
     """
-    torch.manual_seed(seed_of(digest, "init"))
-    seed = seed_of(digest, "train")
+    torch.manual_seed(seed_of(name, "init"))  # not of its settings: a new key of the study changes no number
+    seed = seed_of(name, "train")
 
     def publish(result: Fit, record: dict[str, Any]) -> None:
         metadata = {

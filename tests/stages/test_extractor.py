@@ -7,9 +7,10 @@ import pytest
 from mixar.scoring.extractors import load_extractor
 from mixar.stages.extractor import extractor
 from mixar.stages.ingest import ingest
+from mixar.study.digests import seed_of
 from mixar.study.layout import Layout
 from mixar.study.load import parse_study
-from mixar.weights import read_weights
+from mixar.weights import read_metadata, read_weights
 
 
 @pytest.mark.parametrize(("designers", "rows"), [(["Twitter"], None), (["Mozilla FxEmoji", "Twitter"], 2)])
@@ -28,4 +29,5 @@ def test_the_network_has_a_head_for_designers_where_there_are_two(smoke, tmp_pat
     weights = read_weights(layout.extractor())
     found = {key: list(value.shape) for key, value in weights.items() if key.startswith("designer")}
     assert found == ({"designer_head.weight": [rows, 32], "designer_head.bias": [rows]} if rows else {})
+    assert read_metadata(layout.extractor())["seed"] == seed_of("extractor", "train")  # whatever the settings
     assert load_extractor(study.scoring.extractor, layout.extractor(), owner="toy").name.startswith("toy-c8-")

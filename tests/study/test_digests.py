@@ -7,8 +7,8 @@ import sys
 import pytest
 from study_changes import put
 
-from mixar.study.digests import LATER, Digests, digest, plain, seed_of
-from mixar.study.load import load_study, parse_study
+from mixar.study.digests import Digests, seed_of
+from mixar.study.load import parse_study
 
 
 def digests(content):
@@ -96,35 +96,6 @@ def test_seeds_differ_wherever_a_part_differs():
 
     assert len(seeds) == 7
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.parametrize("key", LATER)
-def test_a_later_key_enters_a_digest_only_at_other_values(smoke, key):
-    study = parse_study(smoke)
-    other = {"skip_unreadable": True, "max_overlap": 0.5, "optimizer": "muon", "entropy_groups": 2, "max_shift": 1,
-             "network": "own:Network", "options": {"a": 1}, "mask_group": 4, "equal_mask_rates": True,
-             "held_out_labels": "devkit", "held_out_designer": "Twitter", "copies": True,
-             "head_schedule": "linear", "head_steps_last": 5, "head_switch": 0.25,
-             "cfg_interval": (0.2, 0.8)}[key]  # fmt: skip
-    quiet = study.scoring.model_copy(update={"copies": False})
-    sections = (study.data, study.discrete, study.discrete.train, study.training, quiet, study.samplers["default"])
-    section = next(part for part in sections if key in type(part).model_fields)
-    assert getattr(section, key) in LATER[key] and key not in plain(section)
-
-    changed = section.model_copy(update={key: other})
-
-    assert plain(changed)[key] == (list(other) if isinstance(other, tuple) else other) and digest(changed) != digest(
-        section
-    )
-
-
-def test_the_digests_that_seeds_of_the_smoke_study_derive_from_are_those_of_its_stored_numbers(root, monkeypatch):
-    monkeypatch.chdir(root)
-    digests = Digests(load_study("config/smoke.yaml"))
-
-    found = [digests.tokenizer("continuous"), digests.tokenizer("discrete"), digests.generator(), digests.extractor()]
-
-    assert found == ["09475ba1e41a11f9", "24a29e764534732d", "1510bdfd980280bc", "6ee2797581498c7a"]
 
 
 def test_an_own_tokenizer_is_part_of_what_identifies_the_study(smoke):
