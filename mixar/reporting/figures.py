@@ -407,7 +407,7 @@ def _draw_held_out(axes: Axes, study: Study, held_out: Mapping[tuple[str, int], 
     axes.set_title("Held-out loss")
     for number, run in enumerate(study.runs):
         frames = [f.rename(columns={"held_out_loss": "loss"}) for (name, _), f in held_out.items() if name == run]
-        _draw_losses(axes, study, run, frames, DASHES[number % len(DASHES)])
+        _draw_losses(axes, study, run, frames, f".{DASHES[number % len(DASHES)]}")  # dots: there may be only one
     axes.yaxis.set_major_locator(MaxNLocator(8))
     axes.set_ylim(top=_tallest(axes))
 
