@@ -120,7 +120,7 @@ class MAR(nn.Module):
         rows: Tensor | None,
     ) -> Tensor:
         copies = len(c) // len(x)
-        q = q.repeat(copies, 1)
+        q = q.repeat(copies, 1) if copies > 1 else q
         if self.guidance.drop_tokens_in_null:
             q = q.masked_fill(drop[:, None], DROPPED)
         else:

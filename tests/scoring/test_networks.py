@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch_fidelity
 from inception_file import COUNT, INCEPTION, images, skeleton
+from inception_file import random_file as random_file
 from torch.utils.data import Dataset
 from toy_networks import ColoursWithLogits
 

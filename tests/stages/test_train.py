@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import resource
 import shlex
 import shutil
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import MIX, NUM_HELD_OUT, NUM_IMAGES, toy_study, write_inputs
 from toy_strategies import Fused, Sized, Spoilt
+from two_processes import burnt, exit_codes, train_as
 from verbs import mixar
 
 from mixar.data.shards import open_shard, write_shard
@@ -36,32 +34,6 @@ def fused_study(root: Path):
     runs = {"fused": {"label": "Fused", "model": "s", "guidance": {"strategy": "toy_strategies:Fused"}, "ti_mix": {}}}
     hardware = {**EACH_STEP, "results": str(root)}
     return toy_study(root, runs=runs, hardware=hardware)
-
-
-def burn(study) -> None:
-    """What the killed process does: train, and die in its third step."""
-    torch.set_num_threads(1)  # threads do not survive a fork
-    Fused.fuse, Fused.end = 3, lambda: os.kill(os.getpid(), signal.SIGKILL)
-    train(study, Layout(study), "fused", 0)
-
-
-def train_as(rank: int, port: int, study) -> None:
-    """One of two processes that train run `mix` together."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    train(study, Layout(study), "mix", 0)
-
-
-def exit_codes(target: Callable, calls: list[tuple]) -> list[int | None]:
-    """How processes that run target(*arguments) at the same time end. Forked: importing torch takes seconds."""
-    processes = [multiprocessing.get_context("fork").Process(target=target, args=arguments) for arguments in calls]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    return [process.exitcode for process in processes]
 
 
 def weights(layout: Layout, run: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -156,7 +128,7 @@ def test_training_resumed_after_sigkill_equals_training_without_one(uninterrupte
     study = fused_study(tmp_path / "killed")
     layout = write_inputs(study)
 
-    assert exit_codes(burn, [(study,)]) == [-signal.SIGKILL]
+    assert exit_codes(burnt, [(study,)]) == [-signal.SIGKILL]
     assert not layout.weights("fused", 0).exists()
     train(study, layout, "fused", 0)
 

@@ -40,7 +40,7 @@ def test_the_scratch_demo_differs_from_the_demo_only_in_name_starts_and_length(r
 def test_the_paper_study_holds_every_run_the_paper_reports(root):
     study = load_study(root / "config" / "imagenet256.yaml")
 
-    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 10, 64)
+    assert (study.evaluation.num_images, study.evaluation.num_shards, study.data.num_shards) == (50_000, 10, 32)
     assert {total_epochs(study, name) for name in study.report.figure7} == {320}
     parts = study.report.figure8
     assert [total_epochs(study, name) for name in (parts.parent, parts.plain, parts.ti_mix)] == [200, 400, 400]

@@ -165,8 +165,8 @@ def _labels(stored: Stored, run: str) -> Tensor | None:
 def _counts(stored: Stored, sampler: Sampler) -> Iterator[tuple[int, int, float]]:
     """Missing before and after each iteration and its guidance weight, with iterations that have nothing to draw."""
     length = stored["sample/draw/orders"].shape[1]
-    steps = list(steps_of(length, sampler))
-    idle = [(1, 1, steps[-1].cfg)] * (sampler.num_iterations - len(steps))
+    steps = [(step.missing, step.left, step.cfg) for step in steps_of(length, sampler)]
+    idle = [(1, 1, steps[-1][2])] * (sampler.num_iterations - len(steps))
     return iter([*steps[:-1], *idle, steps[-1]])
 
 

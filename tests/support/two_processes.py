@@ -16,10 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from toy_models import CHANNELS, CLASSES, LENGTH, randomise, toy_study
+from toy_strategies import Fused
 
 from mixar.model.mar import MAR
+from mixar.stages.train import train
 from mixar.storage import locks
 from mixar.study import sections
+from mixar.study.layout import Layout
 from mixar.tokens.generator import BitTransformer, training_loss
 from mixar.training.accumulate import optimizer_step, parts_of
 from mixar.training.distributed import Context, joined
@@ -190,19 +193,39 @@ def one_of_several(rank: int, port: int, folder: Path, count: int, trainings: di
                 save_file(found, folder / f"{name}.safetensors")
 
 
+def burnt(study: sections.Study) -> None:
+    """Train the run `fused`, and die in its third step."""
+    Fused.fuse, Fused.end = 3, lambda: os.kill(os.getpid(), signal.SIGKILL)
+    train(study, Layout(study), "fused", 0)
+
+
+def train_as(rank: int, port: int, study: sections.Study) -> None:
+    """One of two processes that train the run `mix` together."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train(study, Layout(study), "mix", 0)
+
+
 def exit_codes_of_two(target: Callable[..., None], folder: Path, count: int = 2, *arguments) -> list[int | None]:
     """Run two processes, or `count`, to their end."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    return exit_codes(target, [(rank, port, folder, *arguments) for rank in range(count)])
+
+
+def exit_codes(target: Callable[..., None], calls: list[tuple]) -> list[int | None]:
+    """How processes that run target(*arguments) at the same time end.
+
+    Not forked from the tests' own process: there, a test on fake CUDA may have begun threads of autograd's.
+    """
     server = multiprocessing.get_context("forkserver")
-    # seconds, spent once for both processes; DDP imports the first
+    # seconds, spent once for all processes; DDP imports the first
     server.set_forkserver_preload(["torch._dynamo", "mixar.training.job"])
-    workers = [
-        server.Process(target=target, args=(rank, port, folder, *arguments), daemon=True) for rank in range(count)
-    ]
+    workers = [server.Process(target=target, args=arguments, daemon=True) for arguments in calls]
     for w in workers:
         w.start()
     for w in workers:
         w.join(timeout=200)
+        w.kill()
     return [w.exitcode for w in workers]

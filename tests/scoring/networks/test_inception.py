@@ -3,6 +3,7 @@
 import pytest
 import torch
 from inception_file import INCEPTION, images, skeleton
+from inception_file import random_file as random_file
 
 from mixar.scoring.extractors import extract, load_extractor, load_further
 from mixar.scoring.networks import inception
