@@ -16,10 +16,10 @@ import replay_vavae
 import torch
 from narrow_operations import Watch
 from replay import COMMITTED, Stored
-from timm.models.vision_transformer import Block as VisionBlock
 from torch import Tensor, nn
 
 from mixar.model.head import ResBlock as HeadBlock
+from mixar.model.layers import Block
 from mixar.tokens import generator, maskbit, vavae
 
 # Largest difference over the largest float32 value: under autocast, and with every weight cast.
@@ -35,7 +35,7 @@ LIMITS = {
     "vavae latents": (0.015, 0.025),
     "vavae image": (0.025, 0.03),
 }
-STREAMS = (VisionBlock, HeadBlock, generator.Attention, generator.FeedForward, maskbit.ResBlock, vavae.ResBlock)
+STREAMS = (Block, HeadBlock, generator.Attention, generator.FeedForward, maskbit.ResBlock, vavae.ResBlock)
 
 
 @cache

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block as VisionBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -87,50 +86,62 @@ def attention(q: Tensor, k: Tensor, v: Tensor, drop: Dropout) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=drop.p if drop.training else 0.0)
 
 
-class Block(VisionBlock):
-    """timm's pre-norm block with MAR's settings: h [B, n, D] to the same shape, or to [B, r, D] at `rows` [B, r] alone.
+class SelfAttention(nn.Module):
+    """Self-attention: h [B, n, D] to the same shape, or of rows [B, r] to all n: [B, r, D].
 
-    Rows that nobody reads need no query, projection and MLP; their keys and values they have.
+    Rows that nobody reads need no query and projection; their keys and values they have.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.attn_drop, self.proj_drop = Dropout(dropout), Dropout(dropout)
+
+    def forward(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
+        q, k, v = self._all(h) if rows is None else self._at(h, rows)
+        out = attention(q, k, v, self.attn_drop)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+
+    def _all(self, h: Tensor) -> tuple[Tensor, ...]:
+        return self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _at(self, h: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        width = h.shape[-1]
+        (to_q, to_kv), (bias_q, bias_kv) = (t.split([width, 2 * width]) for t in (self.qkv.weight, self.qkv.bias))
+        q = F.linear(take(h, rows), to_q, bias_q).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = F.linear(h, to_kv, bias_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between: [..., D] to the same shape."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.drop1, self.drop2 = Dropout(dropout), Dropout(dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.drop2(self.fc2(self.drop1(F.gelu(self.fc1(h)))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, as timm's with MAR's settings: h [B, n, D] to the same shape, or to [B, r, D] at rows
+    [B, r] alone.
     """
 
     def __init__(self, model: Model, stage: str):
-        super().__init__(
-            *width_and_heads(model, stage),
-            mlp_ratio=model.mlp_ratio,
-            qkv_bias=True,
-            proj_drop=model.dropout,
-            attn_drop=model.dropout,
-            norm_layer=layer_norm,  # type: ignore[arg-type]  # timm calls it, whatever it is
-        )
-        for part, name in (
-            (self.attn, "attn_drop"),
-            (self.attn, "proj_drop"),
-            (self.mlp, "drop1"),
-            (self.mlp, "drop2"),
-        ):
-            setattr(part, name, Dropout(model.dropout))
+        super().__init__()
+        width, heads = width_and_heads(model, stage)
+        self.norm1, self.attn = layer_norm(width), SelfAttention(width, heads, model.dropout)
+        self.norm2, self.mlp = layer_norm(width), Mlp(width, int(width * model.mlp_ratio), model.dropout)
         initialise(self)
 
-    def forward(self, h: Tensor, rows: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        drop: Any = self.attn.attn_drop
-        if rows is None and not drop.is_fast:
-            return super().forward(h)
-        normed = self.norm1(h)
-        if rows is None:
-            h = h + self._attend(normed, normed)
-        else:
-            h = take(h, rows) + self._attend(take(normed, rows), normed)
+    def forward(self, h: Tensor, rows: Tensor | None = None) -> Tensor:
+        read = h if rows is None else take(h, rows)
+        h = read + self.attn(self.norm1(h), rows)
         return h + self.mlp(self.norm2(h))
-
-    def _attend(self, query: Tensor, context: Tensor) -> Tensor:
-        """The self-attention of some rows [B, r, D] to all [B, n, D]. Both are normalised."""
-        a: Any = self.attn
-        width = query.shape[-1]
-        (to_q, to_kv), (bias_q, bias_kv) = (t.split([width, 2 * width]) for t in (a.qkv.weight, a.qkv.bias))
-        q = F.linear(query, to_q, bias_q).unflatten(-1, (a.num_heads, -1)).transpose(1, 2)
-        k, v = F.linear(context, to_kv, bias_kv).unflatten(-1, (2, a.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attention(q, k, v, a.attn_drop)
-        return a.proj_drop(a.proj(out.transpose(1, 2).flatten(2)))
 
 
 class CrossBlock(Block):

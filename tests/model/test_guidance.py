@@ -174,5 +174,5 @@ def test_tokens_that_join_the_encoder_need_halves_of_one_width(strategy, options
 def test_a_decoder_may_have_its_own_width_and_heads(strategy):
     model = SMALL.model_dump() | {"decoder_width": 48, "decoder_heads": 3}
     mar = MAR.from_study(toy_study(model), strategy)
-    assert mar.encoder_blocks[0].attn.num_heads == 4 and mar.decoder_blocks[0].attn.num_heads == 3
+    assert mar.encoder_blocks[0].attn.heads == 4 and mar.decoder_blocks[0].attn.heads == 3
     assert mar.condition(**toy_batch() | {"q": toy_batch()["q"] % 16}).shape == (2, LENGTH, 48)

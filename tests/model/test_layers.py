@@ -1,7 +1,10 @@
 """Layers: rows in and out of a sequence, cross-attention to a memory, initial weights."""
 
+from functools import partial
+
 import pytest
 import torch
+from timm.models.vision_transformer import Block as VisionBlock
 from torch import nn
 
 from mixar.model.layers import (
@@ -41,6 +44,32 @@ def test_a_block_at_some_rows_gives_the_values_of_a_whole_one_there():
     block, h, rows = Block(SIZES, "encoder").eval(), torch.randn(2, 6, 8), torch.tensor([[5, 0], [2, 3]])
 
     torch.testing.assert_close(block(h, rows), take(block(h), rows))
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_block_is_timms_with_mars_settings_bit_for_bit(is_training):
+    sizes, norm = SIZES.model_copy(update={"dropout": 0.1}), partial(nn.LayerNorm, eps=1e-6)
+    torch.manual_seed(0)
+    ours, h = Block(sizes, "encoder").train(is_training), torch.randn(2, 6, 8)
+    timms = VisionBlock(8, 2, qkv_bias=True, proj_drop=0.1, attn_drop=0.1, norm_layer=norm).train(is_training)
+    timms.load_state_dict(ours.state_dict())  # also the same names
+
+    found = []
+    for block in (ours, timms):
+        torch.manual_seed(1)
+        block(h).square().sum().backward()
+        found.append([parameter.grad for parameter in block.parameters()])
+
+    assert all(map(torch.equal, *found))
+
+
+def test_a_block_starts_from_timms_random_numbers():
+    torch.manual_seed(0)
+    ours = Block(SIZES, "encoder")
+    torch.manual_seed(0)
+    timms = initialise(VisionBlock(8, 2, qkv_bias=True))
+
+    assert all(map(torch.equal, ours.state_dict().values(), timms.state_dict().values()))
 
 
 def test_linear_layers_start_without_bias_and_tables_small():
