@@ -45,7 +45,7 @@ checkpoints: env
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: env
-	$(PYTEST) -n $(CORES) -m "not (workflow or full_size or slow or slurm)"
+	$(PYTEST) -n $(WORKERS) -m "not (workflow or full_size or slow or slurm)"
 
 test-all: env
 	$(PYTEST) -n $(WORKERS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from fork_server import FORK_SERVER
 from safetensors.torch import save_file
 from torch import nn
 from toy_models import CHANNELS, CLASSES, LENGTH, randomise, toy_study
@@ -215,14 +215,8 @@ def exit_codes_of_two(target: Callable[..., None], folder: Path, count: int = 2,
 
 
 def exit_codes(target: Callable[..., None], calls: list[tuple]) -> list[int | None]:
-    """How processes that run target(*arguments) at the same time end.
-
-    Not forked from the tests' own process: there, a test on fake CUDA may have begun threads of autograd's.
-    """
-    server = multiprocessing.get_context("forkserver")
-    # seconds, spent once for all processes; DDP imports the first
-    server.set_forkserver_preload(["torch._dynamo", "mixar.training.job"])
-    workers = [server.Process(target=target, args=arguments, daemon=True) for arguments in calls]
+    """How processes that run target(*arguments) at the same time end."""
+    workers = [FORK_SERVER.Process(target=target, args=arguments, daemon=True) for arguments in calls]
     for w in workers:
         w.start()
     for w in workers:
