@@ -12,8 +12,8 @@ from mixar.data.images import read_images
 from mixar.process.progress import Progress
 from mixar.scoring.features import SEED
 from mixar.storage.files import replaced
+from mixar.study.arguments import check_drawn
 from mixar.study.layout import Layout
-from mixar.study.names import check_drawn
 from mixar.study.sections import Study
 
 

@@ -14,9 +14,9 @@ from mixar.device import autocast, device_of
 from mixar.process.failures import naming, needs_memory
 from mixar.process.progress import Progress
 from mixar.storage.files import file_sha256
+from mixar.study.arguments import check_shard
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import check_shard
 from mixar.study.sections import Study
 from mixar.tokens.generator import load, sample_tokens
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from mixar.data.shards import TokenStore
 from mixar.storage import locks
+from mixar.study.arguments import check_run
 from mixar.study.digests import Digests
 from mixar.study.errors import explain
 from mixar.study.layout import Layout
-from mixar.study.names import check_run
 from mixar.study.sections import MarTraining, Study
 from mixar.training.checkpoints import last, training_folder
 from mixar.training.history import CHANGEABLE, Change, changed, read_history, write_history

@@ -28,9 +28,10 @@ from mixar.scoring.files import join_features, write_features
 from mixar.scoring.protocols import protocol_of
 from mixar.scoring.sweeps import chosen
 from mixar.storage.files import file_sha256
+from mixar.study.arguments import check_drawn, check_shard, check_swept
 from mixar.study.digests import Digests, digest, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import MASKBIT, check_drawn, check_shard, check_swept, split
+from mixar.study.names import MASKBIT, split
 from mixar.study.sections import Sampler, Study
 from mixar.tokens import tokenizers
 from mixar.tokens.latents import latent_decoder

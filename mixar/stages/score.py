@@ -38,9 +38,10 @@ from mixar.scoring.values import (
     sample_values,
 )
 from mixar.storage.files import file_sha256
+from mixar.study.arguments import check_drawn, check_kind, check_swept
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
-from mixar.study.names import MASKBIT, check_drawn, check_kind, check_swept
+from mixar.study.names import MASKBIT
 from mixar.study.names import split as split_name
 from mixar.study.sections import Study
 from mixar.weights import read_metadata

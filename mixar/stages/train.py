@@ -30,10 +30,11 @@ from mixar.process.failures import needs_memory
 from mixar.process.provenance import provenance
 from mixar.reporting.results import LOSS_COLUMNS
 from mixar.storage.files import file_sha256, write_table
+from mixar.study.arguments import check_run
 from mixar.study.cards import CARDS
 from mixar.study.digests import Digests, seed_of
 from mixar.study.layout import Layout
-from mixar.study.names import check_run, split
+from mixar.study.names import split
 from mixar.study.sections import MarTraining, Study
 from mixar.tokens import generator
 from mixar.training import distributed

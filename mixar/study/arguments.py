@@ -1,0 +1,48 @@
+"""What commands are given: a run, seed, sampler, shard or kind of a study. Unknown ones raise ValueError."""
+
+from __future__ import annotations
+
+from mixar.study.names import KINDS, MASKBIT
+from mixar.study.sections import Study
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError unless there is a tokenizer of this kind."""
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
+
+
+def check_run(study: Study, name: str, seed: int) -> None:
+    """Raise ValueError unless the study trains this network with this seed."""
+    if name not in study.networks:
+        raise ValueError(f"run {name!r} is unknown; choose from {', '.join(study.networks)}")
+    if seed not in study.networks[name].seeds:
+        raise ValueError(f"run {name!r} has no seed {seed}; it has {list(study.networks[name].seeds)}")
+
+
+def check_drawn(study: Study, name: str, seed: int, sampler: str) -> None:
+    """Raise ValueError unless the study draws images of this network, seed and sampler; 'maskbit' has any of them."""
+    if name == MASKBIT:
+        return
+    if name not in study.networks:
+        raise ValueError(f"run {name!r} is unknown; choose from {', '.join([*study.networks, MASKBIT])}")
+    check_run(study, name, seed)
+    if sampler not in study.samplers:
+        raise ValueError(f"sampler {sampler!r} is unknown; choose from {', '.join(study.samplers)}")
+
+
+def check_shard(study: Study, shard: int, num_images: int | None = None) -> None:
+    """Raise ValueError unless the evaluation images, or so many images of a sweep, have this shard."""
+    shards = study.shards_of(num_images or study.evaluation.num_images)
+    if not 0 <= shard < shards:
+        raise ValueError(f"shard {shard} does not exist; the study has {shards}, from 0")
+
+
+def check_swept(study: Study, name: str, sampler: str) -> None:
+    """Raise ValueError unless the study chooses the scale of this sampler for this network by a sweep."""
+    if name == MASKBIT:
+        raise ValueError("run 'maskbit' decodes given tokens and has no guidance scale; name a trained run")
+    check_drawn(study, name, study.networks[name].seeds[0] if name in study.networks else 0, sampler)
+    if (name, sampler) not in study.sweeps:
+        found = ", ".join(f"{run} {each}" for run, each in study.sweeps) or "none"
+        raise ValueError(f"run {name!r} has no sweep of sampler {sampler!r}; the study has: {found}")
