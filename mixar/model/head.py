@@ -8,10 +8,12 @@ Parameter names follow MAR's `diffloss`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mixar.model.diffusion import NUM_TIMESTEPS, Diffusion
@@ -125,8 +127,24 @@ def draw_noise(rng: torch.Generator, repeats: int, images: int, rows: int, x: Te
     return t, torch.randn(*size, x.shape[-1], generator=rng, device=rng.device, dtype=dtype)
 
 
+def _given_or_drawn(
+    t: Tensor | None, noise: Tensor | None, rng: torch.Generator | None, repeats: int, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """t [repeats * R] and noise [repeats * R, C] for latents x [R, C]; what is None is drawn."""
+    if t is not None and noise is not None:
+        return t, noise
+    assert rng is not None, "neither rng nor t and noise"
+    drawn, normal = draw_noise(rng, repeats, 1, len(x), x)
+    return drawn.flatten() if t is None else t, normal.flatten(0, 2) if noise is None else noise
+
+
 class DiffusionHead(nn.Module):
-    """Learns and draws p(x given z) for single tokens. channels C, cond_width D, width W, depth in residual blocks."""
+    """Learns and draws p(x given z) for single tokens. channels C, cond_width D, width W, depth in residual blocks.
+
+    sequential_draws: `mean_loss` keeps the activations of one noise draw at a time.
+    """
+
+    sequential_draws = False
 
     def __init__(self, channels: int, cond_width: int, width: int, depth: int):
         super().__init__()
@@ -147,16 +165,28 @@ class DiffusionHead(nn.Module):
 
         Draw r of row i is at index r * R + i, as in MAR; t and noise come in that layout, or are drawn from rng.
         """
-        rows, x = len(x), wide(x).repeat(repeats, 1)
-        if t is None or noise is None:
-            assert rng is not None, "neither rng nor t and noise"
-            drawn, normal = draw_noise(rng, repeats, 1, rows, x)
-            t = drawn.flatten() if t is None else t
-            noise = normal.flatten(0, 2) if noise is None else noise
+        t, noise = _given_or_drawn(t, noise, rng, repeats, x)
+        x = wide(x).repeat(repeats, 1)
         y = self._embed_times(t) + self.net.cond_embed(z).repeat(repeats, 1)
         output = self.net.denoise(self.diffusion.add_noise(x, t, noise), y)
         mse, bound = self.diffusion.loss_terms(output, x, t, noise)
         return mse + bound
+
+    def mean_loss(
+        self,
+        z: Tensor,
+        x: Tensor,
+        rng: torch.Generator | None = None,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        repeats: int = 1,
+    ) -> Tensor:
+        """The mean of `loss`, a scalar."""
+        if repeats == 1 or not self.sequential_draws or not torch.is_grad_enabled():
+            return self.loss(z, x, rng, t, noise, repeats).mean()
+        t, noise = _given_or_drawn(t, noise, rng, repeats, x)
+        weights = [p for p in self.parameters() if p.requires_grad]
+        return _LossInTurn.apply(self, x, t.chunk(repeats), noise.chunk(repeats), z, *weights)
 
     def _embed_times(self, t: Tensor) -> Tensor:
         """Time embeddings [R, W]; with more rows than timesteps each timestep is embedded once."""
@@ -208,3 +238,33 @@ class DiffusionHead(nn.Module):
         conditional, unconditional = self.net.denoise(x, y).chunk(2)
         noise, v = conditional.chunk(2, dim=1)
         return torch.cat([torch.lerp(unconditional[:, : self.channels], noise, cfg), v], dim=1)
+
+
+class _LossInTurn(torch.autograd.Function):
+    """The head's mean loss, one noise draw after another.
+
+    The forward pass computes each draw's gradients at once and keeps their sums; the backward pass only scales these.
+    So the weights get their gradients when the whole network does, as DDP needs it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, head: DiffusionHead, x: Tensor, ts: Sequence[Tensor], noises: Sequence[Tensor], *inputs: Tensor
+    ) -> Tensor:
+        """ts [R] and noises [R, C]: of each draw. inputs: z [R, D] and the weights that get gradients."""
+        z, *weights = inputs
+        losses, z = [], z.detach().requires_grad_()
+        sums: list[Tensor] = []
+        for t, noise in zip(ts, noises, strict=True):
+            with torch.enable_grad():
+                loss = head.loss(z, x, t=t, noise=noise).mean() / len(ts)
+            found = torch.autograd.grad(loss, [z, *weights])
+            losses.append(loss.detach())
+            sums = [a.add_(b) for a, b in zip(sums, found, strict=True)] if sums else list(found)
+        ctx.save_for_backward(*sums)
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, None, None, *(each * grad for each in ctx.saved_tensors)

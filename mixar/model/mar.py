@@ -61,6 +61,7 @@ class MAR(nn.Module):
         model = cls(sizes, build_guidance(study, run), study.num_tokens, channels, study.data.num_classes)
         hardware = study.hardware_of(run)
         model.checkpoint_blocks = hardware.checkpoint_blocks
+        model.diffloss.sequential_draws = hardware.sequential_draws
         set_fast_dropout(model, hardware.fast_dropout)
         return model
 
@@ -87,7 +88,7 @@ class MAR(nn.Module):
         visible, masked = split_positions(m, missing)
         z = self._condition(x, q, visible, c, drop, {}, masked)
         target = take(x, masked).flatten(0, 1)
-        return self.diffloss.loss(z.flatten(0, 1), target, rng, t=t, noise=noise, repeats=head_batch_multiplier).mean()
+        return self.diffloss.mean_loss(z.flatten(0, 1), target, rng, t, noise, head_batch_multiplier)
 
     def condition(
         self,

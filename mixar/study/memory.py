@@ -45,12 +45,19 @@ def training_memory(study: Study, run: str) -> Memory | None:
     if is_own(study.runs[run].guidance.strategy):
         return None
     step = _Step(study, run, images, 2 if settings.precision == "bfloat16" else 4)
-    fewest = math.ceil(settings.mask_rate_min * study.num_tokens)
-    held = max(step.activations(masked, settings.head_batch_multiplier) for masked in (fewest, study.num_tokens))
     frozen = 4 * generator_parameters(study) if study.runs[run].ti_mix else 0
-    rows = images * study.num_tokens * settings.head_batch_multiplier
-    backward = BACKWARD_BYTES * rows * step.model.head_width
-    return Memory((STATE_BYTES * parameters(study, run) + frozen) / GIB, held / GIB, backward / GIB)
+    state = (STATE_BYTES * parameters(study, run) + frozen) / GIB
+    in_turn = study.hardware_of(run).sequential_draws and settings.head_batch_multiplier > 1
+    draws = 1 if in_turn else settings.head_batch_multiplier  # at a time
+
+    def at(masked: int) -> Memory:
+        backward = BACKWARD_BYTES * images * masked * draws * step.model.head_width
+        if in_turn:  # sums over the draws: gradients of the head's weights and of its conditions
+            backward += 4 * (head_parameters(study, run) + images * masked * _size(step.model, "decoder")[0])
+        return Memory(state, step.activations(masked, draws) / GIB, backward / GIB)
+
+    fewest = math.ceil(settings.mask_rate_min * study.num_tokens)
+    return max(at(fewest), at(study.num_tokens), key=lambda found: found.peak)
 
 
 def too_large(study: Study, run: str) -> str | None:
@@ -64,10 +71,16 @@ def too_large(study: Study, run: str) -> str | None:
         return None
     images = _images(study, run)
     smaller: list[dict[str, Any]] = [{"micro_batch": n} for n in range(images // 2, 0, -1) if images % n == 0]
-    recomputed = {"checkpoint_blocks": True}
-    tried = [*smaller, recomputed, *(each | recomputed for each in smaller)]
-    fitting = [(change, peak) for change in tried if (peak := _peak(study, run, change)) <= card]
-    advice = fitting[:1] + [each for each in fitting[1:] if each[0] == recomputed]  # the largest micro-batch first
+    in_turn, recomputed = {"sequential_draws": True}, {"checkpoint_blocks": True}
+    both = in_turn | recomputed
+
+    def fitting(*kinds: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+        """Of each kind the first change that fits."""
+        peaks = [((change, _peak(study, run, change)) for change in kind) for kind in kinds]
+        found = [next((each for each in kind if each[1] <= card), None) for kind in peaks]
+        return [each for each in found if each is not None]
+
+    advice = fitting([in_turn], smaller, [recomputed]) or fitting([both, *(each | both for each in smaller)])
     words = " or ".join(f"{_in_words(change)} ({peak:.1f} GiB)" for change, peak in advice) or "a larger card"
     return f"a training step of {images} images needs about {found.peak:.1f} GiB, and {name} has {card:g}; use {words}"
 
@@ -223,14 +236,21 @@ def memory_tokens(study: Study, run: str) -> int:
 def parameters(study: Study, run: str) -> int:
     """Of a run's network."""
     model, length, channels = study.models[study.runs[run].model], study.num_tokens, study.continuous.latent_channels
-    (width, _), (out, _), head = _size(model, "encoder"), _size(model, "decoder"), model.head_width
+    (width, _), (out, _) = _size(model, "encoder"), _size(model, "decoder")
     positions = (model.buffer_size + length) * (width + out) + length * out
     ends = (study.data.num_classes + 1 + channels + 5) * width + width * out + 3 * out
     blocks = sum(_depth(model, s) * _block_parameters(study, run, s) for s in STAGES)
+    return positions + ends + blocks + _guidance_parameters(study, run, out) + head_parameters(study, run)
+
+
+def head_parameters(study: Study, run: str) -> int:
+    """Of the diffusion head."""
+    model, channels = study.models[study.runs[run].model], study.continuous.latent_channels
+    (out, _), head = _size(model, "decoder"), model.head_width
     embedding = (FREQUENCIES + head + out + channels + 4) * head
     residual = model.head_depth * (5 * head**2 + 7 * head)
     final = 2 * head**2 + 2 * head + 2 * channels * (head + 1)
-    return positions + ends + blocks + _guidance_parameters(study, run, out) + embedding + residual + final
+    return embedding + residual + final
 
 
 def _guidance_parameters(study: Study, run: str, width: int) -> int:

@@ -738,6 +738,10 @@ class TrainingHardware(Section):
     checkpoint_blocks: bool = Field(
         default=False, description="recompute the blocks' activations in the backward pass: less memory, more time"
     )
+    sequential_draws: bool = Field(
+        default=False,
+        description="run the head on one of the `head_batch_multiplier` noise draws at a time: less memory",
+    )
     fast_dropout: bool = Field(
         default=False,
         description="on CPUs: draw dropout masks from a quarter of the random numbers; the rate is rounded to 1/65536",
@@ -776,8 +780,8 @@ class Hardware(TrainingHardware):
     )
     runs: dict[str, dict[str, Any]] = Field(
         default={},
-        description="by run: its own `gpus`, `nodes`, `micro_batch`, `minutes`, `checkpoint_blocks`, `fast_dropout` "
-        "and `compile`; keys left out are as above",
+        description="by run: its own `gpus`, `nodes`, `micro_batch`, `minutes`, `checkpoint_blocks`, "
+        "`sequential_draws`, `fast_dropout` and `compile`; keys left out are as above",
     )
     results: FilePath = Field(default="results", description="folder for all results")
 

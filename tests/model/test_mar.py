@@ -188,7 +188,29 @@ def test_checkpointed_blocks_run_twice_and_change_no_bit_of_loss_and_gradients(s
     assert all(torch.equal(plain, again) for plain, again in zip(*found, strict=True))
 
 
-def test_blocks_are_checkpointed_where_the_hardware_of_a_run_says_so():
-    study = toy_study(hardware={"runs": {"dc_ca": {"checkpoint_blocks": True}}})
+@pytest.mark.parametrize(("autocast", "allowed"), [(False, 1e-5), (True, 0.02)])
+@pytest.mark.parametrize(("strategy", "options"), EVERY_VARIANT)
+def test_one_noise_draw_at_a_time_gives_the_same_loss_and_gradients(strategy, options, autocast, allowed):
+    dropout = SMALL.model_copy(update={"dropout": 0.1})
+    model, batch = randomise(toy_mar(strategy, model=dropout, **options)).train(), toy_batch(4)
+    found, rows = [], []
+    model.diffloss.net.input_proj.register_forward_hook(lambda _m, _in, out: rows.append(len(out)))
 
-    assert [run for run in study.runs if MAR.from_study(study, run).checkpoint_blocks] == ["dc_ca"]
+    for model.diffloss.sequential_draws in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**batch, rng=torch.Generator().manual_seed(0), head_batch_multiplier=3)
+        found.append([loss, *torch.autograd.grad(0.5 * loss, model.parameters())])
+
+    assert rows == [3 * 44, 44, 44, 44]
+    for at_once, in_turn in zip(*found, strict=True):
+        assert_near(in_turn, at_once, allowed)
+
+
+def test_memory_is_saved_where_the_hardware_of_a_run_says_so():
+    saving = {"checkpoint_blocks": True, "sequential_draws": True}
+    study = toy_study(hardware={"runs": {"dc_ca": saving}})
+    models = {run: MAR.from_study(study, run) for run in study.runs}
+
+    assert [run for run, model in models.items() if model.checkpoint_blocks] == ["dc_ca"]
+    assert [run for run, model in models.items() if model.diffloss.sequential_draws] == ["dc_ca"]

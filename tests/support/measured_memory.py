@@ -63,26 +63,33 @@ def flash_attention(q, k, v, dropout_p=0.0, **_):
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False)[0]
 
 
-def measured_backward(study, run, micro_batch):
-    """GiB that the backward pass of a run's training step holds at most beyond what the forward pass left.
+def native_dropout(x, p=0.5, training=True, inplace=False):
+    """As on a GPU: with a mask of bytes."""
+    return torch.native_dropout(x, p, training)[0]
 
-    Gradients of the weights are there from the start, as DDP holds them.
+
+def measured_backward(study, run, micro_batch, quantile=ALL):
+    """GiB that a run's training step holds at most, and how much more that is than its forward pass left.
+
+    Gradients of the weights are there from the start, as DDP holds them, and not counted.
     """
     s, length = study.training_of(run), study.num_tokens
     with ExitStack() as stack:
+        stack.enter_context(patch("torch.nn.functional.dropout", native_dropout))
         stack.enter_context(patch("torch.nn.functional.scaled_dot_product_attention", flash_attention))
         for name in INITIALISERS:
             stack.enter_context(patch(f"torch.nn.init.{name}", lambda t, *_, **__: t))
         stack.enter_context(FakeTensorMode())
-        watch = stack.enter_context(FakeCpu(ALL))
+        watch = stack.enter_context(FakeCpu(quantile))
         model = MAR.from_study(study, run).train()
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         x = torch.empty(micro_batch, length, study.continuous.latent_channels)
         batch = {"x": x, "q": torch.ones(micro_batch, length).long(), "c": torch.ones(micro_batch).long()}
         draws = Draws.of_all(torch.device("cpu"), 0, micro_batch)
+        before = watch.peak = watch.bytes
         with autocast(torch.device("cpu"), s.precision):
             loss = training_step(model, batch, s, draws)
-        left = watch.peak = watch.bytes
+        left = watch.bytes
         loss.backward()
-        return (watch.peak - left) / GIB
+        return (watch.peak - before) / GIB, (watch.peak - left) / GIB

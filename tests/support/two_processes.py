@@ -146,10 +146,13 @@ def after_a_long_wait(rank: int, port: int, folder: Path) -> None:
             context.barrier()
 
 
-def trained(context: Context, micro_batch: int | None, **changes) -> dict[str, torch.Tensor]:
+def trained(
+    context: Context, micro_batch: int | None, sequential_draws: bool = False, **changes
+) -> dict[str, torch.Tensor]:
     """Weights after three steps of a small DC-Mix with TI-Mix in float64, batches of 8 and micro-batches of this size;
     the loss; and how often each process summed gradients. changes: of the training's settings."""
-    study = toy_study(training={"epochs": 1, "batch_size": 8, "learning_rate": 0.1, **changes})
+    training = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1, **changes}
+    study = toy_study(training=training, hardware={"sequential_draws": sequential_draws})
     settings = study.training_of("dc_mix").model_copy(update={"micro_batch": micro_batch})
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(16, LENGTH, CHANNELS, generator=rng, dtype=torch.float64)

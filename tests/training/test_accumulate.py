@@ -42,6 +42,7 @@ def test_processes_change_no_number_and_sum_gradients_once_a_step(tmp_path, coun
         for micro_batch in (8 // count, 1)
         if number == 0 or micro_batch == 1
     }
+    trainings["0 one draw at a time"] = {"micro_batch": 4 // count, "sequential_draws": True}
 
     assert exit_codes_of_two(one_of_several, tmp_path, count, count, trainings) == [0] * count
 
