@@ -10,7 +10,7 @@ from mixar.study.sections import Autoencoder, MaskBit, Study, VaVae
 # tokenizers' reconstructions.
 OTHERS = ("maskbit", "continuous", "discrete")
 OWN = "own_"  # prefix of the run name of images from outside the study; their rows carry a label
-FAMILIES = {"vavae": "VAE", "maskbit": "MaskBit"}  # built-in tokenizer -> what its architecture is called
+FAMILIES = {"vavae": "VAE", "maskbit": "MaskBit"}  # of a built-in tokenizer, where it is not its row in the table
 RELEASED = {"vavae-f16d32": "VA-VAE f16d32", "kl16": "KL-16"}  # continuous tokenizers by asset; others go by size
 
 
@@ -36,8 +36,8 @@ def tokenizer(section: Autoencoder) -> str:
 
 
 def family(section: Autoencoder) -> str:
-    """MaskBit for the built-in discrete tokenizer, VAE for the continuous one; for another network its class."""
-    return section.network.partition(":")[2] if is_own(section.network) else FAMILIES[section.network]
+    """What the architecture of a tokenizer is called; for the study's own its class."""
+    return FAMILIES.get(section.network) or section.network.rpartition(":")[2]
 
 
 def of(name: str) -> str:

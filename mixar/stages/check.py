@@ -18,9 +18,11 @@ from mixar.assets.check import locate, resolve
 from mixar.data.manifest import count_images
 from mixar.model.mar import MAR
 from mixar.reporting.claims import compared_runs, inequality
+from mixar.scoring.catalogue import shortages
 from mixar.scoring.extractors import load_extractor, load_further
 from mixar.scoring.networks.subgroup_cnn import build_network
 from mixar.scoring.protocols import PROTOCOLS, protocol_of
+from mixar.scoring.values import metrics_of
 from mixar.study import external
 from mixar.study.choices import is_own
 from mixar.study.names import KINDS
@@ -208,10 +210,14 @@ def _size_problems(study: Study, train: int, held_out: int) -> Iterator[str]:
             yield f"{where}.batch_size: {settings.batch_size}, but there are only {train:,} training images; lower it"
     s, source = study.scoring, PROTOCOLS.get(study.scoring.protocol)
     reference = min(train, (source and source.reference_images) or train)
-    needs = {"kid": ("kid_subset_size", s.kid_subset_size), "precision": ("neighbours", s.neighbours + 1)}
-    for metric, (key, needed) in needs.items():
-        if metric in s.metrics and needed > reference:
-            yield f"scoring.{key}: {metric!r} needs {needed} reference images, but there are {reference:,}; lower it"
+    named = set()  # precision and recall lack the same images
+    for metric, minimum, _ in shortages(metrics_of(s), s, study.evaluation.num_images, reference):
+        if minimum.key not in named:
+            named.add(minimum.key)
+            yield (
+                f"scoring.{minimum.key}: {metric.name!r} needs {minimum.needed(s)} reference images, but there are "
+                f"{reference:,}; {minimum.advice}"
+            )
     if study.data.num_shards > held_out:
         yield f"data.num_shards: {study.data.num_shards} shards for {held_out:,} held-out images; ask for fewer"
     if s.jackknife_groups > held_out:

@@ -44,3 +44,13 @@ def test_a_tokenizer_of_the_studys_own_goes_by_its_class():
 
     assert names.tokenizer(section) == names.family(section) == "Patches"
     assert (names.of("Patches"), names.of("MaskBit")) == ("Patches'", "MaskBit's")
+
+
+@pytest.mark.parametrize(
+    ("network", "printed"),
+    [("vavae", "VAE"), ("maskbit", "MaskBit"), ("my_tokens:Patches", "Patches"), ("another_row", "another_row")],
+)
+def test_a_tokenizers_family_is_its_architecture_its_class_or_its_row(network, printed):
+    section = reported_study().continuous.model_copy(update={"network": network})
+
+    assert names.family(section) == printed

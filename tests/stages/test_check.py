@@ -76,7 +76,7 @@ def test_a_study_that_fits_has_no_problem(small):
         (("generator", "train", "batch_size", 64), r"^generator.train.batch_size: 64"),
         (("scoring", "extractor", "train", "batch_size", 64), r"^scoring.extractor.train.batch_size: 64"),
         (("scoring", "kid_subset_size", 36), r"^scoring.kid_subset_size: 'kid' needs 36 reference images"),
-        (("scoring", "neighbours", 40), r"^scoring.neighbours: 'precision' needs 41 reference images"),
+        (("scoring", "neighbours", 40), r"^scoring.neighbours: 'precision' needs 41 reference images, .* lower neigh"),
         (("data", "num_shards", 30), r"^data.num_shards: 30 shards for \d+ held-out images"),
         (("scoring", "jackknife_groups", 16), r"^scoring.jackknife_groups: 16, but there are only \d+ held-out images"),
         (("data", "num_classes", 3), r"^data.num_classes: 3, but .* 2 classes"),
@@ -88,6 +88,14 @@ def test_settings_that_the_data_do_not_suffice_for_are_named(small, change, said
 
     with pytest.raises(ValueError, match=said):
         raise ValueError(only(small))
+
+
+@pytest.mark.parametrize(("metric", "key"), [("recall", "neighbours"), ("kid", "kid_subset_size")])
+def test_every_metric_needs_its_reference_images(small, metric, key):
+    small["evaluation"] = {"num_images": 400, "shard_size": 400}
+    small["scoring"] |= {"metrics": ["fd", metric], key: 40}
+
+    assert only(small).startswith(f"scoring.{key}: {metric!r} needs")
 
 
 def test_no_image_is_read_to_count_them(small, tmp_path):

@@ -9,7 +9,7 @@ from mixar.model.cost import count_parameters
 from mixar.model.decode import sample_latents
 from mixar.model.guidance import STAGES, build_guidance
 from mixar.model.mar import MAR
-from mixar.study import memory
+from mixar.study import choices, memory
 from mixar.study.errors import SpecError
 from mixar.study.load import load_study, parse_study, read_layer
 from mixar.study.memory import training_memory
@@ -98,6 +98,14 @@ def test_parameters_and_added_tokens_are_those_of_the_network(run, root):
     for stage in STAGES:
         assert memory.prefix_tokens(study, run, stage) == guidance.prefix_tokens(stage)
         assert memory.memory_tokens(study, run) == guidance.memory_tokens(stage)
+
+
+@pytest.mark.parametrize("strategy", choices.STRATEGIES.table)
+def test_every_built_in_strategy_adds_the_parameters_that_it_has(strategy, smoke):
+    smoke["runs"]["mar"] |= {"guidance": {"strategy": strategy}}
+    study = parse_study(smoke)
+
+    assert memory.parameters(study, "mar") == count_parameters(study, "mar")
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ def test_a_committed_study_is_checked_by_its_name(mixar):
     assert "smoke: valid." in mixar("check", "--study", "smoke")
 
 
+def test_a_committed_study_is_priced_by_its_name(mixar):
+    assert "GPU-hours" in mixar("plan", "--study", "imagenet256", "--totals")
+
+
 def test_a_report_is_written_of_a_study_that_ran_in_the_repository(mixar, root, tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     drawings = {"limit": 60, "path": "resources/noto-emoji-32.parquet"}
