@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
+from checkouts import checkout, recorded  # noqa: E402
 from interleaved import Case, compare, near, show, write  # noqa: E402
 
 from mixar import released  # noqa: E402
@@ -77,20 +77,8 @@ def main() -> None:
 @contextmanager
 def official(path: Path, device: torch.device) -> Iterator[tuple[ModuleType, ModuleType]]:
     """Its modules `models.mar` and `engine_mar`. Raises SystemExit where the path holds no checkout."""
-    if not (path / "models" / "mar.py").is_file():
-        raise SystemExit(f"{path}: no checkout of MAR (models/mar.py is missing)")
-    stubs = {name: ModuleType(name) for name in ABSENT if importlib.util.find_spec(name) is None}
-    with patch.dict(sys.modules, stubs), patch.object(sys, "path", [str(path), *sys.path]), without_cuda(device):
+    with checkout(path, "models/mar.py", ABSENT, device):
         yield importlib.import_module("models.mar"), importlib.import_module("engine_mar")
-
-
-@contextmanager
-def without_cuda(device: torch.device) -> Iterator[None]:
-    if device.type == "cuda":
-        yield
-        return
-    with patch.object(Tensor, "cuda", lambda t, *_, **__: t):
-        yield
 
 
 def cases(name: str, modules: tuple[ModuleType, ModuleType], device: torch.device, parts: list[str]) -> Iterator[Case]:
@@ -164,19 +152,6 @@ def replayed(theirs: Any, draw: Callable[[], Tensor], sampler: Sampler) -> tuple
     for i, _ in enumerate(steps_of(SIDE**2, sampler)):
         heads.append((first[i], torch.stack(later[i * steps : (i + 1) * steps])))
     return found, Draws(orders[0], heads)
-
-
-@contextmanager
-def recorded(owner: Any, name: str) -> Iterator[list[Any]]:
-    """The results of a function, as they are made."""
-    function, found = getattr(owner, name), []
-
-    def record(*arguments: Any, **options: Any) -> Any:
-        found.append(function(*arguments, **options))
-        return found[-1]
-
-    with patch.object(owner, name, record):
-        yield found
 
 
 # Training
