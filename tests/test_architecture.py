@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "tokens": GROUND | {"model"},
     "scoring": GROUND,
     "reporting": GROUND | {"data", "scoring"},
-    "training": GROUND | {"model", "tokens"},
+    "training": GROUND | {"model"},
     "trial": GROUND | {"model", "data", "tokens", "scoring", "training"},
     "preview": GROUND | {"model", "data", "tokens", "reporting"},
     "stages": GROUND | {"model", "data", "tokens", "scoring", "training", "reporting", "released", "trial", "preview"},
@@ -133,11 +133,11 @@ def test_the_model_knows_no_rank_no_device_and_no_global_randomness(path):
         assert word not in text, f"{path.name} uses {word}"
 
 
-def test_training_takes_only_the_generator_of_the_tokens():
+def test_tokens_take_only_the_patches_of_the_model():
     for path in MODULES:
-        if part_of(path) == "training":
-            taken = {module for part, module in own_imports(path) if part == "tokens"}
-            assert taken <= {"generator"}, f"{path.name} imports {taken}"
+        if part_of(path) == "tokens":
+            taken = {module for part, module in own_imports(path) if part == "model"}
+            assert taken <= {"patches"}, f"{path.name} imports {taken}"
 
 
 # Folders and files of tests about something else than a module.

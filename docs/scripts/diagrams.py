@@ -116,7 +116,7 @@ def states() -> str:
     }
     arrows = [("submitted", "queued", ""), ("queued", "running", ""), ("running", "ended", ""), ("ended", "done", ""),
               ("ended", "failed", ""), ("running", "stopping", ""), ("stopping", "lost", ""),
-              ("lost", "queued", ""), ("ended", "lost", "~node lost")]  # fmt: skip
+              ("stopping", "ended", "no budget"), ("lost", "queued", ""), ("ended", "lost", "~node lost")]  # fmt: skip
     return svg(boxes, arrows, 950, 185, "What happens to a job on Slurm")
 
 

@@ -31,20 +31,22 @@ def test_the_page_of_commands_is_current():
     assert commands.PAGE.read_text(encoding="utf-8") == commands.page(), "run: python docs/scripts/commands.py"
 
 
-def test_the_picture_of_the_rooms_is_current():
+@pytest.mark.parametrize("name", ["stages", "states", "rooms"])
+def test_the_pictures_are_current(name):
     diagrams = script("diagrams")
-    drawn = (diagrams.ASSETS / "rooms.svg").read_text(encoding="utf-8")
+    drawn = (diagrams.ASSETS / f"{name}.svg").read_text(encoding="utf-8")
 
-    assert drawn == diagrams.rooms(), "run: python docs/scripts/diagrams.py"
+    assert drawn == getattr(diagrams, name)(), "run: python docs/scripts/diagrams.py"
 
 
-def test_the_architecture_page_names_every_room():
+def test_the_architecture_page_lists_every_room_above_those_that_it_imports():
     text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
-    named = set(
-        re.findall(r"`([\w.]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `"))
-    )
+    listed = re.findall(r"^\| `([\w.]+)` ", text, re.M)
+    imports = script("diagrams").rooms_of(ROOT / "mixar")
 
-    assert set(script("diagrams").rooms_of(ROOT / "mixar")) <= named
+    assert sorted(imports) == sorted(listed)
+    for room, others in imports.items():
+        assert not others & set(listed[: listed.index(room)]), room
 
 
 def test_rooms_are_read_from_import_statements(tmp_path):
