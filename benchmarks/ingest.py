@@ -1,11 +1,12 @@
-"""`mixar ingest` on as many images as ImageNet has: minutes, CPU time and peak memory.
+"""`mixar ingest` on many images: minutes, CPU time and peak memory.
 
-    python benchmarks/ingest.py [--images 1281167] [--source webdataset parquet folder] [--pixels 32]
+    python benchmarks/ingest.py [--images 128116 1281167] [--source webdataset parquet folder] [--pixels 32]
 
 Writes tiny JPEGs (1,000 different ones, each with its number in a comment, so that no two files are equal), and runs
-the verb on them in a process of its own, first on a tenth: what is linear costs ten times as much. --unreadable makes
-so many of them unreadable and lets the verb leave them out. Decoding ImageNet's images costs what `decoding_ms` of the
-result says on top, and reading its 140 GB.
+the verb on them in a process of its own. Rows join those that the output file has. Times of fewer images than ImageNet
+has are printed extrapolated to it, too; the file holds only what was measured. --unreadable makes so many of the images
+unreadable and lets the verb leave them out. Decoding ImageNet's images costs what `decoding_ms` of the result says on
+top, and reading its 140 GB.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import io
 import json
 import os
-import resource
 import subprocess
 import sys
 import tarfile
@@ -35,6 +35,8 @@ from mixar.storage.files import write_text
 
 ROOT = Path(__file__).parent.parent
 CLASSES, IN_A_FILE, KINDS = 1000, 10_000, 1000
+IMAGENET = 1_281_167
+HELD_OUT_RATE = 0.04
 
 
 def jpegs(pixels: int) -> list[bytes]:
@@ -96,28 +98,40 @@ WRITERS: dict[str, Callable] = {"webdataset": write_webdataset, "parquet": write
 def ingested(source: str, images: Path, folder: Path, pixels: int, unreadable: int) -> dict[str, float]:
     """Run `mixar ingest` on a folder of images; what it took. Raises RuntimeError with its output if it fails."""
     study = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text(encoding="utf-8"))
-    study["data"] = {"source": source, "path": str(images), "held_out_rate": 0.04, "image_size": 32}
+    study["data"] = {"source": source, "path": str(images), "held_out_rate": HELD_OUT_RATE, "image_size": 32}
     study["data"] |= {"num_classes": CLASSES, "num_shards": 2, "skip_unreadable": unreadable > 0}
     study["hardware"]["results"] = str(folder)
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    start = time.perf_counter()
     command = [sys.executable, "-m", "mixar", "ingest", "--study", str(file)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    output = process.communicate()[0]
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode, wall = os.waitstatus_to_exitcode(status), time.perf_counter() - start
     if process.returncode:
         raise RuntimeError(output)
     manifest = next(folder.glob("**/manifest.parquet"))
     return {
         "wall_s": round(wall, 1),
-        "user_s": round(after.ru_utime - before.ru_utime, 1),
-        "system_s": round(after.ru_stime - before.ru_stime, 1),
-        "peak_gib": round(after.ru_maxrss / 2**20, 2),  # the largest child so far: run the small one first
+        "user_s": round(used.ru_utime, 1),
+        "system_s": round(used.ru_stime, 1),
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),
         "progress_lines": output.count("images/s"),
         "manifest_mb": round(manifest.stat().st_size / 1e6, 1),
         "rows": pq.read_metadata(manifest).num_rows,
     }
+
+
+def said(found: dict[str, float]) -> str:
+    """What was measured, in words; for fewer images than ImageNet's, what as many would take if all grew linearly."""
+    cpu = found["user_s"] + found["system_s"]
+    text = f"measured: {found['rows']:,} images, {found['wall_s']} s, {cpu:.1f} CPU-s, {found['peak_gib']} GiB at most"
+    if found["rows"] >= IMAGENET:
+        return text
+    factor = IMAGENET / found["rows"] / 60
+    return f"{text}; extrapolated: {IMAGENET:,} images, {factor * found['wall_s']:.0f} min, {factor * cpu:.0f} CPU-min"
 
 
 def decoding_ms(rounds: int = 5) -> float:
@@ -136,17 +150,18 @@ def decoding_ms(rounds: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_281_167)
+    parser.add_argument("--images", type=int, nargs="+", default=[IMAGENET // 10, IMAGENET])
     parser.add_argument("--source", nargs="+", default=["webdataset", "parquet"], choices=sorted(WRITERS))
     parser.add_argument("--pixels", type=int, default=32)
     parser.add_argument("--unreadable", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where images are written, stay and are used again")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "ingest.json")
     arguments = parser.parse_args()
-    result = {"machine": machine(), "decoding_ms": decoding_ms(), "unreadable": arguments.unreadable, "sources": {}}
+    result = json.loads(arguments.output.read_text("utf-8")) if arguments.output.exists() else {"sources": {}}
+    result |= {"machine": machine(), "decoding_ms": decoding_ms()}
     for source in arguments.source:
-        rows = {}
-        for images in (arguments.images // 10, arguments.images):
+        rows = result["sources"].setdefault(source, {})
+        for images in arguments.images:
             with tempfile.TemporaryDirectory() as temporary:
                 folder = (arguments.folder or Path(temporary)) / f"{source}-{images}"
                 start = time.perf_counter()
@@ -156,10 +171,9 @@ def main() -> None:
                 print(f"{source}: wrote {images:,} images in {time.perf_counter() - start:.0f} s", flush=True)
                 load = round(os.getloadavg()[0], 1)
                 found = ingested(source, folder, Path(temporary), arguments.pixels, arguments.unreadable)
-                rows[str(images)] = found | {"load_before": load}
-                print(json.dumps(rows[str(images)]), flush=True)
-        result["sources"][source] = rows
-        write_text(arguments.output, json.dumps(result, indent=2) + "\n")
+            rows[str(images)] = found | {"unreadable": arguments.unreadable, "load_before": load}
+            print(said(found), flush=True)
+            write_text(arguments.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
