@@ -24,7 +24,8 @@ class Shard(NamedTuple):
 def webdataset(files: Listing, key: str) -> Originals:
     """Entries of all tars, in order. What comes before the first dot of a file's name is the sample's key."""
     if not files.files:
-        skipped = files.skipped_in_words() or "nothing else"
+        if not (skipped := files.skipped_in_words()):
+            raise ValueError(f"{key}: no .tar at {files.root}; give a tar, a folder of tars, or a pattern")
         raise ValueError(f"{key}: no .tar at {files.root} (found: {skipped}); unpack compressed ones with gunzip")
     with ThreadPoolExecutor(THREADS) as pool:  # network file systems: waiting, not computing
         shards = list(pool.map(lambda file: _read(file.path), files.files))

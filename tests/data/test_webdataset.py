@@ -114,3 +114,7 @@ def test_a_tar_that_is_cut_off_and_a_folder_without_tars_are_named(tmp_path):
     (tmp_path / "a.tar").rename(tmp_path / "a.tar.gz")
     with pytest.raises(ValueError, match=r"no .tar at .*found: 1 .gz \(not read\)\); unpack compressed ones"):
         ingest_manifest(study(tmp_path))
+
+    (tmp_path / "a.tar.gz").unlink()
+    with pytest.raises(ValueError, match=r"no .tar at [^ ]*; give a tar, a folder of tars, or a pattern"):
+        ingest_manifest(study(tmp_path))
