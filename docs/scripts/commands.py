@@ -5,12 +5,14 @@ python docs/scripts/commands.py            writes docs/reference/commands.md
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import typer
 
 from mixar.__main__ import app
 
+WIDTH = 86  # characters of code that a page of the site shows without scrolling
 PAGE = Path(__file__).parents[1] / "reference" / "commands.md"
 HEAD = """\
 # Commands
@@ -27,7 +29,7 @@ that you can mend is one message and exit code 2; `MIXAR_DEBUG=1` shows the trac
 | `make env` | only the environment, in `.venv` |
 | `make test` | the unit tests, in under five minutes on two cores |
 | `make test-all` | every test: whole workflows, a real Slurm, full-size networks |
-| `make lint` | ruff, snakefmt and Snakemake's linter |
+| `make lint` | ruff, mypy, snakefmt and Snakemake's linter |
 | `make docs` | these pages, in `site/` |
 | `make networks`, `make checkpoints` | the committed weights of `resources/demo`, again |
 
@@ -58,11 +60,18 @@ def commands(group, path: str = ""):
 def section(name: str, command) -> str:
     """A heading, the usage line, what it does, and a table of arguments and options."""
     shown = [p for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
-    usage = " ".join(["mixar", name, *(words for p in shown if (words := usage_of(p)))])
+    usage = usage_line(name, shown)
     lines = [f"## mixar {name}", "", " ".join((command.help or "").split()), "", "```text", usage, "```", ""]
     if shown:
         lines += ["| argument | default | meaning |", "|---|---|---|", *map(row, shown), ""]
     return "\n".join(lines)
+
+
+def usage_line(name: str, shown) -> str:
+    """How a command is called; broken between arguments where it is wider than a page."""
+    words = ["mixar", *name.split(), *(found.replace(" ", "\0") for p in shown if (found := usage_of(p)))]
+    lines = textwrap.wrap(" ".join(words), WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def usage_of(param) -> str:

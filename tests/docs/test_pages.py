@@ -25,6 +25,21 @@ def test_the_readme_has_at_most_150_lines(root):
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+PAGES = [
+    *(ROOT / "docs").rglob("*.md"),
+    *ROOT.glob("packages/*/README.md"),
+    *ROOT.glob("packages/*/docs/*.md"),
+    ROOT / "config" / "README.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_code_fits_the_page(page):
+    blocks = re.findall(r"^```(?:bash|python|yaml)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+    assert [line for block in blocks for line in block.splitlines() if len(line) > script("commands").WIDTH] == []
+
+
 def test_the_page_of_commands_is_current():
     commands = script("commands")
 
