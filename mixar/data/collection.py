@@ -295,15 +295,17 @@ class Checked(NamedTuple):
     """What `checked` found out about a collection."""
 
     sha256: str  # of index, label and pixels of all images
+    parts: list[str]  # the same of each part
     lossy: Counter[str]  # images in formats that change pixels, by format
 
 
-def checked(collection, size: int, progress: Callable[[int, int], None]) -> Checked:
+def checked(collection, size: int, part: int, progress: Callable[[int, int], None]) -> Checked:
     """Decode all images. Raises ValueError naming the first that is unreadable, of another mode, or of another size.
 
-    size: of the images, in pixels.
+    size: of the images, in pixels. part: images of a part.
     """
     total, content, first = len(collection.index), hashlib.sha256(), None
+    parts = [hashlib.sha256() for _ in range(0, total, part)]
     lossy: Counter[str] = Counter()
     progress(0, total)
     for done, (where, pixels, format) in enumerate(iter_pixels(collection, 0, total)):
@@ -313,11 +315,13 @@ def checked(collection, size: int, progress: Callable[[int, int], None]) -> Chec
                              "needs one size")  # fmt: skip
         if pixels.shape != (size, size, 3):
             raise ValueError(f"{where}: {_size(pixels.shape)}; the protocol scores images of {size} x {size} pixels")
-        content.update(np.array([collection.index[done], collection.labels[done]], np.int64).tobytes())
-        content.update(np.ascontiguousarray(pixels).data)
+        keys = np.array([collection.index[done], collection.labels[done]], np.int64).tobytes()
+        for hashed in (content, parts[done // part]):
+            hashed.update(keys)
+            hashed.update(np.ascontiguousarray(pixels).data)
         lossy.update([format] if format else [])
         progress(done + 1, total)
-    return Checked(content.hexdigest(), lossy)
+    return Checked(content.hexdigest(), [each.hexdigest() for each in parts], lossy)
 
 
 def _size(shape: tuple[int, ...]) -> str:

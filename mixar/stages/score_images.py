@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,8 @@ def score_images(
     """Score the images at `path` and write layout.scores("own", name); returns the row's name, made of the label.
 
     label: as Table 1 prints it; default: the path's last part. protocol: must be the study's, whose references, feature
-    networks and folder are used. replace: drop what an earlier call with this label made of other images.
+    networks and folder are used. replace: drop what an earlier call with this label made of other images,
+    except features of shards that are the same.
     shard_size: images per feature file.
     Raises ValueError for all that is unfit, before any feature is computed.
     """
@@ -83,9 +84,10 @@ def score_images(
     networks = _networks(study, layout)
     reference = _reference(study, layout, used, networks)
     _check_count(len(collection.index), reference)
-    sha256, lossy = checked(collection, study.data.image_size, Progress(f"check {label}", "images"))
+    progress = Progress(f"check {label}", "images")
+    sha256, parts, lossy = checked(collection, study.data.image_size, shard_size, progress)
     _claim(layout, name, {"images": sha256, "n": len(collection.index), "path": str(path)}, replace)
-    scored = _features(layout, name, collection, networks, {**networks.header, "brought": sha256}, shard_size)
+    scored = _features(layout, name, collection, networks, parts, shard_size)
     values = sample_values(reference.scoring, scored.features, reference.train, reference.held_out)
     values += further_values(reference.scoring, scored, reference.images)
     labels = _labels(collection.labels, study.data.num_classes)
@@ -221,7 +223,6 @@ def _claim(layout: Layout, name: str, record: dict, replace: bool) -> None:
         if not replace:
             raise ValueError(f"{name}: {others}; give another --label, or replace them with --replace")
         shutil.rmtree(file.parent)
-        shutil.rmtree(layout.own_features(name, 0).parent, ignore_errors=True)
     write_text(file, json.dumps(record, indent=2) + "\n")
 
 
@@ -238,28 +239,34 @@ def _others(file: Path, record: dict) -> str:
 
 
 def _features(
-    layout: Layout, name: str, collection, networks: Networks, header: dict[str, str], shard_size: int
+    layout: Layout, name: str, collection, networks: Networks, hashes: Sequence[str], shard_size: int
 ) -> Scored:
-    """Features of all images, shard by shard; a whole shard of the same images and networks is kept."""
+    """Features of all images, shard by shard; a whole shard of the same images and networks is kept.
+
+    hashes: of the images of each shard.
+    """
     total, progress, paths = len(collection.index), Progress(f"features of {name}", "images"), []
-    for shard, start in enumerate(range(0, total, shard_size)):
-        path, stop = layout.own_features(name, shard), min(start + shard_size, total)
-        index, labels = collection.index[start:stop], collection.labels[start:stop]
+    for shard, images in enumerate(hashes):
+        start, path = shard * shard_size, layout.own_features(name, shard)
+        stop = min(start + shard_size, total)
         paths.append(path)
-        if not _is_done(path, networks, header, index):
+        if not _is_done(path, networks, images):
+            index, labels = collection.index[start:stop], collection.labels[start:stop]
             batches = _batches(collection, start, stop, progress)
             with naming(f"features of {name} shard {shard}"):
                 outputs, others = networks.extract(batches)
-            write_features(path, index, labels, outputs, header, further=others)
+            write_features(path, index, labels, outputs, networks.header, further=others, images=images)
+    for left_over in set(paths[0].parent.glob("*.parquet")) - set(paths):  # of more images
+        left_over.unlink()
     return read_features(paths)
 
 
-def _is_done(path: Path, networks: Networks, header: dict[str, str], index: np.ndarray) -> bool:
+def _is_done(path: Path, networks: Networks, images: str) -> bool:
     try:
         found = read_features([path])
     except ValueError:
         return False
-    return _is_made_by(networks, found, header) and np.array_equal(found.features.index, np.sort(index))
+    return _is_made_by(networks, found, networks.header) and found.images == (images,)
 
 
 def _batches(collection, start: int, stop: int, progress: Progress):

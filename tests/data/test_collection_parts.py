@@ -132,7 +132,9 @@ def test_the_check_tells_one_set_of_images_from_another(tmp_path):
     images, seen = pixels(), []
     a, b = (open_collection(folder(tmp_path / n, i)) for n, i in (("a", images), ("b", images[::-1])))
 
-    digests = [checked(c, SIZE, lambda done, total: seen.append((done, total))) for c in (a, a, b)]
+    digests = [checked(c, SIZE, 8, lambda done, total: seen.append((done, total))) for c in (a, a, b)]
 
     assert digests[0] == digests[1] != digests[2]
+    assert [len(digest.parts) for digest in digests] == [COUNT // 8] * 3
+    assert len({*digests[0].parts, *digests[2].parts}) == 2 * COUNT // 8
     assert seen[: COUNT + 1] == [(i, COUNT) for i in range(COUNT + 1)]

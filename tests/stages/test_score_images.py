@@ -114,6 +114,22 @@ def test_a_second_call_continues_where_the_first_stopped(house, tmp_path, forwar
     assert values(layout, name) == first
 
 
+def test_shards_of_images_that_stayed_are_kept_when_others_are_appended_or_removed(house, tmp_path, forward_passes):
+    _, layout = house
+    fewer, more = folder(tmp_path / "a", pixels(20)), folder(tmp_path / "b", pixels())
+    scored(house, fewer, "Mine", shard_size=8)
+    forward_passes.clear()
+
+    name = scored(house, more, "Mine", replace=True, shard_size=8)
+    appended, passes = values(layout, name), len(forward_passes)
+    again = scored(house, more, "Again", shard_size=8)
+    scored(house, folder(tmp_path / "c", pixels()[:16]), "Mine", replace=True, shard_size=8)
+
+    assert passes == 1, "the third shard alone, which had four images"
+    assert values(layout, again) == appended
+    assert not layout.own_features(name, 2).exists() and layout.own_features(name, 1).exists()
+
+
 def test_the_same_name_with_other_images_is_refused_or_replaces_on_request(house, tmp_path):
     _, layout = house
     name = scored(house, folder(tmp_path / "a", pixels()), "Mine")
