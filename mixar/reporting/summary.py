@@ -225,7 +225,7 @@ def _sweeps(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str], tuple[Res
 
 def _results(study: Study, rows: pd.DataFrame) -> dict[tuple[str, str, str], Result]:
     groups: dict[tuple[str, str, str], list[dict]] = {}
-    headline = {run: headline_sampler(study, run) for run in study.networks}
+    headline = {run: study.headline_sampler(run) for run in study.networks}
     for row in rows[rows["source"] != SWEEP].to_dict("records"):
         if _text(row["sampler"]) in (None, headline.get(row["run"])) or row["run"] not in headline:
             groups.setdefault((row["run"], row["metric"], row["source"]), []).append(row)
@@ -244,14 +244,6 @@ def rows_of(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
         for run, seed in zip(rows["run"], rows["seed"], strict=True)
     ]
     return rows[pd.Series(known, index=rows.index) & (rows["study"] == study.study)]
-
-
-def headline_sampler(study: Study, run: str) -> str | None:
-    """The sampler behind a run's headline: the report's, or the run's first where it was not drawn with that one."""
-    if run not in (networks := study.networks):
-        return None
-    samplers = networks[run].samplers
-    return study.report.sampler if study.report.sampler in samplers else samplers[0]
 
 
 def _result(study: Study, rows: list[dict]) -> Result:

@@ -22,7 +22,6 @@ from mixar.reporting.summary import (
     Summary,
     best_scale,
     check_same_ground,
-    headline_sampler,
     strangers,
 )
 from mixar.scoring.catalogue import Metric, metric_of
@@ -108,7 +107,7 @@ def _quality_marks(summary: Summary) -> dict[str, str]:
 
 def _quality_notes(summary: Summary, marks: dict[str, str], headings: Iterable[str]) -> tuple[str, ...]:
     study, gfd = summary.study, summary.distance()
-    samplers = {run: headline_sampler(study, run) for run in study.runs}
+    samplers = {run: study.headline_sampler(run) for run in study.runs}
     others = [f"{label_of(study, r)}: {s}" for r, s in samplers.items() if s != study.report.sampler]
     notes = [
         "Mean ± standard deviation over seeds. Intervals: 95 % jackknife over images, spanning all seeds. Values are "
@@ -138,7 +137,7 @@ def _scale_notes(summary: Summary) -> list[str]:
     found = [
         f"{label_of(summary.study, run)} {fd.cfg:g}"
         for run in summary.study.networks
-        if (run, headline_sampler(summary.study, run)) in summary.sweeps
+        if (run, summary.study.headline_sampler(run)) in summary.sweeps
         and (fd := summary.of(run, "fd")).cfg is not None
     ]
     return [f"Guidance scales chosen by a sweep, on other images: {', '.join(found)}."] if found else []
@@ -147,7 +146,7 @@ def _scale_notes(summary: Summary) -> list[str]:
 def _joined_note(summary: Summary, other: Study) -> str:
     """Which rows come from a joined study, with which tokenizer, samplers and reconstruction protocol."""
     labels = ", ".join(run.label for run in other.runs.values())
-    samplers = ", ".join(dict.fromkeys(str(headline_sampler(other, run)) for run in other.runs))
+    samplers = ", ".join(dict.fromkeys(str(other.headline_sampler(run)) for run in other.runs))
     rfd = summary.of(f"{other.study}{JOINED}continuous", "rfd", "reconstruct")
     measured = f", reconstructions under {rfd.protocol}, n = {count(rfd.n)}" if rfd else ""
     return f"From study {other.study} ({other.title}): {labels}; {label_of(other, 'continuous')}{measured}; " + (
@@ -285,7 +284,7 @@ def _is_unsteady(time: Result) -> bool:
 
 def _record(study: Study, run: str, label: str, found: dict[str, Result]) -> dict:
     """One row of the CSV: every number in full."""
-    record: dict = {"run": run, "label": label, "sampler": headline_sampler(study, run)}
+    record: dict = {"run": run, "label": label, "sampler": study.headline_sampler(run)}
     for metric, r in found.items():
         record |= {metric: r.mean, f"{metric}_sd": r.sd, f"{metric}_low": r.low, f"{metric}_high": r.high}
         record |= {f"{metric}_seeds": len(r.values) or None, f"{metric}_n": r.n, f"{metric}_protocol": r.protocol}

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from mixar.reporting.figures import STYLE, caption, colour_of, ground_of
 from mixar.reporting.names import label_of
 from mixar.reporting.numbers import MISSING, decimals, fixed, number, si, signed
-from mixar.reporting.summary import Result, Summary, headline_sampler
+from mixar.reporting.summary import Result, Summary
 from mixar.reporting.tables import Table
 from mixar.reporting.verdicts import compare
 
@@ -43,7 +43,7 @@ def tradeoff_data(summary: Summary) -> pd.DataFrame:
 
 
 def _rows(summary: Summary, run: str) -> list[dict[str, Any]]:
-    usual = str(headline_sampler(summary.study, run))
+    usual = str(summary.study.headline_sampler(run))
     first, rows = summary.drawn_with(run, usual, "fd"), []
     for sampler in summary.study.runs[run].samplers:
         fd = summary.drawn_with(run, sampler, "fd")

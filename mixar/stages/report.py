@@ -26,7 +26,7 @@ from mixar.reporting.names import family, label_of, of
 from mixar.reporting.numbers import count, number
 from mixar.reporting.page import page, table_page
 from mixar.reporting.results import read_losses, read_rows
-from mixar.reporting.summary import Summary, headline_sampler, rows_of, summarise
+from mixar.reporting.summary import Summary, rows_of, summarise
 from mixar.reporting.tables import Table, efficiency_table, quality_table, sweep_table
 from mixar.reporting.tradeoff import tradeoff_figure, tradeoff_table
 from mixar.reporting.writers import to_csv, to_latex, to_markdown, to_text
@@ -190,27 +190,14 @@ def image_sheets(layout: Layout, summary: Summary) -> dict:
     return sheets
 
 
-def _shards(study: Study, layout: Layout, run: str) -> list[Path]:
-    """A few sample shards of a run's first seed, spread over the labels: enough for a sheet."""
-    count = study.evaluation.num_shards
-    numbers = np.unique(np.linspace(0, count - 1, min(count, study.report.grid[0])).round().astype(int))
-    return [layout.samples(*_first_drawing(study, run), int(i)) for i in numbers]
-
-
-def _first_drawing(study: Study, run: str) -> tuple[str, int, str]:
-    """(run, seed, sampler) of the images that sheets show."""
-    seed = study.networks[run].seeds[0] if run in study.networks else 0
-    return run, seed, headline_sampler(study, run) or "default"
-
-
 def _grids(study: Study, layout: Layout, names: dict[int, str]):
     """Figure 6: the same classes and indices for every run."""
-    index, label = pictures.read_labels(_shards(study, layout, next(iter(study.runs))))
+    index, label = pictures.read_labels(layout.shown_samples(next(iter(study.runs))))
     chosen = pictures.pick_rows(index, label, *study.report.grid)
     wanted = [i for _, indices in chosen for i in indices]
     grids = {}
     for run in study.runs:
-        images = pictures.read_selected(_shards(study, layout, run), wanted)
+        images = pictures.read_selected(layout.shown_samples(run), wanted)
         parts = np.split(images, np.cumsum([len(indices) for _, indices in chosen])[:-1])
         grids[study.runs[run].label] = [(names[c], part) for (c, _), part in zip(chosen, parts, strict=True)]
     return pictures.figure6(grids)
@@ -218,10 +205,10 @@ def _grids(study: Study, layout: Layout, names: dict[int, str]):
 
 def _pairs(study: Study, layout: Layout, names: dict[int, str]):
     runs = layout.figure2_runs
-    index, label = pictures.read_labels(_shards(study, layout, runs[0]))
+    index, label = pictures.read_labels(layout.shown_samples(runs[0]))
     wanted = pictures.pick_varied(index, label, PAIRS)
     classes = [names[int(label[index == i][0])] for i in wanted]
-    images = {run: pictures.read_selected(_shards(study, layout, run), wanted) for run in ("maskbit", *runs)}
+    images = {run: pictures.read_selected(layout.shown_samples(run), wanted) for run in ("maskbit", *runs)}
     theirs, ours = images.pop("maskbit"), {label_of(study, r): part for r, part in images.items()}
     return pictures.figure2(family(study.discrete), theirs, ours, classes)
 
@@ -230,9 +217,9 @@ def _copies(summary: Summary, layout: Layout, manifest: pa.Table):
     """Samples of every run above their nearest training images by features: some of all classes, then the closest."""
     study, parts = summary.study, []
     for run in study.runs:
-        names = _first_drawing(study, run)
+        names = study.shown_drawing(run)
         near = pq.read_table(layout.nearest(*names)).to_pandas().set_index("index")
-        shards = _shards(study, layout, run)
+        shards = layout.shown_samples(run)
         index, label = pictures.read_labels(shards)
         usual = pictures.pick_varied(index, label, pictures.USUAL)
         shown = near.loc[np.setdiff1d(index, usual)]

@@ -98,6 +98,13 @@ class Layout:
         """Images as Parquet: index, label, image.bytes (PNG)."""
         return self.root / "sample" / run / f"seed{seed}" / sampler / f"shard-{_number(shard)}.parquet"
 
+    def shown_samples(self, run: str) -> list[Path]:
+        """What the report's sheets are cut from: a few shards of the run's first seed, spread over the labels."""
+        count = self.study.evaluation.num_shards
+        wanted = min(count, self.study.report.grid[0])
+        numbers = {round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)}
+        return [self.samples(*self.study.shown_drawing(run), i) for i in sorted(numbers)]
+
     def reconstruction(self, kind: str, shard) -> Path:
         return self.root / "reconstruct" / kind / f"shard-{_number(shard)}.parquet"
 

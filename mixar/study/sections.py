@@ -861,6 +861,21 @@ class Study(Section):
         """Network, seed and sampler of every set of images: MaskBit's own first, then those of the networks."""
         return [(name, *drawn) for name in (names.MASKBIT, *self.networks) for drawn in self.drawings_of(name)]
 
+    def headline_sampler(self, name: str) -> str | None:
+        """The sampler behind a network's headline: the report's, or its first where it was not drawn with that one.
+
+        None for what is no network of this study.
+        """
+        if name not in self.networks:
+            return None
+        samplers = self.networks[name].samplers
+        return self.report.sampler if self.report.sampler in samplers else samplers[0]
+
+    def shown_drawing(self, name: str) -> tuple[str, int, str]:
+        """Network, seed and sampler of the images that the report shows of a run."""
+        seed, sampler = self.drawings_of(name)[0]
+        return name, seed, self.headline_sampler(name) or sampler
+
     def sweep_of(self, name: str, sampler: str) -> Sweep | None:
         """The sweep that chooses a sampler's guidance scale for a network; none for MaskBit and unguided samplers."""
         if name == names.MASKBIT or self.samplers[sampler].cfg == 1:

@@ -28,3 +28,16 @@ def test_results_are_where_the_study_says(smoke, monkeypatch):
     smoke["hardware"]["results"] = "$SCRATCH/results"
 
     assert Layout(parse_study(smoke)).root == Path("/scratch/me/results/smoke")
+
+
+def test_sheets_are_cut_from_a_few_shards_of_the_first_seed_and_the_headlines_sampler(smoke):
+    smoke["evaluation"] |= {"num_images": 100, "shard_size": 10}
+    smoke["report"] |= {"grid": [4, 2], "sampler": "quick"}
+    smoke["samplers"]["quick"] = smoke["samplers"]["default"]
+    smoke["runs"]["mar"] |= {"seeds": [3, 1], "samplers": ["default", "quick"]}
+    layout = Layout(parse_study(smoke))
+
+    assert layout.shown_samples("mar") == [layout.samples("mar", 3, "quick", shard) for shard in (0, 3, 6, 9)]
+    assert layout.shown_samples("maskbit") == [layout.samples("maskbit", 0, "default", shard) for shard in (0, 3, 6, 9)]
+    first = layout.study.networks["dc_mix"].samplers[0]
+    assert {path.parent.name for path in layout.shown_samples("dc_mix")} == {first}  # it is not drawn with `quick`

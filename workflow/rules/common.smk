@@ -202,7 +202,7 @@ def reconstruction_features(wildcards):
 
 def shown_images():
     """What the report's image sheets are cut from: samples, and reconstructions of both tokenizers."""
-    samples = [LAYOUT.samples(*names, shard) for names in STUDY.drawings for shard in IMAGE_SHARDS]
+    samples = [path for run in (*STUDY.runs, MASKBIT) for path in LAYOUT.shown_samples(run)]
     return samples + [LAYOUT.reconstruction(kind, shard) for kind in KINDS for shard in TOKEN_SHARDS]
 
 
