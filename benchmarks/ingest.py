@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where images are written, stay and are used again")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "ingest.json")
     arguments = parser.parse_args()
-    result = json.loads(arguments.output.read_text("utf-8")) if arguments.output.exists() else {"sources": {}}
+    result = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else {"sources": {}}
     result |= {"machine": machine(), "decoding_ms": decoding_ms()}
     for source in arguments.source:
         rows = result["sources"].setdefault(source, {})

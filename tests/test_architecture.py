@@ -158,8 +158,6 @@ def test_a_file_of_tests_is_named_after_a_module_of_its_room():
 # Modules that are tested through those that use them. A new module gets its own file of tests.
 TESTED_ELSEWHERE = {
     "trial",  # by stages/test_check.py, which calls it with whole studies
-    *("stages.assets", "stages.convert", "stages.features", "stages.generate"),
-    *("stages.generator", "stages.ingest", "stages.reconstruct"),
 }
 
 

@@ -1,7 +1,6 @@
 """`score`: shards against one direct call of the library, rows, references, protocols, and all that is refused."""
 
 import json
-import os
 import sys
 from dataclasses import replace
 
@@ -317,42 +316,6 @@ def test_damaged_and_foreign_feature_files_are_named(house):
 def test_unknown_names_are_refused(house, score, names, message):
     with pytest.raises(ValueError, match=message):
         score(*house, *names)
-
-
-def test_reference_features_that_fit_are_kept_and_damaged_or_foreign_ones_are_made_again(house):
-    study, layout = house
-    path, other = layout.reference_features("train"), layout.reference_features("held_out")
-    for split in ("train", "held_out"):
-        reference_features(study, layout, split)
-
-    def is_written():
-        before = path.stat().st_ino
-        os.utime(path, (0, 0))
-        reference_features(study, layout, "train")
-        assert path.stat().st_mtime > 0  # for Snakemake, newer than what it was made from
-        return path.stat().st_ino != before
-
-    assert not is_written()
-    path.write_bytes(b"cut off")
-    assert is_written()
-    path.write_bytes(other.read_bytes())  # of other images
-    assert is_written()
-
-
-def test_unfit_files_of_images_and_splits_are_refused(house, tmp_path):
-    study, layout = house
-    write_images(tmp_path / "elsewhere.parquet", [0], [0], drawings(1, 0))
-    write_images(layout.samples("mar", 0, "default", 0), [0], [0], np.zeros((1, 8, 8, 3), np.uint8))
-
-    for path, message in (
-        (layout.samples("mar", 0, "default", 5), "no such file of images"),
-        (tmp_path / "elsewhere.parquet", "not a file of this study"),
-        (layout.samples("mar", 0, "default", 0), "16 x 16"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            image_features(study, layout, path)
-    with pytest.raises(ValueError, match="--reference: 'test' is unknown; choose from train, held_out, reconstructed"):
-        reference_features(study, layout, "test")
 
 
 def test_a_protocol_must_exist_and_fit_the_network(house):

@@ -1,15 +1,11 @@
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from toy_runs import toy_study
 from toy_tokens import EMOJI, prepared
 
-from mixar.data.images import images_to_unit, load_images, read_images
+from mixar.data.images import images_to_unit, load_images
 from mixar.data.manifest import read_manifest
-from mixar.data.shards import TokenStore, open_shard, read_generated
-from mixar.stages.generate import generate
-from mixar.stages.reconstruct import psnr_db, reconstruct
+from mixar.data.shards import TokenStore, open_shard
 from mixar.stages.tokenize import tokenize
 from mixar.study.layout import Layout
 from mixar.tokens import tokenizers
@@ -81,75 +77,10 @@ def test_a_shard_records_what_it_was_made_with(tokenized):
     assert set(store.metadata["tokenizers"]) == {"continuous", "discrete"}
 
 
-def test_generated_shards_hold_balanced_labels_once_each_and_repeat_exactly(tokenized):
-    study, layout, _ = tokenized
-    for shard in range(study.evaluation.num_shards):
-        generate(study, layout, shard)
-    paths = [layout.generated_shard(s) for s in range(study.evaluation.num_shards)]
-    q, labels, index = read_generated(paths)
-
-    assert index.tolist() == list(range(6))
-    assert labels.tolist() == [0, 1, 2, 3, 4, 5]
-    assert q.shape == (6, study.num_tokens)
-    assert q.min() >= 0 and q.max() < 2**study.discrete.bits
-    assert len({tuple(row) for row in q.tolist()}) > 1
-    before = paths[1].read_bytes()
-    generate(study, layout, 1)
-    assert paths[1].read_bytes() == before
-
-
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_reconstructions_cover_the_held_out_images_with_their_psnr(tokenized, kind):
-    study, layout, _ = tokenized
-    for shard in range(2):
-        reconstruct(study, layout, kind, shard)
-    paths = [layout.reconstruction(kind, shard) for shard in range(2)]
-    parts = [read_images(p) for p in paths]
-    manifest = read_manifest(layout.manifest, "held_out")
-
-    assert np.concatenate([p[0] for p in parts]).tolist() == manifest["index"].to_pylist()
-    assert np.concatenate([p[1] for p in parts]).tolist() == manifest["label"].to_pylist()
-    made = np.concatenate([p[2] for p in parts]).astype(float)
-    originals = load_images(manifest, study.data.image_size).numpy()
-    expected = 10 * np.log10(255**2 / np.square(made - originals).mean((1, 2, 3)))
-    found = np.concatenate([pq.read_table(p)["psnr"].to_numpy() for p in paths])
-    assert np.allclose(found, expected)
-
-
-@pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_one_start_reconstructs_every_shard_as_several_do_and_keeps_what_is_there(tokenized, kind):
-    study, layout, _ = tokenized
-    for shard in range(2):
-        reconstruct(study, layout, kind, shard)
-    paths, seen = [layout.reconstruction(kind, shard) for shard in range(2)], []
-    alone = [read_images(path)[2] for path in paths]
-    inode = paths[0].stat().st_ino
-    paths[1].unlink()
-
-    reconstruct(study, layout, kind, then=seen.append)
-
-    assert all(np.array_equal(before, read_images(path)[2]) for before, path in zip(alone, paths, strict=True))
-    assert seen == paths and paths[0].stat().st_ino == inode
-    assert not list(layout.root.glob("checkpoints/reconstruct-*/*"))
-
-
-def test_psnr_of_one_level_everywhere_is_the_textbook_value_and_equal_images_stay_finite():
-    black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
-
-    found = psnr_db(black, torch.stack([black[0] + 1, black[1]]))
-
-    assert found[0].item() == pytest.approx(20 * np.log10(255))
-    assert found[0] < found[1] < 100
-
-
 def test_wrong_names_and_numbers_are_refused_before_any_network_is_read(tokenized, tmp_path):
     study, layout, _ = tokenized
     with pytest.raises(ValueError, match="shard 2 is none of the study's 2"):
         tokenize(study, layout, 2)
-    with pytest.raises(ValueError, match="shard 2 does not exist; the study has 2"):
-        generate(study, layout, 2)
-    with pytest.raises(ValueError, match="'both' is unknown; choose from continuous, discrete"):
-        reconstruct(study, layout, "both", 0)
     many = toy_study(tmp_path, data={**EMOJI, "num_shards": 31})
     with pytest.raises(ValueError, match="31 shards for 30 images"):
         tokenize(many, layout, 0)

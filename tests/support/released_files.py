@@ -60,3 +60,16 @@ def write_released(path: Path, kind: str, state: dict[str, Tensor] | None = None
     state = released_state(kind) if state is None else state
     torch.save(released_content(kind, state), path)
     return state
+
+
+def ours(kind, state):
+    """Released weights under our names."""
+    for theirs, name in KINDS[kind].renamed:
+        state = {name + k.removeprefix(theirs) if k.startswith(theirs) else k: v for k, v in state.items()}
+    return state
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
