@@ -28,7 +28,7 @@ from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.stages.plan import INCEPTION_GFLOP, counted, decoding, encoding, generator_flops
-from mixar.study.cards import CARDS
+from mixar.study.cards import CARDS, card_of
 from mixar.study.load import load_study, parse_study, read_layer
 from mixar.study.memory import training_memory
 from mixar.study.micro_batches import images_at_once
@@ -113,19 +113,6 @@ def machine(setup: Setup) -> Iterator[dict[str, Any]]:
         a = torch.randn(size, size, device=setup.device, dtype=dtype)
         times = timed(partial(torch.mm, a, a), setup)
         yield {"product": size, "precision": named(dtype), "tflops": 2 * size**3 / statistics.median(times) / TERA}
-
-
-def card_of(name: str, memory_gib: float) -> str | None:
-    """The key of mixar.study.cards.CARDS for a device's own name, by its words and its memory; None if unknown."""
-    words = name.lower().replace("-", " ").split()
-    fitting = []
-    for card, sizes in CARDS.items():
-        family, *rest = card.split("-")
-        is_named = family in words or family.removeprefix("rtx") in words
-        is_same = abs(sizes.memory_gib + 1 - memory_gib) < 0.06 * memory_gib + 1
-        if is_named and is_same and ("pcie" in rest) == ("pcie" in words and family == "h100"):
-            fitting.append(card)
-    return fitting[0] if len(fitting) == 1 else None
 
 
 def named(dtype: torch.dtype) -> str:
@@ -409,8 +396,7 @@ def rates(setup: Setup, times: list[float], images: int, flops: float, precision
     if setup.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         if card := card_of(properties.name, properties.total_memory / GIB):
-            peak = CARDS[card].bf16_tflops if precision == "bfloat16" else CARDS[card].float32_tflops
-            found["mfu"] = found["tflops"] / peak
+            found["mfu"] = found["tflops"] * TERA / CARDS[card].peak_flops(precision)
     return found
 
 

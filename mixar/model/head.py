@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -119,6 +121,11 @@ class HeadNetwork(nn.Module):
         return wide(self.final_layer(h, s))  # guidance, loss and steps are computed in float32
 
 
+def _in_float32(device: torch.device) -> AbstractContextManager:
+    """Without autocast. The meta device, where FLOPs are counted, has none to switch off."""
+    return torch.autocast(device.type, enabled=False) if is_autocast_available(device.type) else nullcontext()
+
+
 def draw_noise(rng: torch.Generator, repeats: int, images: int, rows: int, x: Tensor) -> tuple[Tensor, Tensor]:
     """Timesteps [repeats, images, rows] and noise [repeats, images, rows, C] for rows of latents like x [..., C]."""
     size = (repeats, images, rows)
@@ -219,7 +226,7 @@ class DiffusionHead(nn.Module):
         initial, noises = draws or (None, None)
         x = self._noise(rows, z, rng) if initial is None else initial
         condition = self.net.cond_embed(z)
-        with torch.autocast(z.device.type, enabled=False):
+        with _in_float32(z.device):
             times = self.net.time_embed(diffusion.timesteps_on(z.device)).to(condition.dtype)
         for index in reversed(range(steps)):
             output = self._guided(x, times[index] + condition, cfg)

@@ -168,8 +168,7 @@ def _peak_flops(study: Study, settings: MarTraining, device: torch.device) -> fl
     """What the study's card can do a second in the training's precision; None where it names none."""
     if device.type != "cuda" or study.hardware.card is None:
         return None
-    card = CARDS[study.hardware.card]
-    return 1e12 * (card.bf16_tflops if settings.precision == "bfloat16" else card.float32_tflops)
+    return CARDS[study.hardware.card].peak_flops(settings.precision)
 
 
 def _steps_found(name: str, folder: Path, steps: int, epoch: int, context: Context) -> int:

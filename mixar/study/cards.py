@@ -24,6 +24,10 @@ class Card:
     bf16_tflops: float
     float32_tflops: float
 
+    def peak_flops(self, precision: str) -> float:
+        """Operations a second at most in a precision of the settings, `bfloat16` or `float32`."""
+        return 1e12 * (self.bf16_tflops if precision == "bfloat16" else self.float32_tflops)
+
 
 CARDS = {
     "a30": Card(22.5, 165, 10.3),
@@ -47,3 +51,16 @@ def check_card(name: str) -> str:
     if name not in CARDS:
         raise PydanticCustomError("choice", unknown(name, CARDS))
     return name
+
+
+def card_of(name: str, memory_gib: float) -> str | None:
+    """The key of CARDS for a device's own name, by its words and its memory; None if unknown."""
+    words = name.lower().replace("-", " ").split()
+    fitting = []
+    for card, sizes in CARDS.items():
+        family, *rest = card.split("-")
+        is_named = family in words or family.removeprefix("rtx") in words
+        is_same = abs(sizes.memory_gib + 1 - memory_gib) < 0.06 * memory_gib + 1
+        if is_named and is_same and ("pcie" in rest) == ("pcie" in words and family == "h100"):
+            fitting.append(card)
+    return fitting[0] if len(fitting) == 1 else None

@@ -174,24 +174,6 @@ def test_rates_of_stages_are_work_over_time_at_full_size_on_a_gpu():
     assert found["card"] == "h100-80gb" and found["tflops"] == {"train": 200, "sample": 100}
 
 
-@pytest.mark.parametrize(
-    ("name", "memory", "card"),
-    [
-        ("NVIDIA H100 80GB HBM3", 79.1, "h100-80gb"),
-        ("NVIDIA H100 PCIe", 79.1, "h100-pcie"),
-        ("NVIDIA H200", 139.8, "h200"),
-        ("NVIDIA A100-SXM4-80GB", 79.3, "a100-80gb"),
-        ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40gb"),
-        ("NVIDIA GeForce RTX 4090", 23.6, "rtx4090"),
-        ("NVIDIA RTX A6000", 47.5, "a6000"),
-        ("NVIDIA H100 NVL", 93.6, None),
-        ("Some card", 79.1, None),
-    ],
-)
-def test_a_card_is_known_by_its_own_name_and_memory(name, memory, card):
-    assert gpu_parts.card_of(name, memory) == card
-
-
 def test_small_or_cpu_measurements_must_name_their_file_and_a_checkout_must_be_one(tmp_path, capsys):
     for arguments, said in (
         (["--device", "cpu"], "--output: name a file"),

@@ -1,6 +1,7 @@
 """Small models and studies for the tests of mixar/model."""
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mixar.model.guidance import DCCrossAttention, DCMix, DCSelfAttention, Unguided
 from mixar.model.mar import MAR
@@ -90,3 +91,22 @@ def assert_near(found, expected, tolerance=1e-5):
     """The largest error against the largest expected value."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+UNEQUAL = {"decoder_width": 48, "decoder_heads": 6, "mlp_ratio": 3.0}  # a decoder of another size than the encoder
+
+
+def variant_study(strategy, options, model=None, **training):
+    run = {"label": "run", "model": "small", "guidance": {"strategy": strategy, "options": options}}
+    recipe = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4, "mask_rate_min": 1.0, **training}
+    return toy_study(model={**SMALL.model_dump(), **(model or {})}, runs={"run": run}, training=recipe)
+
+
+SIZED_VARIANTS = [(*variant, None) for variant in EVERY_VARIANT]
+SIZED_VARIANTS += [(name, {}, UNEQUAL) for name in ("none", "dc_mix", "dc_sa")]
+
+
+def counted(work):
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
