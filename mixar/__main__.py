@@ -327,10 +327,20 @@ def measure(
     study: MaybeStudyFiles = None,
     run: Annotated[str | None, typer.Option("--run", help="A run of the study.", show_default=False)] = None,
     params: Annotated[bool, typer.Option("--params", help="Count the paper's and the released models.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of measuring, write a profiler trace of one training step and one sampled batch (in few "
+            "iterations) to this file, .json or .json.gz, for Perfetto or chrome://tracing.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Count parameters, FLOPs and tokens of a run, and time it here. With --params: count the paper's models."""
-    if params and (study or run):
-        raise ValueError("measure: --params counts the paper's models and takes neither --study nor --run")
+    if params and (study or run or trace):
+        raise ValueError("measure: --params counts the paper's models and takes no --study, --run or --trace")
+    if trace and not trace.name.endswith((".json", ".json.gz")):
+        raise ValueError(f"measure: --trace {trace}: the file's name must end in .json or .json.gz")
     if params:
         _print_parameters()
         return
@@ -340,7 +350,11 @@ def measure(
     _one_of_names(run, loaded.runs)
     from mixar.stages import measure as stage
 
-    stage.measure(loaded, layout, run)
+    if trace:
+        stage.trace(loaded, run, trace)
+        print(f"{trace}: open it in https://ui.perfetto.dev or chrome://tracing")
+    else:
+        stage.measure(loaded, layout, run)
 
 
 def _print_parameters() -> None:

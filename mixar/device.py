@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from mixar.study.errors import SpecError
 from mixar.study.sections import Study
 
 GIB = 2**30
+CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux; 5 resets the peak of the resident set, see proc(5)
 
 
 def device_of(study: Study) -> torch.device:
@@ -30,8 +33,24 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def reset_peak_memory(device: torch.device) -> float:
+    """Begin a new peak. Returns the GiB that it starts from: 0 on a GPU, or what this process holds now on a CPU.
+
+    Where the kernel cannot reset it, the peak so far is returned, and only growth beyond it will be seen.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return 0.0
+    with suppress(OSError):
+        CLEAR_REFS.write_bytes(b"5")
+    return peak_memory_gib(device)
+
+
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory until now: tensors on a GPU, or the resident set of this process on a CPU. No wait for the GPU."""
+    """Peak memory since the last reset: tensors on a GPU, or the resident set of this process on a CPU.
+
+    Does not wait for the GPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB

@@ -1,10 +1,12 @@
 """The device of a stage: what `hardware.device` asks for, and the memory that a process took."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from mixar.device import device_of, peak_memory_gib
+from mixar.device import device_of, peak_memory_gib, reset_peak_memory
 from mixar.study.errors import SpecError
 from mixar.study.load import parse_study
 
@@ -34,3 +36,24 @@ def test_the_peak_of_this_process_rises_by_what_it_touches():
     held = np.ones(int(before * 2**27) + 2**25)  # as much again, and 256 MiB
 
     assert peak_memory_gib(torch.device("cpu")) > before + 0.2 and held[-1] == 1
+
+
+def test_a_new_peak_forgets_what_was_freed_before_it():
+    device, held = torch.device("cpu"), np.ones(2**26)  # 512 MiB
+    before = peak_memory_gib(device)
+    del held
+
+    start = reset_peak_memory(device)
+
+    assert start < before - 0.4 and peak_memory_gib(device) < start + 0.1
+    held = np.ones(2**25)
+    assert 0.2 < peak_memory_gib(device) - start < 0.4 and held[-1] == 1
+
+
+def test_where_the_peak_cannot_be_reset_it_starts_from_the_one_so_far(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+
+    assert reset_peak_memory(torch.device("cpu")) == pytest.approx(peak_memory_gib(torch.device("cpu")), abs=0.01)

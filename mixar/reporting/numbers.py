@@ -65,3 +65,8 @@ def si(value: float | None) -> str:
 
 def count(value: float | None) -> str:
     return MISSING if value is None else fixed(int(value), 0)
+
+
+def share(value: float | None) -> str:
+    """0.4123 as 41.2 %."""
+    return MISSING if value is None else f"{fixed(100 * value, 1)} %"

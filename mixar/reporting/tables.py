@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mixar.reporting.names import label_of
-from mixar.reporting.numbers import MISSING, count, interval, number, si, with_spread
+from mixar.reporting.numbers import MISSING, count, interval, number, share, si, with_spread
 from mixar.reporting.results import STEADY, spread
 from mixar.reporting.summary import (
     JOINED,
@@ -225,12 +225,23 @@ COSTS = {
     "# Params": ("parameters", si),
     "Train / FLOP/img": ("flops_train", si),
     "Sampling / FLOP/img": ("flops_sample", si),
+    "Train / FLOP/s": ("flops_per_second_train", si),
+    "Sampling / FLOP/s": ("flops_per_second_sample", si),
+    "Train / MFU": ("mfu_train", share),
+    "Sampling / MFU": ("mfu_sample", share),
     "Memory / GiB": ("peak_memory_gib", number),
+    "Train / GiB": ("peak_memory_train_gib", number),
+    "Sampling / GiB": ("peak_memory_sample_gib", number),
     "Tokens / total": ("tokens_total", count),
     "self-attended": ("tokens_self_attention", count),
     "cross-attended": ("tokens_memory", count),
     "class": ("class_tokens", count),
 }
+NOT_IN_TERMINAL = (
+    *("Train / FLOP/s", "Sampling / FLOP/s", "Train / MFU", "Sampling / MFU", "Train / GiB", "Sampling / GiB"),
+    *("self-attended", "cross-attended", "class"),
+)
+COUNTED = ("flops_train", "flops_sample")  # computed, and counted by torch as `…_counted`
 
 
 def efficiency_table(summary: Summary) -> Table:
@@ -238,7 +249,8 @@ def efficiency_table(summary: Summary) -> Table:
 
     Raises ValueError if the measurements differ in protocol (batch size).
     """
-    study, metrics = summary.study, [metric for metric, _ in COSTS.values()]
+    study = summary.study
+    metrics = [*(metric for metric, _ in COSTS.values()), *(f"{metric}_counted" for metric in COUNTED)]
     by_run = {run: {m: summary.of(run, m, "measure") for m in metrics} for run in study.shown(study.report.table2)}
     protocol = _shared_protocol(result for found in by_run.values() for result in found.values())
     devices = {run: device for run, found in by_run.items() if (device := _device(found.values()))}
@@ -248,10 +260,11 @@ def efficiency_table(summary: Summary) -> Table:
         dagger = "†" if devices.get(run, usual) != usual else ""
         values = [shown(found[m].mean) + ("‡" if _is_unsteady(found[m]) else "") for m, shown in COSTS.values()]
         cells.append([label_of(study, run) + dagger + CHANGED * (run in summary.changed), *values])
-        intervals.append(["least and most", *(interval(result, none="") for result in found.values())])
+        intervals.append(["least and most", *(interval(found[m], none="") for m, _ in COSTS.values())])
         records.append({**_record(study, run, label_of(study, run), found), "changed": summary.changed.get(run)})
     notes = [
-        f"Measured on {usual}, {protocol}; FLOPs are computed from the settings.",
+        f"Measured on {usual}, {protocol}; FLOPs are computed from the settings{_counter_in_words(by_run.values())}.",
+        "FLOP/s and MFU, their share of the card's peak, count the network's own FLOPs: no decoder, no generator.",
         "Seconds per image leave out the generation of the discrete tokens, which guided runs share.",
         *(f"† Measured on {device}." for device in devices.values() if device != usual),
         *summary.changes_in_words(by_run),
@@ -260,7 +273,14 @@ def efficiency_table(summary: Summary) -> Table:
         notes.append(f"‡ The repeats spread by more than {100 * STEADY:.0f} % of their median: other work on the "
                      "machine spoiled these times. Run `mixar measure` again while it is idle.")  # fmt: skip
     columns, title = ("Method", *COSTS), f"Table 2. Efficiency: {study.title}"
-    return Table(title, columns, cells, tuple(notes), pd.DataFrame(records), columns[-3:], tuple(intervals))
+    return Table(title, columns, cells, tuple(notes), pd.DataFrame(records), NOT_IN_TERMINAL, tuple(intervals))
+
+
+def _counter_in_words(costs: Iterable[dict[str, Result]]) -> str:
+    """By how much torch's counter differs, where it counted."""
+    pairs = [(found[metric].mean, found[f"{metric}_counted"].mean) for found in costs for metric in COUNTED]
+    off = [abs(counted / computed - 1) for computed, counted in pairs if computed and counted]
+    return f", and torch's counter differs by {max(off):.1%} at most" if off else ""
 
 
 def _shared_protocol(results: Iterable[Result]) -> str:

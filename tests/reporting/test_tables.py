@@ -226,6 +226,33 @@ def test_times_from_another_device_are_marked():
     assert "† Measured on GPU." in table.notes
 
 
+RATES = ("Train / FLOP/s", "Sampling / FLOP/s", "Train / MFU", "Sampling / MFU", "Train / GiB", "Sampling / GiB")
+
+
+def test_rates_and_memory_are_columns_and_the_counter_is_compared_in_a_note():
+    study = reported_study()
+    rows = [row for run in study.runs for row in measure_rows(study, run)]
+    gpu = {"source": "measure", "protocol": rows[0]["protocol"], "sampler": "default"}
+    rows += make_rows(study, "mar", values=[{"metric": "mfu_sample", "value": 0.3126}], **gpu)
+
+    table = efficiency_table(summary_of(study, rows))
+
+    assert [cell(table, "MAR", name) for name in RATES] == ["25.0 G", "190 G", "–", "31.3 %", "0.310", "0.120"]
+    assert table.notes[0].endswith("FLOPs are computed from the settings, and torch's counter differs by 0.3% at most.")
+    assert "flops_train_counted" in to_csv(table)
+
+
+def test_rows_from_before_the_rates_leave_dashes():
+    study = reported_study()
+    names = ("_counted", "per_second", "memory_train", "memory_sample")
+    rows = [row for run in study.runs for row in measure_rows(study, run)]
+
+    table = efficiency_table(summary_of(study, [row for row in rows if not any(n in row["metric"] for n in names)]))
+
+    assert {cell(table, "MAR", name) for name in RATES} == {"–"} and cell(table, "MAR", "Memory / GiB") == "0.840"
+    assert table.notes[0].endswith("FLOPs are computed from the settings.")
+
+
 def test_times_whose_repeats_spread_are_marked():
     study = reported_study()
     rows = [row for run in study.runs for row in measure_rows(study, run)]

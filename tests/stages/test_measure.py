@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +116,87 @@ def test_memory_is_that_of_a_process_with_torch_in_it(rows):
     _, frame = rows
 
     assert 0.05 < value(frame, "peak_memory_gib") < 64
+
+
+def test_flops_are_counted_on_the_networks_within_a_percent_of_the_formulas(rows):
+    _, frame = rows
+
+    for metric, sampler in (("flops_train", None), ("flops_sample", "default"), ("flops_sample", "quick")):
+        computed, counted = value(frame, metric, sampler), value(frame, f"{metric}_counted", sampler)
+        assert counted == pytest.approx(computed, rel=0.01)
+
+
+def test_achieved_rates_are_flops_over_time_and_a_cpu_has_no_share_of_a_peak(rows):
+    study, frame = rows
+
+    seconds = value(frame, "seconds_per_image_latents", "default")
+    rate = value(frame, "flops_per_second_sample", "default")
+    assert rate == pytest.approx(value(frame, "flops_sample", "default") / seconds, rel=0.35)  # medians of two times
+    assert value(frame, "flops_per_second_train") > 0
+    assert not frame.index.get_level_values("metric").str.startswith("mfu").any()
+
+
+def test_a_known_peak_gives_a_share_of_it(tmp_path):
+    rate, mfu = stage._rates(toy_study(tmp_path), "sample", 3e12, [1.0, 2.0, 3.0], peak=30e12)
+
+    assert (rate["metric"], rate["value"], rate["low"], rate["high"]) == ("flops_per_second_sample", 1.5e12, 1e12, 3e12)
+    assert (mfu["metric"], mfu["value"], mfu["n"]) == ("mfu_sample", pytest.approx(0.05), 3)
+
+
+def test_the_peak_rate_of_a_card_is_found_by_its_name_and_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=139.8 * 2**30))
+
+    found = [stage.peak_flops(torch.device("cuda"), precision) for precision in ("bfloat16", "float32")]
+    assert found == [989e12, 67e12]
+    assert stage.peak_flops(torch.device("cpu"), "bfloat16") is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Some card")
+    assert stage.peak_flops(torch.device("cuda"), "bfloat16") is None
+
+
+def test_a_cpu_says_that_there_is_no_share_of_a_peak(tmp_path, capsys):
+    study = toy_study(tmp_path, samplers={"default": QUICK})
+
+    measure(study, write_inputs(study), "mar")
+
+    assert "measure mar: no peak rate is known for cpu, " in capsys.readouterr().out
+
+
+def test_memory_of_parts_is_told_apart():
+    memory, held = stage.Memory(torch.device("cpu")), []
+
+    def work(floats):
+        held[:] = [torch.ones(floats)]
+        held.clear()
+        return []
+
+    (_, [large]), (_, [small]) = memory.of("train", lambda: work(2**27)), memory.of("sample", lambda: work(2**26))
+
+    assert large["metric"] == "peak_memory_train_gib" and 0.45 < large["value"] < 0.6
+    assert small["metric"] == "peak_memory_sample_gib" and 0.2 < small["value"] < 0.35
+    assert memory.whole()["value"] > large["value"]
+
+
+def test_a_strategy_that_needs_values_is_not_counted_and_that_is_said(capsys):
+    def count():
+        raise NotImplementedError("aten::nonzero")
+
+    assert stage._counted("mine", "flops_train_counted", "FLOP/image", count) == []
+    assert (
+        "measure mine: no flops_train_counted, the network does not run on the meta device" in capsys.readouterr().out
+    )
+
+
+def test_a_trace_holds_one_training_step_and_one_sampled_batch(tmp_path):
+    study = toy_study(tmp_path)
+
+    stage.trace(study, "mix", tmp_path / "trace.json")
+
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    spans = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "user_annotation"}
+    products = [e["ts"] for e in events if e["name"] == "aten::addmm"]
+    for start, end in (spans["training step"], spans["sampled batch"]):
+        assert any(start <= ts <= end for ts in products)
 
 
 def test_an_unknown_run_is_said(tmp_path):

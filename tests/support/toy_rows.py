@@ -112,7 +112,10 @@ def measure_rows(study: Study, run: str, device: str = "cpu, 2 threads") -> list
         "parameters": 2_050_000 + 21_000 * (attended + memory),
         "flops_train": 3.1e8,
         "minutes_per_epoch": 0.031,
+        "flops_train_counted": 3.11e8,
+        "flops_per_second_train": 2.5e10,
         "peak_memory_gib": 0.84,
+        "peak_memory_train_gib": 0.31,
         "tokens_total": attended + memory,
         "tokens_self_attention": attended,
         "tokens_memory": memory,
@@ -122,7 +125,9 @@ def measure_rows(study: Study, run: str, device: str = "cpu, 2 threads") -> list
     rows = make_rows(study, run, values=[{"metric": m, "value": v} for m, v in fixed.items()], **common)
     for sampler in study.runs[run].samplers:
         timed = [{"metric": "seconds_per_image", "value": 0.0121, "low": 0.012, "high": 0.0124, "n": 3},
-                 {"metric": "flops_sample", "value": 2.4e9}]  # fmt: skip
+                 {"metric": "flops_sample", "value": 2.4e9}, {"metric": "flops_sample_counted", "value": 2.4e9},
+                 {"metric": "flops_per_second_sample", "value": 1.9e11},
+                 {"metric": "peak_memory_sample_gib", "value": 0.12}]  # fmt: skip
         rows += make_rows(study, run, sampler=sampler, values=timed, **common)
     return rows
 
