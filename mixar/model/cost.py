@@ -77,7 +77,9 @@ def flops_sample(study: Study, run: str, sampler: Sampler) -> float:
     for step in steps:
         visible, new = size.length - step.missing, step.missing - step.left
         total += visible * size.token() + step.branches * size.condition(visible, read=new)
-        total += step.branches * new * (size.head_condition() + step.head_steps * size.head_row())
+        modulated = -(-step.head_steps // sampler.modulation_every)
+        head = (step.head_steps - modulated) * (size.head_row() - size.head_modulation()) + modulated * size.head_row()
+        total += step.branches * new * (size.head_condition() + head)
         total += new * step.head_steps * size.head_input()
         total += step.head_steps * size.head_time() / study.evaluation.batch_size
     return 2 * total
@@ -137,6 +139,10 @@ class _Size:
         """One evaluation of the head for one row, its two embeddings and the input's projection apart."""
         width = self.model.head_width
         return (5 * self.model.head_depth + 2) * width**2 + 2 * self.channels * width
+
+    def head_modulation(self) -> int:
+        """The part of `head_row` that several head steps may share."""
+        return (3 * self.model.head_depth + 2) * self.model.head_width**2
 
     def head_input(self) -> int:
         """Projecting a row's latents, once for both branches of guidance."""

@@ -73,7 +73,14 @@ def sample_latents(
         z = model.condition(x, q, m, classes, drop, caches[step.branches], step.missing, rows)
         noise = None if draws is None else draws.heads[index]
         new = model.diffloss.sample(
-            z.flatten(0, 1), step.head_steps, rng, step.cfg, sampler.temperature, sampler.clip, noise
+            z.flatten(0, 1),
+            step.head_steps,
+            rng,
+            step.cfg,
+            sampler.temperature,
+            sampler.clip,
+            sampler.modulation_every,
+            noise,
         )
         x = put(x, rows, new.unflatten(0, rows.shape).to(x.dtype))
         if progress is not None:

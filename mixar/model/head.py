@@ -48,10 +48,12 @@ class ResBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def forward(self, h: Tensor, s: Tensor) -> Tensor:
+    def forward(self, h: Tensor, s: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """modulation [R, 3W]: that of an earlier s instead of this one's."""
         # The SiLU of adaLN_modulation is the same for all blocks: s has passed it already. Under autocast h is float32,
         # and what the linear layers return bfloat16. They are kept so: 18 bytes a row and channel, and not 34.
-        shift, scale, gate = self.adaLN_modulation[1](s).chunk(3, dim=1)
+        modulation = self.adaLN_modulation[1](s) if modulation is None else modulation
+        shift, scale, gate = modulation.chunk(3, dim=1)
         change = self.mlp(recomputed(modulated, h, self.in_ln, shift, scale))
         return recomputed(gated, h, gate, change)
 
@@ -64,8 +66,10 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, 2 * channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, h: Tensor, s: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation[1](s).chunk(2, dim=1)
+    def forward(self, h: Tensor, s: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """modulation [R, 2W]: that of an earlier s instead of this one's."""
+        modulation = self.adaLN_modulation[1](s) if modulation is None else modulation
+        shift, scale = modulation.chunk(2, dim=1)
         return self.linear(recomputed(modulated, h, normalised, shift, scale))
 
 
@@ -108,17 +112,25 @@ class HeadNetwork(nn.Module):
         """The plain evaluation, row by row."""
         return self.denoise(x, self.time_embed(t) + self.cond_embed(z))
 
-    def denoise(self, x: Tensor, y: Tensor) -> Tensor:
+    def modulations(self, y: Tensor) -> list[Tensor]:
+        """What y [R, W] shifts, scales and gates: [R, 3W] of every block, and [R, 2W] of the last layer."""
+        s = F.silu(y)
+        return [layer.adaLN_modulation[1](s) for layer in (*self.res_blocks, self.final_layer)]
+
+    def denoise(self, x: Tensor, y: Tensor, modulations: Sequence[Tensor] | None = None) -> Tensor:
         """The output [R, 2C] for latents x and the summed time and condition embedding y [R, W].
 
-        x may have fewer rows: the same in each part of y, as the branches of guidance.
+        x may have fewer rows: the same in each part of y, as the branches of guidance. modulations: those of an earlier
+        y instead of this one's.
         """
         dtype = self.input_proj.weight.dtype
         h, s = self.input_proj(x.to(dtype)).to(dtype), F.silu(y)
         h = h if len(h) == len(s) else h.repeat(len(s) // len(h), 1)
-        for block in self.res_blocks:
-            h = block(h, s)
-        return wide(self.final_layer(h, s))  # guidance, loss and steps are computed in float32
+        own: list[Tensor | None] = [None] * (len(self.res_blocks) + 1)
+        *of_blocks, of_last = modulations or own
+        for block, modulation in zip(self.res_blocks, of_blocks, strict=True):
+            h = block(h, s, modulation)
+        return wide(self.final_layer(h, s, of_last))  # guidance, loss and steps are computed in float32
 
 
 def _in_float32(device: torch.device) -> AbstractContextManager:
@@ -210,12 +222,14 @@ class DiffusionHead(nn.Module):
         cfg: float = 1.0,
         temperature: float = 1.0,
         clip: float | None = None,
+        modulation_every: int = 1,
         draws: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Latents x [R, C] drawn with `steps` reverse steps, each step's noise scaled by temperature.
 
         clip bounds the latents that every step predicts: an undertrained head is off by a little where the first
-        steps magnify errors most, and its latents would run away.
+        steps magnify errors most, and its latents would run away. modulation_every: steps that share a modulation, the
+        first one's.
 
         With cfg != 1, z holds the R conditional rows, then their R unconditional ones, and the predicted noise is
         guided: unconditional + cfg * (conditional - unconditional). draws: noise to replay instead of rng's, the
@@ -228,9 +242,13 @@ class DiffusionHead(nn.Module):
         condition = self.net.cond_embed(z)
         with _in_float32(z.device):
             times = self.net.time_embed(diffusion.timesteps_on(z.device)).to(condition.dtype)
-        for index in reversed(range(steps)):
-            output = self._guided(x, times[index] + condition, cfg)
-            noise = self._noise(rows, z, rng) if noises is None else noises[steps - 1 - index, :rows]
+        shared: list[Tensor] | None = None
+        for done, index in enumerate(reversed(range(steps))):
+            y = times[index] + condition
+            if modulation_every > 1 and done % modulation_every == 0:
+                shared = self.net.modulations(y)
+            output = self._guided(x, y, cfg, shared)
+            noise = self._noise(rows, z, rng) if noises is None else noises[done, :rows]
             x = diffusion.step(output, x, index, noise, temperature, clip)
         return x
 
@@ -238,11 +256,11 @@ class DiffusionHead(nn.Module):
         dtype = torch.promote_types(self.net.cond_embed.weight.dtype, torch.float32)
         return torch.randn(rows, self.channels, generator=rng, device=z.device, dtype=dtype)
 
-    def _guided(self, x: Tensor, y: Tensor, cfg: float) -> Tensor:
+    def _guided(self, x: Tensor, y: Tensor, cfg: float, modulations: Sequence[Tensor] | None = None) -> Tensor:
         """The output [R, 2C] under guidance of the predicted noise; the variance stays the conditional one's."""
         if cfg == 1:
-            return self.net.denoise(x, y)
-        conditional, unconditional = self.net.denoise(x, y).chunk(2)
+            return self.net.denoise(x, y, modulations)
+        conditional, unconditional = self.net.denoise(x, y, modulations).chunk(2)
         noise, v = conditional.chunk(2, dim=1)
         return torch.cat([torch.lerp(unconditional[:, : self.channels], noise, cfg), v], dim=1)
 

@@ -510,6 +510,11 @@ class Sampler(Section):
     head_switch: Rate = Field(
         default=0.5, description="`two_stage`: share of the iterations after which `head_steps_last` holds"
     )
+    modulation_every: Count = Field(
+        default=1,
+        description="diffusion steps that share the head's modulation (shifts, scales and gates, three fifths of its "
+        "cost), which is the first one's",
+    )
     cfg: Annotated[float, Field(ge=0)] = Field(default=3.0, description="classifier-free guidance scale")
     cfg_schedule: Literal["linear", "constant"] = Field(
         default="linear", description="how the scale grows over the iterations"

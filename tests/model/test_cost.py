@@ -66,7 +66,12 @@ def test_sampling_flops_agree_with_the_counter(strategy, options, model, cfg):
 
 @pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
 @pytest.mark.parametrize(
-    "settings", [{"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2}, {"cfg_interval": (0.3, 0.8)}]
+    "settings",
+    [
+        {"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2},
+        {"cfg_interval": (0.3, 0.8)},
+        {"head_steps": 8, "modulation_every": 3},
+    ],
 )
 def test_sampling_flops_follow_a_samplers_options(strategy, options, model, settings):
     study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, **{"head_steps": 4, **settings})

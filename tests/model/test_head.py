@@ -120,6 +120,26 @@ def test_no_rows_give_no_latents_and_no_losses(cfg):
     assert losses.shape == (0,)
 
 
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_steps_that_share_a_modulation_compute_it_once(cfg):
+    head, z, calls = tiny_head(), torch.randn(8, 6, generator=rng()), []
+    head.net.res_blocks[0].adaLN_modulation[1].register_forward_hook(lambda *_: calls.append(1))
+
+    each, shared = (head.sample(z, 7, rng(1), cfg, modulation_every=k) for k in (1, 3))
+
+    assert len(calls) == 7 + 3
+    assert shared.isfinite().all() and not torch.equal(shared, each)
+
+
+def test_a_shared_modulation_is_the_same_where_it_does_not_depend_on_the_step():
+    head, z = tiny_head(), torch.randn(8, 6, generator=rng())
+    nn.init.zeros_(head.net.time_embed.mlp[2].weight)
+
+    each, shared = (head.sample(z, 7, rng(1), 2.0, modulation_every=k) for k in (1, 7))
+
+    assert torch.equal(shared, each)
+
+
 def test_a_fresh_head_predicts_zero_and_so_loses_the_variance_of_the_noise():
     torch.manual_seed(0)
     head = DiffusionHead(3, 6, 16, 2)
@@ -161,7 +181,7 @@ class ExactNetwork(nn.Module):
         self.t = t.flip(0)  # the loop runs from the last timestep to the first
         return torch.zeros(len(t), 1)
 
-    def denoise(self, x, y):
+    def denoise(self, x, y, modulations=None):
         c, self.t = self.diffusion.at(self.t[:1]), self.t[1:]
         variance = (c.signal * self.spread) ** 2 + c.spread**2
         noise = c.spread / variance * (x - c.signal * y)
