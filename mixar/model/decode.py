@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mixar.model.layers import put, wide
 from mixar.model.mar import MAR
-from mixar.model.masking import mask_first, masked_counts, sample_orders
+from mixar.model.masking import mask_first, masked_counts, sample_orders, skeleton_counts, skeleton_orders
 from mixar.study.sections import Sampler
 
 
@@ -60,7 +60,7 @@ def sample_latents(
     size, length = q.shape
     if draws is None:
         assert rng is not None, "neither rng nor draws"
-        orders = sample_orders(size, length, rng)
+        orders = (skeleton_orders if sampler.skeleton_iterations else sample_orders)(size, length, rng)
     else:
         orders = draws.orders
     x = wide(q.new_zeros(size, length, model.channels, dtype=model.fake_latent.dtype))
@@ -91,10 +91,17 @@ def sample_latents(
 def steps_of(length: int, sampler: Sampler) -> Iterator[Step]:
     """The iterations that draw something: with more iterations than tokens some have nothing left to do."""
     missing = length
-    for k, left in enumerate(masked_counts(length, sampler.num_iterations)):
+    for k, left in enumerate(_counts(length, sampler)):
         if left < missing:
             yield Step(missing, left, _cfg(length, left, sampler), head_steps_at(k, sampler))
         missing = left
+
+
+def _counts(length: int, sampler: Sampler) -> list[int]:
+    """Tokens missing after each iteration."""
+    if sampler.skeleton_iterations:
+        return skeleton_counts(length, sampler.num_iterations, sampler.skeleton_iterations)
+    return masked_counts(length, sampler.num_iterations)
 
 
 def head_steps_at(k: int, sampler: Sampler) -> int:

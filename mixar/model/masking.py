@@ -28,6 +28,16 @@ def sample_orders(batch: int, length: int, rng: torch.Generator) -> Tensor:
     return torch.rand(batch, length, generator=rng, device=rng.device).argsort(dim=1)
 
 
+def skeleton_orders(batch: int, length: int, rng: torch.Generator) -> Tensor:
+    """Random permutations that draw the dark fields of a checkerboard first: int64 [batch, length].
+
+    length: of a square grid. The dark fields are the larger half, whatever the side.
+    """
+    side = torch.arange(math.isqrt(length), device=rng.device)
+    dark = ((side[:, None] + side) % 2 == 0).flatten()
+    return (torch.rand(batch, length, generator=rng, device=rng.device) + dark).argsort(dim=1)
+
+
 def sample_mask_rate(rate_min: float, rng: torch.Generator) -> float:
     """One mask rate in [rate_min, 1], for a whole batch. MAR, §3.1's p(r)."""
     return mask_rate_at(torch.rand((), generator=rng, device=rng.device, dtype=torch.float64).item(), rate_min)
@@ -70,3 +80,10 @@ def masked_counts(length: int, num_iterations: int) -> list[int]:
         missing = max(1, min(missing - 1, wanted))
         counts.append(missing)
     return [*counts, 0]
+
+
+def skeleton_counts(length: int, num_iterations: int, skeleton_iterations: int) -> list[int]:
+    """The same for `skeleton_orders`: dark fields in the first iterations, light ones in the rest, a cosine each."""
+    light = length // 2
+    dark = [light + left for left in masked_counts(length - light, skeleton_iterations)]
+    return dark + masked_counts(light, num_iterations - skeleton_iterations)

@@ -499,6 +499,12 @@ class Sampler(Section):
     """How images are drawn from a trained run."""
 
     num_iterations: Count = Field(default=64, description="steps of the masked decoding")
+    skeleton_iterations: Count | None = Field(
+        default=None,
+        description="iterations, the first ones, that draw every second position, as the dark fields of a "
+        "checkerboard; the others fill in between (GtR, arXiv 2510.17171, without its choice of head steps by "
+        "frequency). Null: all positions in random order",
+    )
     head_steps: HeadSteps = Field(default=100, description="diffusion steps per token; of the first iteration")
     head_schedule: Literal["constant", "linear", "cosine", "two_stage"] = Field(
         default="constant",
@@ -535,6 +541,8 @@ class Sampler(Section):
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
+        if (first := self.skeleton_iterations) and first >= self.num_iterations:
+            yield "skeleton_iterations", f"{first} of {self.num_iterations} leave none to fill in; give fewer"
         last = self.head_steps_last
         if self.head_schedule == "constant" and last is not None:
             yield "head_steps_last", "a constant schedule has no other last value; give head_schedule: linear"

@@ -71,10 +71,12 @@ def test_sampling_flops_agree_with_the_counter(strategy, options, model, cfg):
         {"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2},
         {"cfg_interval": (0.3, 0.8)},
         {"head_steps": 8, "modulation_every": 3},
+        {"num_iterations": 3, "skeleton_iterations": 2},
     ],
 )
 def test_sampling_flops_follow_a_samplers_options(strategy, options, model, settings):
-    study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, **{"head_steps": 4, **settings})
+    given = {"num_iterations": 5, "head_steps": 4, **settings}
+    study, sampler = variant_study(strategy, options, model), Sampler(**given)
     model, q = MAR.from_study(study, "run").eval(), torch.zeros(2, 16, dtype=torch.long)
     found = counted(lambda: sample_latents(model, q, q[:, 0], sampler, torch.Generator().manual_seed(0)))
     plain = Sampler(num_iterations=5, head_steps=sampler.head_steps)

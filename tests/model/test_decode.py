@@ -33,6 +33,18 @@ def test_the_steps_draw_every_token_once_and_skip_what_is_empty(num_iterations):
     assert len(steps) == min(num_iterations, LENGTH)
 
 
+def test_a_skeleton_is_drawn_before_what_is_between(monkeypatch):
+    model, (q, c), seen = toy_mar("dc_mix").eval(), toy_tokens(), []
+    monkeypatch.setattr(model, "condition", lambda *a, f=model.condition: (seen.append(a[7]), f(*a))[1])
+    side = math.isqrt(LENGTH)
+
+    latents = draw(model, q, c, sampler_of(num_iterations=5, skeleton_iterations=3))
+
+    dark = [((rows // side + rows % side) % 2 == 0) for rows in seen]
+    assert len(seen) == 5 and all(part.all() for part in dark[:3]) and not any(part.any() for part in dark[3:])
+    assert latents.isfinite().all()
+
+
 def test_the_linear_weight_rises_and_never_reaches_its_end():
     weights = [step.cfg for step in steps_of(LENGTH, sampler_of(num_iterations=8, cfg=3.0))]
     assert weights == sorted(weights) and weights[0] > 1

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from mixar.model.masking import mask_first, mask_rate_at, masked_counts, sample_mask_rate, sample_orders
+from mixar.model.masking import (
+    mask_first,
+    mask_rate_at,
+    masked_counts,
+    sample_mask_rate,
+    sample_orders,
+    skeleton_counts,
+    skeleton_orders,
+)
 
 
 def generator(seed=0):
@@ -27,6 +35,24 @@ def test_every_position_comes_first_equally_often():
     shares = first.bincount(minlength=4) / len(first)
 
     assert (shares - 0.25).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("side", [1, 3, 4])
+def test_a_skeleton_is_every_second_field_and_comes_first_in_a_random_order(side):
+    orders, light = skeleton_orders(50, side**2, generator()), side**2 // 2
+
+    first = orders[:, light:]  # entries at the end are drawn first
+    assert ((first // side + first % side) % 2 == 0).all()
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(side**2).expand(50, -1))
+    assert side < 3 or len({tuple(order) for order in first.tolist()}) > 10
+
+
+def test_a_skeleton_is_whole_before_the_rest_begins():
+    counts = skeleton_counts(256, 20, 16)
+
+    assert counts[15] == 128 and counts[-1] == 0 and len(counts) == 20
+    assert counts == sorted(counts, reverse=True) and len(set(counts)) == 20
+    assert skeleton_counts(9, 4, 2)[1] == 4  # nine fields: five dark ones, four light
 
 
 def test_the_mask_hides_exactly_the_first_entries_of_each_order():

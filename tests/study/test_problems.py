@@ -163,6 +163,10 @@ def sweep_without_a_null_class(content):
             "samplers.default.head_steps_last: 9 is above head_steps 5; the steps must fall",
         ),
         (put("samplers", "default", {"cfg_interval": [0.7, 0.2]}), "cfg_interval: [0.7, 0.2] is empty; give the lower"),
+        (
+            put("samplers", "default", {"num_iterations": 8, "skeleton_iterations": 8}),
+            "skeleton_iterations: 8 of 8 leave none to fill in",
+        ),
         (put("samplers", "default", {"cfg": 1, "cfg_interval": [0, 1]}), "cfg_interval: cfg is 1, so there is no guid"),
         (put("runs", "mar", "sweep", {"cfg": []}), "runs.mar.sweep.cfg: no scale is given; give at least two"),
         (put("runs", "mar", "sweep", {"cfg": [3]}), "runs.mar.sweep.cfg: one scale leaves nothing to choose"),
