@@ -153,7 +153,7 @@ def _child(part: Part, setup: Setup, sending: Connection) -> None:
 
 
 def conclude(found: dict[str, Any], setup: Setup) -> None:
-    """The card and the TFLOP/s of stages, as `mixar plan` reads them: from what was measured, at full size on a GPU."""
+    """The card and the TFLOP/s of stages by precision, as `mixar plan` reads them: measured at full size on a GPU."""
     parts = {name: part["items"] for name, part in found["parts"].items()}
     for machine in parts.get("machine", []):
         found |= {key: machine[key] for key in ("device", "card", "memory_gib") if key in machine}
@@ -162,15 +162,16 @@ def conclude(found: dict[str, Any], setup: Setup) -> None:
     by_stage: dict[str, list[dict]] = {
         "train": parts.get("training", []),
         # the paper's sampler where it was drawn with; shorter ones have larger matrices
-        "sample": [i for i in parts.get("sampling", []) if i.get("precision") == "bfloat16" and i.get("is_whole")],
+        "sample": [i for i in parts.get("sampling", []) if i.get("is_whole")],
     }
     for item in parts.get("stages", []):
         by_stage.setdefault(item["stage"], []).append(item)
     for stage, items in by_stage.items():
         timed = [item for item in items if "seconds" in item]
-        if timed:
-            rate = sum(item["tflop"] for item in timed) / sum(item["seconds"] for item in timed)
-            found["tflops"][stage] = round(rate, 1)
+        for precision in sorted({item["precision"] for item in timed}):
+            of = [item for item in timed if item["precision"] == precision]
+            rate = sum(item["tflop"] for item in of) / sum(item["seconds"] for item in of)
+            found["tflops"].setdefault(stage, {})[precision] = round(rate, 1)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from mixar.device import autocast
 from mixar.model import cost
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
@@ -387,6 +388,7 @@ def rates(setup: Setup, times: list[float], images: int, flops: float, precision
     """seconds: of a call. flops: of one image. mfu: share of the card's peak in this precision."""
     seconds = statistics.median(times)
     found = {
+        "precision": precision,
         "seconds": seconds,
         "slowest": max(times),
         "images_a_second": images / seconds,
@@ -474,14 +476,16 @@ def stages(setup: Setup) -> Iterator[dict[str, Any]]:
         with torch.device(setup.device):
             model = BitTransformer(study.generator, study.discrete.bits, study.num_tokens, study.data.num_classes)
         c, rng = batch_of(study, size, setup.device)["c"], torch.Generator(setup.device).manual_seed(0)
-        times = timed(lambda: sample_tokens(model.eval(), c, sampler, rng), setup)
+        with autocast(torch.device(setup.device), sampler.precision):
+            times = timed(lambda: sample_tokens(model.eval(), c, sampler, rng), setup)
         passes = sampler.num_steps * (2 if sampler.guidance_scale else 1)
-        return {"steps": sampler.num_steps} | rates(setup, times, size, passes * generator_flops(study), "float32")
+        flops = passes * generator_flops(study)
+        return {"steps": sampler.num_steps} | rates(setup, times, size, flops, sampler.precision)
 
     def tokenize(kind: str, is_whole: bool) -> dict[str, Any]:
-        size, side = 64, study.data.image_size
+        size, side, settings = 64, study.data.image_size, getattr(study, kind)
         with torch.device(setup.device):
-            network: Any = tokenizers.build(kind, getattr(study, kind)).eval()
+            network: Any = tokenizers.build(kind, settings).eval()
             images = torch.rand(size, 3, side, side)
 
         def there() -> None:
@@ -490,8 +494,8 @@ def stages(setup: Setup) -> Iterator[dict[str, Any]]:
                 network.decode(z) if kind == "continuous" else network.decode_tokens(z)
 
         flops = counted(encoding(study, kind)) + (counted(decoding(study, kind)) if is_whole else 0)
-        with torch.inference_mode():
-            return {"network": kind} | rates(setup, timed(there, setup), size, flops, "float32")
+        with torch.inference_mode(), autocast(torch.device(setup.device), settings.precision):
+            return {"network": kind} | rates(setup, timed(there, setup), size, flops, settings.precision)
 
     def features() -> dict[str, Any]:
         from inception_file import blank_inception

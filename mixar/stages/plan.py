@@ -12,7 +12,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ REFERENCE_CARD = "h100-80gb"  # where a study names none
 # good implementations of transformers of this size reach; float32: large matrix products on the ordinary cores; tf32:
 # convolutions, whose peak is half of bfloat16's.
 ASSUMED = {"bfloat16": 0.354, "float32": 0.75, "tf32": 0.3}
+PRECISION = {"bfloat16": "bfloat16", "float32": "float32", "tf32": "float32"}  # that the study gives, by arithmetic
 CPU_TFLOPS = 0.02  # assumed, of one process without a GPU
 START_MINUTES = {True: 0.5, False: 0.1}  # assumed, of a job with and without a GPU: imports, weights, data
 DECODED = 800  # assumed: images a second that a job reads from JPEG or PNG
@@ -50,6 +51,20 @@ WRITTEN = 0.65  # assumed: bytes of a PNG over bytes of its pixels
 INCEPTION_GIB = 1.0  # of a batch of 64 images; counted on tensors without values
 INCEPTION_GFLOP = 11.4  # Inception-v3 at 299 x 299, 5.7 G multiply-adds (Szegedy et al., arXiv 1512.00567)
 MEASURES = ROOT / "benchmarks" / "gpu.json"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """FLOP/s. assumed: by kind of arithmetic, a key of ASSUMED. measured: by stage and precision."""
+
+    assumed: dict[str, float]
+    measured: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def of(self, stage: str, kind: str) -> float:
+        return self.measured.get((stage, PRECISION[kind]), self.assumed[kind])
+
+    def is_measured(self, stage: str, kind: str) -> bool:
+        return (stage, PRECISION[kind]) in self.measured
 
 
 @dataclass(frozen=True)
@@ -163,31 +178,31 @@ def plan(
 # Prices
 
 
-def rates_of(study: Study, measures: Path | None = None) -> tuple[str, dict[str, float], list[str]]:
-    """The card, FLOP/s by stage and by kind of arithmetic, and what is assumed of them."""
+def rates_of(study: Study, measures: Path | None = None) -> tuple[str, Rates, list[str]]:
+    """The card, its rates, and what is assumed of them."""
     if not any(study.hardware_of(run).gpus for run in study.runs):
-        return "CPUs", dict.fromkeys(ASSUMED, CPU_TFLOPS * TERA), [f"Assumed: {CPU_TFLOPS} TFLOP/s a process."]
+        return "CPUs", Rates(dict.fromkeys(ASSUMED, CPU_TFLOPS * TERA)), [f"Assumed: {CPU_TFLOPS} TFLOP/s a process."]
     name = study.hardware.card or REFERENCE_CARD
     card = CARDS[name]
     peaks = {"bfloat16": card.bf16_tflops, "float32": card.float32_tflops, "tf32": card.bf16_tflops / 2}
-    rates = {kind: ASSUMED[kind] * peak * TERA for kind, peak in peaks.items()}
+    assumed = {kind: ASSUMED[kind] * peak * TERA for kind, peak in peaks.items()}
     said = [] if study.hardware.card else [f"hardware.card is not given: {name} is assumed."]
     measured, about = _measured(measures, name)
     if about:
         said.append(about)
-    return name, rates | {stage: value * TERA for stage, value in measured.items()}, said
+    return name, Rates(assumed, {key: value * TERA for key, value in measured.items()}), said
 
 
-def _assumed(study: Study, work: Sequence[Work], rates: dict[str, float]) -> list[str]:
+def _assumed(study: Study, work: Sequence[Work], rates: Rates) -> list[str]:
     """Which rates and which memory no measurement stands behind, and of which stages."""
     stages: dict[str, list[str]] = {}
     for w in work:
-        if not w.gpus or w.stage in rates:
+        if not w.gpus:
             continue
         for kind, flops in ((w.rate, w.flops - w.narrow), ("bfloat16", w.narrow)):
-            if flops > 0 and w.stage not in stages.setdefault(kind, []):
+            if flops > 0 and not rates.is_measured(w.stage, kind) and w.stage not in stages.setdefault(kind, []):
                 stages[kind].append(w.stage)
-    words = [f"{kind} {rates[kind] / TERA:.0f} TFLOP/s ({', '.join(of)})" for kind, of in stages.items() if of]
+    words = [f"{kind} {rates.assumed[kind] / TERA:.0f} TFLOP/s ({', '.join(of)})" for kind, of in stages.items() if of]
     said = [f"Assumed: {'; '.join(words)}."] if words else []
     compiled = [name for name in study.runs if study.hardware_of(name).compile]
     if compiled:
@@ -195,10 +210,11 @@ def _assumed(study: Study, work: Sequence[Work], rates: dict[str, float]) -> lis
     return said
 
 
-def _measured(path: Path | None, card: str) -> tuple[dict[str, float], str | None]:
-    """TFLOP/s that stages sustained on this card, by stage, and what to say of the file.
+def _measured(path: Path | None, card: str) -> tuple[dict[tuple[str, str], float], str | None]:
+    """TFLOP/s that stages sustained on this card, by stage and precision, and what to say of the file.
 
-    The file is what `benchmarks/gpu.sh` writes; of it this needs {"card": "h100-80gb", "tflops": {"train": 310, …}}.
+    The file is what `benchmarks/gpu.sh` writes; of it this needs
+    {"card": "h100-80gb", "tflops": {"train": {"bfloat16": 310}, …}}.
     Raises ValueError for a file that was asked for and is not there, and for one that holds something else.
     """
     asked = path or (Path(named) if (named := os.environ.get("MIXAR_MEASURES")) else None)
@@ -209,20 +225,23 @@ def _measured(path: Path | None, card: str) -> tuple[dict[str, float], str | Non
         return {}, None
     try:
         found = json_mapping(file.read_bytes())
-        rates = {str(stage): float(rate) for stage, rate in found["tflops"].items()}
+        rates = {(str(s), str(p)): float(rate) for s, of in found["tflops"].items() for p, rate in of.items()}
         of = found["card"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}: expected what benchmarks/gpu.sh writes, with card and tflops, found {error!r}"
+            f"{file}: expected what benchmarks/gpu.sh writes, with card, and tflops by stage and precision, found "
+            f"{error!r}"
         ) from None
     if of != card:
         return {}, f"{file}: measured on {of or 'no known card'}, not on {card}, so it is not used."
-    return rates, f"Measured ({file}): " + ", ".join(f"{k} {v:,.0f} TFLOP/s" for k, v in rates.items()) + "."
+    return rates, f"Measured ({file}): " + ", ".join(
+        f"{stage} {precision} {rate:,.0f} TFLOP/s" for (stage, precision), rate in rates.items()
+    ) + "."
 
 
-def priced(work: Work, rates: dict[str, float]) -> Work:
-    """The same work with its hours: start, FLOPs at the rate of its stage, and what the CPU does."""
-    wide, narrow = (rates.get(work.stage, rates[kind]) for kind in (work.rate, "bfloat16"))
+def priced(work: Work, rates: Rates) -> Work:
+    """The same work with its hours: start, FLOPs at the rates of its stage, and what the CPU does."""
+    wide, narrow = (rates.of(work.stage, kind) for kind in (work.rate, "bfloat16"))
     seconds = ((work.flops - work.narrow) / wide + work.narrow / narrow) / max(work.gpus, 1) / max(work.jobs, 1)
     minutes = START_MINUTES[work.gpus > 0] + work.minutes
     return replace(work, hours=seconds / 3600 + minutes / 60)

@@ -163,15 +163,19 @@ def test_rates_of_stages_are_work_over_time_at_full_size_on_a_gpu():
     def part(*items):
         return {"status": "done", "items": list(items)}
 
-    training = part({"tflop": 300, "seconds": 1.0}, {"tflop": 100, "seconds": 1.0}, {"error": "out of memory"})
+    narrow = {"precision": "bfloat16", "seconds": 1.0}
+    training = part(narrow | {"tflop": 300}, narrow | {"tflop": 100}, {"error": "out of memory"})
     drawn = [{"precision": p, "is_whole": w, "tflop": 100, "seconds": s}
-             for p, w, s in (("bfloat16", True, 1), ("bfloat16", False, 9), ("float32", True, 9))]  # fmt: skip
+             for p, w, s in (("bfloat16", True, 1), ("bfloat16", False, 9), ("float32", True, 4))]  # fmt: skip
     machine = part({"device": "NVIDIA H100 80GB HBM3", "card": "h100-80gb"}, {"product": 8192, "tflops": 700})
     found = {"tflops": {}, "parts": {"machine": machine, "training": training, "sampling": part(*drawn)}}
 
     gpu.conclude(found, gpu.Setup("cuda", small=False))
 
-    assert found["card"] == "h100-80gb" and found["tflops"] == {"train": 200, "sample": 100}
+    assert found["card"] == "h100-80gb" and found["tflops"] == {
+        "train": {"bfloat16": 200},
+        "sample": {"bfloat16": 100, "float32": 25},
+    }
 
 
 def test_small_or_cpu_measurements_must_name_their_file_and_a_checkout_must_be_one(tmp_path, capsys):

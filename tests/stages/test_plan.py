@@ -6,6 +6,7 @@ import pytest
 
 from mixar.stages.plan import (
     START_MINUTES,
+    Rates,
     Work,
     counted,
     critical_path,
@@ -148,7 +149,7 @@ def test_the_longest_chain_is_the_slowest_path_through_what_work_needs():
 
 
 def test_jobs_share_the_flops_and_each_pays_its_start():
-    rates = {"float32": 1e12, "bfloat16": 4e12, "sample": 2e12}
+    rates = Rates({"float32": 1e12, "bfloat16": 4e12}, {("sample", "float32"): 2e12, ("sample", "bfloat16"): 8e12})
 
     alone, ten = (priced(Work("sample", "x", n, (), 1, 7.2e15), rates) for n in (1, 10))
 
@@ -187,7 +188,7 @@ def file_of_rates(tmp_path):
 
 def test_measured_rates_of_the_same_card_price_the_stages_that_they_name(paper, file_of_rates, monkeypatch):
     study, assumed = paper
-    slow = {"card": "h100-80gb", "tflops": {"train": 175}}
+    slow = {"card": "h100-80gb", "tflops": {"train": {"bfloat16": 175, "float32": 1}}}
 
     def planned(measures=None):
         return plan(study, Layout(study, "nowhere"), measures=measures)
@@ -199,14 +200,28 @@ def test_measured_rates_of_the_same_card_price_the_stages_that_they_name(paper, 
     before, after = by_key(assumed)["train dc_mix_l"], by_key(found)["train dc_mix_l"]
     assert after.gpu_hours == pytest.approx(2 * before.gpu_hours, rel=0.01)
     assert by_key(found)["sample dc_mix_l"] == by_key(assumed)["sample dc_mix_l"]
-    assert any("gpu.json): train 175 TFLOP/s." in note for note in found.notes)
+    assert any("gpu.json): train bfloat16 175 TFLOP/s, train float32 1 TFLOP/s." in note for note in found.notes)
     assert by_name.work == found.work
     other = planned(file_of_rates(slow | {"card": "h200"}))
     assert other.work == assumed.work
     assert any("measured on h200, not on h100-80gb, so it is not used" in note for note in other.notes)
 
 
-@pytest.mark.parametrize("content", ["[1]", "{", {"card": "h200"}, {"card": "h200", "tflops": {"train": "fast"}}])
+def test_a_measured_rate_prices_work_of_its_own_precision_alone(paper, file_of_rates):
+    study, assumed = paper
+    fast = {"sample": {"bfloat16": 1000}, "train": {"float32": 1000}, "tokenize": {"float32": 1000}}
+
+    found = plan(study, Layout(study, "nowhere"), measures=file_of_rates({"card": "h100-80gb", "tflops": fast}))
+
+    now, before = by_key(found), by_key(assumed)
+    assert now["train dc_mix_l"] == before["train dc_mix_l"], "which is in bfloat16"
+    assert now["sample dc_mix_l"].hours < before["sample dc_mix_l"].hours
+    assert now["tokenize"].hours < before["tokenize"].hours, "float32 by TF32"
+    (said,) = (note for note in found.notes if note.startswith("Assumed: "))
+    assert "bfloat16 350 TFLOP/s (train, measure)" in said and "tokenize" not in said
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", {"card": "h200"}, {"card": "h200", "tflops": {"train": 310}}])
 def test_a_file_that_holds_no_rates_is_refused_by_name(paper, file_of_rates, content):
     study, _ = paper
     with pytest.raises(ValueError, match=r"gpu.json: expected what benchmarks/gpu.sh writes"):
