@@ -103,6 +103,7 @@ def test_the_traceback_is_shown_when_asked_for(tmp_path):
         (["tokenizer", "--kind", "both"], "--kind: 'both' is unknown"),
         (["score"], "score: give one of --run, --kind; found neither"),
         (["score", "--run", "mar", "--kind", "discrete"], "score: give one of --run, --kind; found --run and --kind"),
+        (["sample", "--run", "mar", "--sweep"], "--shard: a sweep is drawn shard by shard; give one"),
         (["features"], "features: give one of --images, --reference; found neither"),
     ],
 )

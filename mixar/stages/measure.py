@@ -27,6 +27,7 @@ from mixar.model.mar import MAR
 from mixar.process.failures import needs_memory
 from mixar.process.progress import Progress
 from mixar.reporting.results import STEADY, make_rows, spread, write_rows
+from mixar.scoring.sweeps import chosen
 from mixar.storage.files import replaced
 from mixar.storage.locks import say
 from mixar.study.cards import CARDS, card_of
@@ -53,11 +54,12 @@ def measure(study: Study, layout: Layout, run: str) -> None:
 
     Times are medians, with minimum and maximum as low and high. Those whose repeats spread too far are taken again, a
     few times; where that does not help, their protocol says so: `batch 32, random weights[spread=56%]`.
-    Raises ValueError for an unknown run.
+    A sampler whose scale a sweep chose is timed at that scale.
+    Raises ValueError for an unknown run, and where a sweep has chosen no scale yet.
     """
     check_run(study, run)
     num_images = len(read_manifest(layout.manifest, "train", ["index"]))
-    device, samplers = device_of(study), study.runs[run].samplers
+    device, samplers = device_of(study), {name: chosen(study, layout, run, name) for name in study.runs[run].samplers}
     announce = Progress(f"measure {run}", "parts")
     torch.manual_seed(0)  # weights and inputs; no number of a row depends on them
     if peak_flops(device, "float32") is None:
@@ -65,9 +67,9 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     announce(0, len(samplers) + 1)
     memory = Memory(device)
     by_sampler: dict[str | None, list[dict]] = {}
-    for done, name in enumerate(samplers, start=1):
-        found, held = memory.of("sample", partial(sampling_values, study, run, name, device))
-        by_sampler[name] = found + held
+    for done, (name, settings) in enumerate(samplers.items(), start=1):
+        found, held = memory.of("sample", partial(sampling_values, study, run, name, settings, device))
+        by_sampler[name] = [{**value, "cfg": settings.cfg} for value in found + held]
         announce(done, len(samplers) + 1, f"sampler {name}")
     found, held = memory.of("train", partial(training_values, study, run, num_images, device))
     by_sampler[None] = [*counts(study, run), *found, *held, memory.whole()]
@@ -75,7 +77,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     common: dict[str, Any] = {
         "source": "measure",
         "protocol": _protocol(study),
-        "digest": Digests(study).measure(run),
+        "digest": Digests(study).measure(run, samplers),
         "device": device_name(device),
     }
     rows = [make_rows(study, run, sampler=name, values=values, **common) for name, values in by_sampler.items()]
@@ -133,12 +135,12 @@ def _counted(run: str, metric: str, unit: str, count: Callable[[], float]) -> li
         return []
 
 
-def sampling_values(study: Study, run: str, sampler: str, device: torch.device) -> list[dict]:
+def sampling_values(study: Study, run: str, name: str, settings: Sampler, device: torch.device) -> list[dict]:
     """FLOPs and seconds per image; the time once with the tokenizer's decoder and once for the latents alone.
 
     MaskBit's tokens are given, as every run shares them; their generation is in neither.
     """
-    settings, size = study.samplers[sampler], study.measure.batch_size
+    size = study.measure.batch_size
     draw, decode = _drawing(study, run, settings.precision, device)
     draw(short(settings, 2, 2))  # warm up
     decode()
@@ -148,7 +150,7 @@ def sampling_values(study: Study, run: str, sampler: str, device: torch.device) 
         return [sum(pair) for pair in pairs], [drawn for drawn, _ in pairs]
 
     repeats = study.measure.repeats
-    both, drawn = _steadiest(take, f"measure {run}, sampler {sampler}")
+    both, drawn = _steadiest(take, f"measure {run}, sampler {name}")
     flops, count = cost.flops_sample(study, run, settings), partial(counting.counted_sample, study, run, settings)
     return [
         {"metric": "flops_sample", "value": flops, "unit": "FLOP/image"},

@@ -447,7 +447,9 @@ def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> 
         found = _sampling(study, name, run.samplers, tokenizer)  # in batches of its own, and training steps
         if step := training_memory(study, name) if "memory_gib" in found else None:
             found["memory_gib"] = max(found["memory_gib"], step.peak)
-        work.append(Work("measure", name, 1, ("ingest",), gpu, flops, narrow=in_bfloat16(timed), **found))
+        swept = any(study.sweep_of(name, sampler) for sampler in run.samplers)
+        needs = ("ingest", *([f"score_sweep {name}"] if swept else []))
+        work.append(Work("measure", name, 1, needs, gpu, flops, narrow=in_bfloat16(timed), **found))
     return work
 
 

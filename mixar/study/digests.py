@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -219,9 +220,11 @@ class Digests:
         used = plain(self.study.scoring, include={"protocol", "reconstructions", "jackknife_groups"})
         return digest("score", self.extractor(), used)
 
-    def measure(self, run: str) -> str:
+    def measure(self, run: str, chosen: Mapping[str, Sampler] | None = None) -> str:
+        """chosen: the run's samplers by name, with the scales that their sweeps chose; None: before there is a choice,
+        as for `sample`."""
         s, r = self.study, self.study.runs[run]
-        samplers = [plain(s.samplers[name]) for name in r.samplers]
+        samplers = [plain(chosen[name]) if chosen else self._timed(run, name) for name in r.samplers]
         sizes = [s.num_tokens, s.data, s.continuous, s.discrete, s.models[r.model], s.evaluation.batch_size]
         training = s.training_of(run)
         named = [r.guidance.strategy, *([r.ti_mix.schedule] if r.ti_mix else []), training.optimizer]
@@ -229,3 +232,10 @@ class Digests:
         unused = {"epochs", "milestones", "keep_states", "start_warmup_steps", *MASK_GROUPS}  # one group is timed
         used = plain(training, exclude=unused)
         return digest("measure", s.measure, *sizes, used, r.guidance, r.ti_mix, *own, s.generator, samplers)
+
+    def _timed(self, run: str, sampler: str) -> dict:
+        """What enters the digest of a measurement of a sampler, before a scale is chosen."""
+        settings = self.study.samplers[sampler]
+        if not self.study.sweep_of(run, sampler):
+            return plain(settings)
+        return {**_unscaled(settings), "chosen by": [self.sweep(run, sampler), self.score_sweep()]}

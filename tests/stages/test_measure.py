@@ -14,8 +14,10 @@ from toy_runs import toy_study, write_inputs
 from mixar.model import cost
 from mixar.model.mar import MAR
 from mixar.reporting.results import read_rows
+from mixar.scoring.sweeps import write_choice
 from mixar.stages import measure as stage
 from mixar.stages.measure import measure
+from mixar.study.digests import Digests
 
 QUICK = {"num_iterations": 2, "head_steps": 2, "cfg": 1.0}
 
@@ -197,6 +199,24 @@ def test_a_trace_holds_one_training_step_and_one_sampled_batch(tmp_path):
     products = [e["ts"] for e in events if e["name"] == "aten::addmm"]
     for start, end in (spans["training step"], spans["sampled batch"]):
         assert any(start <= ts <= end for ts in products)
+
+
+def test_a_swept_run_is_measured_at_the_scale_that_its_sweep_chose(tmp_path):
+    quick = {"default": {**QUICK, "cfg": 3.0}}
+    runs = {"mar": {"label": "MAR", "model": "s", "sweep": {"cfg": [1.0, 2.0], "num_images": 20}}}
+    study = toy_study(tmp_path, samplers=quick, runs=runs)
+    layout = write_inputs(study)
+    with pytest.raises(ValueError, match=r"no scale is chosen yet; run `score --sweep --run mar --sampler default`"):
+        measure(study, layout, "mar")
+    write_choice(study, layout, "mar", "default", {"cfg": 1.0})
+
+    measure(study, layout, "mar")
+
+    drawn = read_rows(layout.root).query("sampler == 'default'").set_index("metric")
+    alone = study.samplers["default"].model_copy(update={"cfg": 1.0})
+    assert set(drawn["cfg"]) == {1.0} and drawn["value"]["flops_sample"] == cost.flops_sample(study, "mar", alone)
+    assert drawn["value"]["flops_sample"] < 0.7 * cost.flops_sample(study, "mar", study.samplers["default"])
+    assert set(drawn["digest"]) == {Digests(study).measure("mar", {"default": alone})}
 
 
 def test_an_unknown_run_is_said(tmp_path):

@@ -19,6 +19,7 @@ from mixar.stages.plan import (
 from mixar.study.layout import Layout
 from mixar.study.load import load_study, parse_study
 from mixar.study.memory import training_memory
+from mixar.study.sections import Sweep
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,18 @@ def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_
     assert "generator" not in plain.needs and {"train dc_mix_b", "generator"} <= set(mixed.needs)
     images = 200 * (1_281_167 // 2048) * 2048
     assert mixed.flops - plain.flops == pytest.approx(images * generator_flops(study))
+
+
+def test_a_measurement_waits_for_the_sweep_that_chooses_its_scale(paper):
+    study, _ = paper
+    runs = {name: study.runs[name] for name in ("control_l", "dc_mix_l")}
+    sweep = Sweep(cfg=(1.0, 3.0))
+    runs["dc_mix_l"] = runs["dc_mix_l"].model_copy(update={"sweep": sweep})
+
+    found = by_key(plan(study.model_copy(update={"runs": runs}), Layout(study, "nowhere")))
+
+    assert found["measure control_l"].needs == ("ingest",)
+    assert found["measure dc_mix_l"].needs == ("ingest", "score_sweep dc_mix_l")
 
 
 def test_milestones_are_jobs_that_share_the_epochs_of_their_run_and_children_wait_for_theirs(paper):

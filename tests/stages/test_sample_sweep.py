@@ -213,8 +213,18 @@ def test_a_sweep_changes_the_digest_of_its_own_images_alone(house):
     assert plain.sample("dc_sa", 0, "default") == swept.sample("dc_sa", 0, "default")
     for stage in ("generate", "score", "features"):
         assert getattr(plain, stage)() == getattr(swept, stage)()
-    assert plain.train("dc_mix", 0) == swept.train("dc_mix", 0) and plain.measure("mar") == swept.measure("mar")
+    assert plain.train("dc_mix", 0) == swept.train("dc_mix", 0) and plain.measure("dc_sa") == swept.measure("dc_sa")
     other = with_sweep(
         study.model_copy(update={"samplers": {"default": study.samplers["default"].model_copy(update={"cfg": 9.0})}})
     )
     assert Digests(other).sample("dc_mix", 0, "default") == swept.sample("dc_mix", 0, "default")  # cfg has no effect
+
+
+def test_a_measurement_depends_on_the_sweep_until_there_is_a_scale_and_then_on_the_scale_alone(house):
+    study, digests = with_sweep(house[0]), Digests(with_sweep(house[0]))
+    plain = Digests(house[0]).measure("dc_mix")
+    same = {name: study.samplers[name] for name in study.runs["dc_mix"].samplers}
+    other = {name: sampler.model_copy(update={"cfg": 1.0}) for name, sampler in same.items()}
+
+    assert digests.measure("dc_mix") not in (plain, Digests(with_sweep(study, num_images=20)).measure("dc_mix"))
+    assert digests.measure("dc_mix", same) == plain != digests.measure("dc_mix", other)

@@ -187,6 +187,12 @@ def chosen_cfg(wildcards):
     return [LAYOUT.chosen_cfg(*names)] if STUDY.sweep_of(*names) else []
 
 
+def timed_cfg(wildcards):
+    """The guidance scales that sweeps chose for a run's own samplers."""
+    pairs = [(wildcards.run, sampler) for sampler in STUDY.runs[wildcards.run].samplers]
+    return [LAYOUT.chosen_cfg(*pair) for pair in pairs if STUDY.sweep_of(*pair)]
+
+
 def sample_images(wildcards):
     names = wildcards.run, wildcards.seed, wildcards.sampler
     return [LAYOUT.samples(*names, shard) for shard in IMAGE_SHARDS]

@@ -36,7 +36,8 @@ rule train:
 
 rule measure:
     input:
-        LAYOUT.manifest,
+        manifest=LAYOUT.manifest,
+        chosen=timed_cfg,
     output:
         LAYOUT.measures("{run}"),
     log:
