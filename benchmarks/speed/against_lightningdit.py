@@ -1,7 +1,7 @@
 """Decoding and loading against the official LightningDiT and MAR: equal results first, then times in turn.
 
     python benchmarks/speed/against_lightningdit.py PATH [--mar PATH] [--threads 2] [--rounds 5] [--items 20000]
-        [--folder FOLDER] [--case decoding loading] [--output FILE.json]
+        [--folder FOLDER] [--case decoding loading] [--output FILE.parquet]
 
 PATH: a checkout of github.com/hustvl/LightningDiT; its VA-VAE needs no package beyond torch and torchvision. --mar: one
 of github.com/LTH14/mar, whose cached latents are loaded, too. Loading: an epoch of shuffled batches in one process,

@@ -1,6 +1,6 @@
 """Training and sampling against the official MAR: the same weights and draws, equal results first, then times in turn.
 
-    python benchmarks/speed/against_mar.py PATH [--threads 2] [--rounds 5] [--case NAME ...] [--output FILE.json]
+    python benchmarks/speed/against_mar.py PATH [--threads 2] [--rounds 5] [--case NAME ...] [--output FILE.parquet]
 
 PATH: a checkout of github.com/LTH14/mar. Its own imports beyond torch, timm, numpy and scipy are replaced by empty
 modules, and on a CPU its `.cuda()` by nothing. A training step is forward, backward, clipping, AdamW and average.

@@ -1,6 +1,6 @@
 """Tokens and images against the official MaskBit: the same weights and draws, equal results first, then times in turn.
 
-    python benchmarks/speed/against_maskbit.py PATH [--threads 2] [--rounds 5] [--case NAME ...] [--output FILE.json]
+    python benchmarks/speed/against_maskbit.py PATH [--threads 2] [--rounds 5] [--case NAME ...] [--output FILE.parquet]
 
 PATH: a checkout of github.com/markweberdev/maskbit. It needs einops; what else it imports beyond torch and torchvision
 is not used here.

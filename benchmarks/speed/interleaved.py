@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from mixar.storage.files import replaced
 
 GEMM = 1024  # side of the self-test's matrices
 SLOW = 0.8  # a round counts where the self-test before each arm reaches this share of the best
@@ -117,17 +120,17 @@ def show(row: dict[str, Any]) -> str:
 
 
 def write(path: Path, rows: list[dict[str, Any]], device: torch.device) -> None:
-    """The rows as JSON, with the device and versions."""
+    """The rows as Parquet, each with the device, date and versions."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     machine = {
         "device": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "date": date.today().isoformat(),
     }
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replaced(path) as temporary:
+        pd.DataFrame([row | machine for row in rows]).to_parquet(temporary, index=False)
 
 
 def processor() -> str:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<=\]\()(?!https?://|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
 API = "reference/api"
-MEASURES = "benchmarks/gpu.json"
+# Markers of results on a page, and the scripts that make tables of them
+PAGES = {"benchmarks/gpu.json": "benchmarks/gpu_page.py", "benchmarks/speed": "benchmarks/speed/page.py"}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -61,8 +62,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at files of the repository to the site's copies."""
     source = page.file.src_uri
-    if (marker := f"<!-- {MEASURES} -->") in markdown:
-        markdown = markdown.replace(marker, measured())
+    for place, script in PAGES.items():
+        if (marker := f"<!-- {place} -->") in markdown:
+            markdown = markdown.replace(marker, measured(place, script))
     home = source if page.file.generated_by and not source.startswith(API) else f"docs/{source}"
 
     def mended(found: re.Match) -> str:
@@ -72,12 +74,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return outside_code(markdown, lambda text: LINK.sub(mended, text))
 
 
-def measured(path: Path = ROOT / MEASURES) -> str:
-    """The file that `benchmarks/gpu.sh` writes, as tables."""
-    spec = importlib.util.spec_from_file_location("gpu_page", ROOT / "benchmarks" / "gpu_page.py")
-    gpu_page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu_page)
-    return gpu_page.page(path)
+def measured(place: str, script: str) -> str:
+    """What a benchmark wrote to a place, as tables of its script."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.page(ROOT / place)
 
 
 def outside_code(markdown: str, change) -> str:
