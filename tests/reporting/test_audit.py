@@ -119,7 +119,7 @@ def test_like_for_like_takes_the_source_only_under_the_columns_protocol():
 # The tables
 
 
-def test_mars_reconstruction_is_set_against_va_vaes_under_one_protocol(tables):
+def test_mars_reconstruction_is_compared_with_va_vaes_under_one_protocol(tables):
     mar, mixar = (cells(tables["audit"], name)[2:5] for name in ("MAR-H", "MixAR-L"))
 
     assert mar[0] == "1.22 t‡" and mar[1].startswith("1.22 t") and mar[2].startswith("0.53 w")

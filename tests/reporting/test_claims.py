@@ -64,7 +64,7 @@ def test_a_claim_names_the_runs_that_the_study_compares():
     assert "DC-Mix is better than Released MAR" in claims(runs=runs)
 
 
-def test_what_comes_out_is_printed_even_against_the_paper():
+def test_the_outcome_is_printed_even_if_it_contradicts_the_paper():
     found = claims({**FD3, "dc_mix": {0: 300.0, 1: 310.0, 2: 305.0}})
 
     assert found["DC-Mix is better than MAR"].line().startswith("DID NOT HOLD")
@@ -135,7 +135,7 @@ def test_sides_under_different_protocols_are_not_compared():
         claims_of(summary_of(study, rows))
 
 
-def test_a_claim_without_rows_says_whose():
+def test_a_claim_without_rows_names_the_run():
     study = reported_study()
     summary = summary_of(study, score_rows(study, "dc_mix", 0, 1.0))
 

@@ -20,7 +20,7 @@ def test_runs_and_rows_of_no_run_have_a_name(run, printed):
     assert names.label_of(reported_study(), run) == printed
 
 
-def test_another_name_is_a_mistake_of_ours():
+def test_an_unknown_run_raises_a_key_error():
     with pytest.raises(KeyError):
         names.label_of(reported_study(), "nobody")
 

@@ -38,5 +38,5 @@ def test_a_metric_measured_against_something_else_is_another_ground(metric, firs
         ("is", {"reference": A}, {"reference": B}),
     ],
 )
-def test_what_a_metric_does_not_look_at_does_not_part_it(metric, first, second):
+def test_what_a_metric_does_not_use_splits_no_column(metric, first, second):
     check_same_ground(two_results(metric, first, second), "a column")  # raises nothing

@@ -34,7 +34,7 @@ def row(table, label: str) -> dict:
     return dict(zip(table.columns, next(cells for cells in table.cells if cells[0] == label), strict=True))
 
 
-def test_runs_of_a_joined_study_stand_below_with_their_own_tokenizer_and_sampler():
+def test_runs_of_a_joined_study_appear_below_with_their_own_tokenizer_and_sampler():
     table = quality_table(joined()[1])
 
     assert [cells[0] for cells in table.cells][-2:] == ["MAR (released)", "MAR, big"]

@@ -72,7 +72,7 @@ def test_fewer_than_three_training_seeds_an_arm_decide_nothing(ours, theirs, mis
     assert compare(side(1, 2, half=0.1), fixed(9)).reason.endswith("at least 1 more")
 
 
-def test_what_retraining_alone_can_make_decides_nothing_however_small_the_intervals():
+def test_a_difference_that_retraining_alone_explains_decides_nothing_however_small_the_intervals():
     just_below, just_above = (100 * (1 - MARGIN * factor) for factor in (0.99, 1.01))
     quiet = {"half": 1e-6}
 
@@ -118,7 +118,7 @@ def test_a_claim_of_closeness_allows_the_other_arm_a_share_more():
     assert compare(side(110, 110, 110, half=0.1), theirs, 1.05).verdict == "did not hold"
 
 
-def test_no_interval_over_images_leaves_the_one_over_seeds():
+def test_without_an_interval_over_images_the_one_over_seeds_decides():
     assert compare(side(10, 11, 12, half=None), side(20, 21, 22, half=None)).verdict == "held"
 
 

@@ -1,3 +1,5 @@
+"""Jackknife intervals against classical ones, and the groups of images that leave together."""
+
 import numpy as np
 import pytest
 from scipy import stats

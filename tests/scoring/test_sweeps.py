@@ -25,7 +25,7 @@ def test_differences_are_paired_what_all_scales_share_does_not_blur_them():
     assert noisy["not_worse"] == [2.0, 3.0]
 
 
-def test_a_best_scale_at_either_end_is_said():
+def test_a_best_scale_at_either_end_is_reported():
     assert choose([point(2.0, 5.0), point(3.0, 6.0), point(4.0, 7.0)])["at_edge"]
     assert choose([point(4.0, 5.0), point(3.0, 6.0), point(2.0, 7.0)])["at_edge"]
     assert not choose([point(4.0, 6.0), point(3.0, 5.0), point(2.0, 7.0)])["at_edge"]

@@ -21,7 +21,7 @@ SCORING = settings(jackknife_groups=10)
         (4, ["fd"], {}, "jackknife_groups"),
     ],
 )
-def test_too_few_images_for_a_metric_name_the_setting(n, names, changes, key):
+def test_the_error_about_too_few_images_names_the_setting(n, names, changes, key):
     with pytest.raises(ValueError, match=f"scoring.{key}"):
         check_sizes([METRICS[name] for name in names], features(n), features(100, seed=1), settings(**changes))
 

@@ -22,7 +22,7 @@ from mixar.study.sections import Scoring
         ("toy_metrics:__doc__", "expected 'module:function', found a str"),
     ],
 )
-def test_a_function_that_cannot_be_loaded_is_said_by_check(smoke, where, message):
+def test_check_refuses_a_function_that_cannot_be_loaded(smoke, where, message):
     smoke["scoring"]["metrics"] = ["fd", where]
 
     assert [message in found for found in problems(parse_study(smoke))] == [True]

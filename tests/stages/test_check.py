@@ -1,4 +1,4 @@
-"""`check`: data that are too few, GPUs that are not there, missing files, layers, and own code on random tensors."""
+"""`check`: too few images, missing GPUs and files, layered studies, and the study's own code on random tensors."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ from mixar.weights import save_weights
 
 @pytest.fixture
 def small(smoke, tmp_path):
-    """The smoke study on 40 pictures of two classes, of which its settings fit."""
+    """The smoke study on 40 pictures of two classes, to which its settings fit."""
     for i in range(40):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png")
@@ -132,7 +132,7 @@ def test_data_that_are_not_there_are_left_to_the_missing_files(small):
     assert problems(parse_study(small)) == []
 
 
-def test_statistics_of_other_channels_are_refused(small, tmp_path):
+def test_statistics_with_another_number_of_channels_are_refused(small, tmp_path):
     save_weights(tmp_path / "statistics.safetensors", {"mean": torch.zeros(3), "std": torch.ones(3)}, {})
     small["continuous"]["statistics"] = str(tmp_path / "statistics.safetensors")
 
@@ -142,7 +142,7 @@ def test_statistics_of_other_channels_are_refused(small, tmp_path):
 # Device
 
 
-def test_a_gpu_that_is_not_there_is_missed_unless_the_jobs_run_elsewhere(small, monkeypatch):
+def test_a_missing_gpu_is_reported_unless_the_jobs_run_elsewhere(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     small["hardware"]["device"] = "cuda"
 
@@ -156,7 +156,7 @@ def test_a_gpu_that_is_not_there_is_missed_unless_the_jobs_run_elsewhere(small, 
     assert only(small).startswith(f"hardware.runs.{run}.gpus: 2 GPUs per node, but 0 are visible here")
 
 
-def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
+def test_more_gpus_per_node_than_exist_are_reported(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     small["hardware"] |= {"device": "cuda", "gpus": 8, "nodes": 2}
@@ -169,7 +169,7 @@ def test_more_gpus_a_node_than_there_are_are_missed(small, monkeypatch):
 # Protocols
 
 
-def test_an_error_of_both_protocols_is_said_once(small):
+def test_an_error_of_both_protocols_is_reported_once(small):
     small["scoring"]["protocol"] = "emoji-gdf"
 
     assert only(small).startswith("scoring.protocol: 'emoji-gdf' is unknown; choose from")
@@ -270,7 +270,7 @@ def test_a_sound_metric_passes_its_trial_on_features_of_inceptions_width(large, 
     assert count <= trial.MOST_IMAGES
 
 
-def test_a_metric_that_may_want_more_images_than_are_tried_is_a_warning(large):
+def test_a_metric_that_may_need_more_images_than_the_trial_has_gives_a_warning(large):
     warnings = []
 
     assert tried(large, "many", warnings) == []

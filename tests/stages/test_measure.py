@@ -1,4 +1,4 @@
-"""`measure`: every number a run is charged with, without trained weights."""
+"""`measure`: parameters, FLOPs, times and memory of a run, without trained weights."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_unit_of_an_epoch_is_the_training_set(rows, tmp_path):
     assert 1e-4 < seconds < 10  # of one training step of four images
 
 
-def test_memory_is_that_of_a_process_with_torch_in_it(rows):
+def test_memory_includes_that_of_torch_itself(rows):
     _, frame = rows
 
     assert 0.05 < value(frame, "peak_memory_gib") < 64
@@ -219,7 +219,7 @@ def test_a_swept_run_is_measured_at_the_scale_that_its_sweep_chose(tmp_path):
     assert set(drawn["digest"]) == {Digests(study).measure("mar", {"default": alone})}
 
 
-def test_an_unknown_run_is_said(tmp_path):
+def test_an_unknown_run_is_refused_with_the_choices(tmp_path):
     study = toy_study(tmp_path)
 
     with pytest.raises(ValueError, match="'mixx' is unknown; choose from mar, mix, ti"):

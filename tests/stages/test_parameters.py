@@ -34,14 +34,14 @@ def test_counts_are_exact(counts):
     assert {name: (c.total, c.guidance) for name, c in counts.items()} == EXPECTED
 
 
-def test_the_difference_is_to_the_printed_millions(counts):
+def test_the_difference_is_from_the_printed_millions(counts):
     assert counts["MAR-L"].difference == 478_326_304 - 479_000_000
     assert counts["MixAR-L, DC-CA"].difference == 994_688
     assert counts["KL-16"].difference is None
     assert all(abs(c.difference) < 1_000_000 and c.why for c in counts.values() if c.printed)
 
 
-def test_the_command_prints_them_to_the_unit_on_a_narrow_terminal(capsys, monkeypatch, counts):
+def test_the_command_prints_exact_counts_on_a_narrow_terminal(capsys, monkeypatch, counts):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")  # no control codes, for they count as characters
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -58,6 +58,6 @@ def test_the_command_prints_them_to_the_unit_on_a_narrow_terminal(capsys, monkey
 
 
 @pytest.mark.parametrize("arguments", [[], ["--run", "mar"], ["--params", "--run", "mar"]])
-def test_the_command_says_what_goes_together(arguments):
+def test_options_that_exclude_each_other_are_refused(arguments):
     with pytest.raises(ValueError, match="--params"):
         app(["measure", *arguments], standalone_mode=False)

@@ -86,7 +86,7 @@ def test_memory_is_estimated_for_every_job_on_a_gpu_and_for_none_on_cpus(paper, 
     assert all(w.memory_gib is None for w in plan(study, Layout(study, "nowhere")).work)
 
 
-def test_code_of_the_studys_own_is_said_to_have_no_estimate(smoke):
+def test_the_studys_own_code_has_no_estimate(smoke):
     smoke["runs"]["dc_sa"]["guidance"] = {"strategy": "toy_strategies:Fused"}
     smoke["hardware"] |= {"device": "cuda", "gpus": 1}
     smoke["hardware"]["runs"] = {"mar": {"compile": True}}
@@ -101,7 +101,7 @@ def test_code_of_the_studys_own_is_said_to_have_no_estimate(smoke):
     assert any(note.startswith("Assumed: ") and " train" in note for note in found.notes)
 
 
-def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_a_pass_an_image(paper):
+def test_a_continued_run_waits_for_its_parent_and_its_generator_costs_one_pass_per_image(paper):
     study, found = paper
     plain, mixed = (by_key(found)[f"train {name}"] for name in ("dc_mix_b", "mixar_b"))
 
@@ -243,7 +243,7 @@ def test_a_file_that_holds_no_rates_is_refused_by_name(paper, file_of_rates, con
         plan(study, Layout(study, "nowhere"), measures=file_of_rates("{}").with_name("none.json"))
 
 
-def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_said(smoke):
+def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_refused(smoke):
     study = parse_study(smoke)
     with pytest.raises(ValueError, match="--only: 'figure9' is unknown; did you mean"):
         plan(study, Layout(study), "figure9")
@@ -257,5 +257,5 @@ def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_said(smoke)
 
 
 @pytest.mark.parametrize(("hours", "said"), [(0.001, "1 min"), (0.5, "30 min"), (5, "5.0 h"), (72, "3.0 days")])
-def test_times_are_said_in_their_own_unit(hours, said):
+def test_times_are_printed_in_a_unit_that_fits(hours, said):
     assert time_of(hours) == said

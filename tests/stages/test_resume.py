@@ -55,7 +55,7 @@ def newest_state(layout: Layout) -> Path:
     return next(iter(states(folder).values()))
 
 
-def test_a_change_counts_from_the_newest_state_that_is_whole(stopped):
+def test_a_change_applies_from_the_newest_intact_state_on(stopped):
     newest_state(stopped).write_bytes(b"cut off")
 
     change = resume(stopped.study, stopped, "fused", 0, LOWER)
@@ -73,7 +73,7 @@ def test_a_change_is_not_applied_to_a_state_before_it(stopped):
         train(stopped.study, stopped, "fused", 0)
 
 
-def test_weights_and_those_of_a_child_name_the_change(stopped):
+def test_weights_of_the_run_and_of_its_child_name_the_change(stopped):
     resume(stopped.study, stopped, "fused", 0, LOWER)
     for run in ("fused", "child"):
         train(stopped.study, stopped, run, 0)
@@ -83,7 +83,7 @@ def test_weights_and_those_of_a_child_name_the_change(stopped):
     assert changed == {"fused": said, "child": f"fused: {said}"}
 
 
-def test_a_training_does_not_restart_under_settings_that_were_changed_on_the_way(stopped):
+def test_a_training_without_its_states_does_not_restart_under_changed_settings(stopped):
     resume(stopped.study, stopped, "fused", 0, LOWER)
     for state in stopped.root.glob("checkpoints/*/state-*.pt"):
         state.unlink()

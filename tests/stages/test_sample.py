@@ -56,7 +56,7 @@ def test_every_evaluation_image_is_drawn_once_with_its_label(drawn):
         assert images.shape[1:] == (8, 8, 3) and images.dtype == np.uint8
 
 
-def test_batches_are_decoded_beside_the_drawing_of_the_next_to_the_pixels_of_decoding_in_turn(drawn):
+def test_decoding_while_the_next_batch_is_drawn_gives_the_pixels_of_decoding_in_turn(drawn):
     study, layout = drawn
     threads = {}
 
@@ -81,7 +81,7 @@ def test_batches_are_decoded_beside_the_drawing_of_the_next_to_the_pixels_of_dec
     assert found[0].tolist() == index.tolist() and np.array_equal(found[2], torch.cat(images).numpy())
 
 
-def test_what_fails_beside_the_drawing_ends_the_job_with_its_batch(drawn):
+def test_a_failure_while_decoding_ends_the_job_and_names_the_batch(drawn):
     study, layout = drawn
     path = layout.tokenizer("continuous")
     weights = read_weights(path)
@@ -92,7 +92,7 @@ def test_what_fails_beside_the_drawing_ends_the_job_with_its_batch(drawn):
         sample(study, layout, "mix", 0, "default", 0)
 
 
-def test_a_fresh_shard_continues_nothing(drawn, capsys):
+def test_a_new_shard_says_nothing_of_continuing(drawn, capsys):
     sample(*drawn, "mix", 0, "default", 0)
 
     said = capsys.readouterr().out
@@ -100,14 +100,14 @@ def test_a_fresh_shard_continues_nothing(drawn, capsys):
 
 
 class CutError(Exception):
-    """What a job that is cut dies of."""
+    """The error that ends an interrupted job."""
 
 
 def cut(_path):
     raise CutError
 
 
-def test_a_job_that_was_cut_draws_only_the_batches_that_are_missing(drawn):
+def test_an_interrupted_job_draws_only_its_missing_batches(drawn):
     study, layout = drawn
     target = layout.samples("mix", 0, "default", 0)
     sample(study, layout, "mix", 0, "default", 0)
@@ -117,7 +117,7 @@ def test_a_job_that_was_cut_draws_only_the_batches_that_are_missing(drawn):
         sample(study, layout, "mix", 0, "default", 0, cut)
     target.unlink()  # as Snakemake does
     first, second = sorted(layout.root.glob("checkpoints/sample-mix-seed0-default-00000-*/*"))
-    write_images(first, index[:3], labels[:3], np.zeros_like(whole[:3]))  # to know it again
+    write_images(first, index[:3], labels[:3], np.zeros_like(whole[:3]))  # black images, to be recognised below
     second.unlink()
 
     sample(study, layout, "mix", 0, "default", 0)
@@ -128,7 +128,7 @@ def test_a_job_that_was_cut_draws_only_the_batches_that_are_missing(drawn):
     assert not first.exists()
 
 
-def test_images_stay_while_what_they_were_drawn_from_stays(drawn):
+def test_images_are_kept_while_their_inputs_are_unchanged(drawn):
     study, layout = drawn
     target, seen = layout.samples("mix", 0, "default", 0), []
     sample(study, layout, "mix", 0, "default", 0)
@@ -143,7 +143,7 @@ def test_images_stay_while_what_they_were_drawn_from_stays(drawn):
     assert target.stat().st_ino != inode, "other statistics, other images"
 
 
-def test_all_runs_and_seeds_meet_the_same_noise(drawn):
+def test_all_runs_and_seeds_get_the_same_noise(drawn):
     study, layout = drawn
 
     sample(study, layout, "mar", 0, "default", 0)
@@ -166,7 +166,7 @@ def test_a_shard_does_not_depend_on_which_others_were_drawn_before(drawn):
     assert np.array_equal(after, images_of(layout, "mix", 0, 1)[2])
 
 
-def test_batches_have_noise_of_their_own(drawn):
+def test_each_batch_has_its_own_noise(drawn):
     study, layout = drawn
     sample(study, layout, "mar", 0, "default", 0)
 
@@ -175,7 +175,7 @@ def test_batches_have_noise_of_their_own(drawn):
     assert not np.array_equal(images[0], images[3])
 
 
-def test_maskbit_is_the_decoded_tokens_themselves(drawn):
+def test_maskbits_images_are_the_decoded_tokens(drawn):
     study, layout = drawn
     tokens, _, _ = read_generated([layout.generated_shard(1)])
     model = tokenizers.load("discrete", study.discrete, layout.tokenizer("discrete"))
@@ -196,7 +196,7 @@ def test_maskbit_is_the_decoded_tokens_themselves(drawn):
         (("ti", 0, "default", 0), "no such weights file"),
     ],
 )
-def test_unknown_names_and_missing_weights_are_said(drawn, names, message):
+def test_unknown_names_and_missing_weights_are_refused(drawn, names, message):
     study, layout = drawn
 
     with pytest.raises(ValueError, match=message):

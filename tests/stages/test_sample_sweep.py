@@ -41,7 +41,7 @@ def with_sweep(study, **sweep):
 
 @pytest.fixture
 def swept(house):
-    """The study with sweeps, and every network that it draws with; of the runs untrained ones."""
+    """The study with sweeps and all networks that it draws with; those of its runs are untrained."""
     study = with_sweep(house[0])
     layout = Layout(study)
     write_networks(study, layout)
@@ -110,7 +110,7 @@ def test_scales_of_a_sweep_share_their_noise(swept):
     assert torch.allclose(first.features.features, second.features.features, atol=1e-3)
 
 
-def test_the_scored_images_are_those_of_a_study_with_the_chosen_scale_and_say_it(swept):
+def test_the_scored_images_equal_those_of_a_study_with_the_chosen_scale_and_record_it(swept):
     study, layout = swept
     scale = swept_out(study, layout)["cfg"]
     content = study.model_dump(mode="json")
@@ -125,7 +125,7 @@ def test_the_scored_images_are_those_of_a_study_with_the_chosen_scale_and_say_it
     score_samples(study, layout, "dc_mix", 0, "default")
     sample(fixed, layout, "dc_mix", 0, "default", 0)
 
-    assert path.stat().st_ino == drawn_at  # known again
+    assert path.stat().st_ino == drawn_at  # the same file
     path.unlink()
     sample(fixed, layout, "dc_mix", 0, "default", 0)
     assert np.array_equal(read_images(path)[2], images)
@@ -142,7 +142,7 @@ def test_all_seeds_of_a_run_use_the_scale_of_its_first(swept):
     assert layout.samples("dc_mix", 1, "default", 0).is_file()
 
 
-def test_a_sweep_that_was_cut_draws_only_what_is_missing(swept):
+def test_an_interrupted_sweep_draws_only_what_is_missing(swept):
     study, layout = swept
     target = layout.sweep_features("mar", "default", 0)
     sample_sweep(study, layout, "mar", "default", 0)
@@ -163,7 +163,7 @@ def test_a_sweep_that_was_cut_draws_only_what_is_missing(swept):
     sample_sweep(study, layout, "mar", "default", 0)
 
     found = {cfg: read_features([target], cfg).features.features for cfg in SCALES}
-    assert not found[SCALES[0]].any()  # known again, and kept as it was
+    assert not found[SCALES[0]].any()  # the black ones, kept as they were
     assert all(torch.equal(found[cfg], whole[cfg]) for cfg in SCALES[1:])
 
 

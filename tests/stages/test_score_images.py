@@ -74,7 +74,7 @@ def study_rows(house, label_of):
     )  # fmt: skip
 
 
-def test_brought_images_stand_in_table_1_and_another_n_is_marked(house, tmp_path):
+def test_brought_images_appear_in_table_1_and_another_n_is_marked(house, tmp_path):
     study, layout = house
     study_rows(house, scored(house, folder(tmp_path / "a", pixels()), "Like ours"))
     scored(house, folder(tmp_path / "b", pixels(20, seed=2)), "Fewer")
@@ -159,7 +159,7 @@ def test_a_damaged_note_of_the_images_is_named_and_replaced_on_request(house, tm
     assert file.read_text() == whole
 
 
-def test_features_of_a_row_that_was_deleted_never_stand_for_other_images(house, tmp_path):
+def test_features_of_a_deleted_row_are_never_used_for_other_images(house, tmp_path):
     _, layout = house
     name = scored(house, folder(tmp_path / "a", pixels()), "Mine")
     before = values(layout, name)

@@ -64,7 +64,7 @@ def test_labels_are_named_where_the_protocol_wants_equally_many_of_every_class(c
 
 
 @pytest.mark.parametrize(("classes", "said"), [(5, "9 labels outside the study's classes 0 to 2"), (3, "")])
-def test_labels_outside_the_studys_classes_are_said(classes, said, house, tmp_path, capsys):
+def test_labels_outside_the_studys_classes_are_reported(classes, said, house, tmp_path, capsys):
     np.savez(tmp_path / "drawn.npz", arr_0=pixels(), arr_1=np.arange(COUNT) % classes)
 
     scored(house, tmp_path / "drawn.npz")

@@ -1,3 +1,5 @@
+"""`tokenize`: shards of normalised latents and of tokens, for every image and its mirror image."""
+
 import pytest
 import torch
 from toy_runs import toy_study

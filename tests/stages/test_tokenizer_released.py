@@ -136,13 +136,13 @@ def test_finished_weights_that_are_missing_or_do_not_fit_are_named(tmp_path):
         ({"training": {"epochs": 3}}, "nothing is trained, so `ti_mix` and `training` have no meaning"),
     ],
 )
-def test_finished_weights_go_with_no_training(settings, message, tmp_path):
+def test_finished_weights_exclude_training_settings(settings, message, tmp_path):
     with pytest.raises(SpecError, match=message):
         with_weights(tmp_path, **settings)
 
 
 @pytest.mark.parametrize("section", ["continuous", "discrete", "generator"])
-def test_sizes_that_no_network_can_have_are_said_by_check(tmp_path, section):
+def test_check_refuses_sizes_that_no_network_can_have(tmp_path, section):
     key = "width" if section == "generator" else "channels"
     study = toy_study(tmp_path, **{section: {key: 10**9 - 10**9 % 64}})
     widest = study.model_copy(update={"data": study.data.model_copy(update={"num_classes": 10**9})})

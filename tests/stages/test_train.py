@@ -146,7 +146,7 @@ def filling():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_without_room_for_states_costs_them_and_not_the_training(uninterrupted, filling, tmp_path, capsys):
+def test_a_full_disk_costs_states_and_not_the_training(uninterrupted, filling, tmp_path, capsys):
     study = fused_study(tmp_path / "full")
     layout = write_inputs(study)
 
@@ -171,7 +171,7 @@ def test_two_processes_train_one_run_together(tmp_path):
     assert read_metadata(layout.weights("mix", 0))["processes"] == 2
 
 
-def test_a_training_that_stays_lost_names_a_command_that_continues_it(tmp_path, monkeypatch):
+def test_a_training_that_stays_diverged_names_a_command_that_continues_it(tmp_path, monkeypatch):
     runs = {"spoilt": {"model": "s", "guidance": {"strategy": "toy_strategies:Spoilt"}}}
     study = toy_study(tmp_path, runs=runs, hardware={**EACH_STEP, "results": str(tmp_path)})
     layout = write_inputs(study)
@@ -307,7 +307,7 @@ LOST = {"model": "s", "start": "/nowhere/seed{seed}.safetensors"}
         ("mix", 0, {"data": {"num_classes": 2}}, {}, "class 2 is outside the study's 2 classes"),
     ],
 )
-def test_what_does_not_fit_is_said_before_training(tmp_path, run, seed, changes, inputs, message):
+def test_what_does_not_fit_is_refused_before_training(tmp_path, run, seed, changes, inputs, message):
     assert NUM_IMAGES - NUM_HELD_OUT == 20
     study = toy_study(tmp_path, **changes)
     layout = write_inputs(study, **inputs)

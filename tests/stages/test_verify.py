@@ -76,7 +76,7 @@ def test_a_wrong_value_is_found(store, shard, key, value, message):
 
 
 def _write(store, arrays, metadata):
-    """Write a shard with hashes that fit, around the check of values that writers make."""
+    """Write a shard with hashes that fit, but without the check of values that writers make."""
     path = store[1].token_shard(1)
     finite = np.nan_to_num(arrays["latents_flip"])
     write_shard(path, arrays | {"latents_flip": finite}, metadata)
@@ -124,7 +124,7 @@ def test_foreign_files_are_named_and_are_no_fault(store, shard):
 
 @pytest.fixture
 def made(store, shard, capsys):
-    """A function that tokenizes the second shard: what it says, and whether the file is still the one of before."""
+    """A function that tokenizes the second shard and returns what it printed and whether the file is still the same."""
     study, layout = store
     path = layout.token_shard(1)
     before = path.stat().st_ino

@@ -34,7 +34,7 @@ def written(layout, *lines, run="mix", seed=0):
 
 
 def aged(path, seconds):
-    """As if everything had been written so long ago."""
+    """Set the times of all rows back by so many seconds."""
     head, *lines = path.read_text().splitlines()
     older = [json.dumps(line | {"time": time.time() - seconds}) for line in map(json.loads, lines)]
     path.write_text("\n".join([head, *older]) + "\n")
@@ -78,7 +78,7 @@ def test_a_training_that_has_been_silent_for_long_has_stopped_unless_its_checkpo
     assert "mix seed 0: killed, or ended by an error after step 40: its log is in logs/train/" in page(layout)
 
 
-def test_a_training_that_was_told_to_end_has_stopped_at_once_and_one_with_weights_has_finished(layout):
+def test_a_training_asked_to_end_shows_as_stopped_at_once_and_one_with_weights_as_finished(layout):
     written(layout, STARTED, ROW, {"event": "stopped", "step": 40, "text": "told to end after 40/100 steps"})
 
     assert found(layout).state == "stopped"

@@ -1,4 +1,4 @@
-"""What commands are given: which runs, seeds, samplers and shards exist, and how others are refused."""
+"""Arguments of commands: which runs, seeds, samplers and shards exist, and how others are refused."""
 
 import pytest
 

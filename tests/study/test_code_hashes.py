@@ -97,7 +97,7 @@ def test_what_is_installed_below_the_same_folder_is_left_alone(folder, monkeypat
         ("sys:exit", BUILT_IN),
     ],
 )
-def test_what_has_no_source_has_a_word_for_it(folder, where, expected):
+def test_what_has_no_source_is_marked_as_such(folder, where, expected):
     write(folder, own_d="")
 
     assert source_hash(where) == expected
@@ -117,7 +117,7 @@ def test_modules_that_import_each_other_end(folder):
     assert source_hash("own_f:f") != before
 
 
-def test_the_working_directory_is_looked_in_as_jobs_do(tmp_path, monkeypatch):
+def test_the_working_directory_is_searched_as_jobs_search_it(tmp_path, monkeypatch):
     write(tmp_path, own_here="x = 1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])

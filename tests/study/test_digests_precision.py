@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def digests_of(smoke, where, precision):
-    """Of the study with the precision of one section, or without any there."""
+    """Digests of the study with this precision in one section; None: without the key."""
     section = smoke
     for key in where:
         section = section.setdefault(key, {})

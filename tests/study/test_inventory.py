@@ -122,7 +122,7 @@ DAMAGED = ['{"stamp": 1', "[]", "null", "7", '{"path": 1}', '{"path": {"stamp": 
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_record_is_as_none(data, tmp_path, content):
+def test_a_damaged_record_counts_as_none(data, tmp_path, content):
     (tmp_path / "inventory.json").write_text(content)
 
     assert inventory.stamp(data, tmp_path / "inventory.json") == inventory.stamp(data, tmp_path / "none")

@@ -59,7 +59,7 @@ def test_the_estimate_is_within_5_percent_of_what_each_run_of_the_paper_keeps(ru
     ],
     ids=str,
 )
-def test_so_it_is_for_other_batches_noise_draws_mask_rates_and_precisions(run, micro_batch, training, root):
+def test_the_estimate_holds_for_other_batches_noise_draws_mask_rates_and_precisions(run, micro_batch, training, root):
     study = trained(paper(root, micro_batch=micro_batch), **training)
 
     activations, _ = most(study, run, micro_batch)
@@ -68,7 +68,7 @@ def test_so_it_is_for_other_batches_noise_draws_mask_rates_and_precisions(run, m
 
 
 @pytest.mark.parametrize("run", ("dc_mix_l", "dc_ca_l", "mar_b", "mar_h"))
-def test_so_it_is_for_the_peak_with_one_noise_draw_at_a_time(run, root):
+def test_the_estimate_holds_for_the_peak_with_one_noise_draw_at_a_time(run, root):
     study = paper(root, sequential_draws=True)
 
     peak = max(measured_backward(study, run, 64, quantile)[0] for quantile in (ALL, FEWEST))
@@ -165,7 +165,7 @@ def peak(watch, work):
 
 
 @pytest.mark.parametrize(("run", "cfg"), [("control_l", 3.0), ("dc_ca_l", 3.0), ("dc_sa_l", 1.0)])
-def test_so_it_is_for_drawing_latents_within_a_sixth(run, cfg, root):
+def test_the_estimate_of_drawing_latents_is_right_to_a_sixth(run, cfg, root):
     study = paper(root)
     sampler = study.samplers["default"].model_copy(update={"num_iterations": 2, "head_steps": 2, "cfg": cfg})
     decoded = {"evaluation": study.evaluation.model_copy(update={"batch_size": 32})}
@@ -180,7 +180,7 @@ def test_so_it_is_for_drawing_latents_within_a_sixth(run, cfg, root):
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-def test_so_it_is_for_tokenizers_within_a_tenth(kind, root):
+def test_the_estimate_of_tokenizers_is_right_to_a_tenth(kind, root):
     study = paper(root)
     section = getattr(study, kind)
     with fake_cuda() as watch:
@@ -194,7 +194,7 @@ def test_so_it_is_for_tokenizers_within_a_tenth(kind, root):
     assert memory.tokenizer_memory(study, section, 8, count) == pytest.approx(max(measured), rel=0.1)
 
 
-def test_so_it_is_for_the_generator_within_a_tenth(root):
+def test_the_estimate_of_the_generator_is_right_to_a_tenth(root):
     study = paper(root)
     evaluation = study.evaluation.model_copy(update={"batch_size": 32})
     study, sampler = study.model_copy(update={"evaluation": evaluation}), study.generator.sampler

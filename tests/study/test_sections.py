@@ -118,7 +118,7 @@ def test_a_band_has_its_lower_loss_first(smoke):
         parse_study(smoke)
 
 
-def test_what_is_wrong_for_every_run_in_the_same_words_is_said_once(smoke):
+def test_what_is_wrong_for_every_run_in_the_same_words_is_reported_once(smoke):
     smoke["hardware"]["micro_batch"] = 3
 
     with pytest.raises(SpecError) as refused:

@@ -23,7 +23,7 @@ def test_the_next_batch_is_made_while_a_step_runs():
         assert made.wait(30)
 
 
-def test_what_was_made_before_going_back_is_forgotten():
+def test_batches_made_before_a_step_back_are_discarded():
     factor = [1]
     with Ahead(lambda index: index * factor[0], 9, 2) as ahead:
         assert ahead.take(1) == 1

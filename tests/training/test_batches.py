@@ -56,7 +56,7 @@ def test_batches_are_the_same_for_any_depth(store, depth):
 
 @pytest.mark.parametrize("depth", [0, 2])
 @pytest.mark.parametrize("start", [1, 3])
-def test_an_epoch_that_is_taken_up_inside_ends_as_the_whole_one(store, depth, start):
+def test_an_epoch_resumed_in_its_middle_ends_as_an_uninterrupted_one(store, depth, start):
     assert are_equal(epoch(store, depth, start), epoch(store, 2)[start:])
 
 

@@ -79,7 +79,7 @@ def test_a_state_is_written_as_it_was_while_the_training_continues(tmp_path):
         (lambda content: content.replace(torch.full((9,), 2.0).numpy().tobytes(), bytes(36)), "checksum mismatch"),
     ],
 )
-def test_a_damaged_state_gives_way_to_the_older_one(tmp_path, capsys, damage, reason):
+def test_the_older_state_replaces_a_damaged_one(tmp_path, capsys, damage, reason):
     save_state(tmp_path, state_after(1))
     save_state(tmp_path, state_after(2))
     path = states(tmp_path)[2]
@@ -104,7 +104,7 @@ def test_where_every_state_is_damaged_the_newest_is_named_and_all_stay(tmp_path)
     assert list(states(tmp_path)) == [2, 1]
 
 
-def test_what_a_killed_writer_left_is_no_state_and_goes(tmp_path):
+def test_what_a_killed_writer_left_is_no_state_and_is_removed(tmp_path):
     save_state(tmp_path, state_after(1))
     (tmp_path / ".4711.state-00000002.pt").write_bytes(b"half")
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_an_earlier_version_gets_one_clear_message(tmp_path):
         newest(tmp_path, 9)
 
 
-def test_a_full_disk_is_said_once_a_state_and_leaves_the_older_one(tmp_path, small_files):
+def test_a_full_disk_is_reported_once_per_state_and_leaves_the_older_one(tmp_path, small_files):
     said = []
     with writing(tmp_path, lambda *found: said.append(found)) as writer:
         writer.write(state_after(1))

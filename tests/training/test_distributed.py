@@ -50,7 +50,7 @@ def test_two_processes_with_half_a_batch_each_equal_one_with_the_whole(tmp_path)
     assert any(name.startswith("generator.") for name in first)
 
 
-def test_processes_that_are_told_to_end_leave_the_group_and_keep_their_exit_code(tmp_path):
+def test_processes_asked_to_end_leave_the_group_and_keep_their_exit_code(tmp_path):
     assert exit_codes_of_two(told_to_end, tmp_path) == [143, 143]
     assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["False", "False"]
 
@@ -61,7 +61,7 @@ def test_no_process_ends_before_the_state_is_saved(tmp_path):
     assert states(tmp_path / "run")
 
 
-def test_all_processes_wait_for_an_orphan_and_one_says_so(tmp_path):
+def test_all_processes_wait_for_an_orphan_and_one_of_them_reports_it(tmp_path):
     assert exit_codes_of_two(after_an_orphan, tmp_path) == [0, 0]
 
     found = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
@@ -152,7 +152,7 @@ def test_processes_that_wait_say_for_whom(launched, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("mark", "said"), [({}, "variables may be left over; for a"), ({"TORCHELASTIC_RUN_ID": "1"}, "no one; for a")]
 )
-def test_variables_without_a_launcher_are_called_left_over(launched, monkeypatch, mark, said):
+def test_variables_without_a_launcher_are_reported_as_left_over(launched, monkeypatch, mark, said):
     def meet(*_, **__):
         raise torch.distributed.DistNetworkError("no one")
 

@@ -86,7 +86,7 @@ def test_stopping_after_any_step_and_resuming_equals_not_stopping(tmp_path, stop
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_being_told_to_end_saves_the_state_of_the_step_and_says_how_to_resume(tmp_path, capsys, number, code):
+def test_a_training_asked_to_end_saves_its_state_and_says_how_to_resume(tmp_path, capsys, number, code):
     def told_to_end(done, total, note):
         if done == 3:
             signal.raise_signal(number)
@@ -217,7 +217,7 @@ def test_weights_are_the_exponential_average_over_steps_with_a_warm_up(tmp_path,
         ({"ema_decay": 0.1}, None),
     ],
 )
-def test_a_decay_that_is_slow_for_the_training_is_said_once(tmp_path, capsys, changes, said):
+def test_a_decay_that_is_slow_for_the_training_is_reported_once(tmp_path, capsys, changes, said):
     run_fit(tmp_path, **changes)
     printed = capsys.readouterr().out
     run_fit(tmp_path, **changes)
@@ -305,7 +305,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path, opti
     assert all(math.isfinite(row["loss"] + row["grad_norm"]) for row in fitted.curve)
 
 
-def test_a_training_that_loses_its_way_goes_back_and_draws_other_noise(tmp_path):
+def test_a_diverged_training_returns_to_its_checkpoint_and_draws_other_noise(tmp_path):
     bad, events, drawn = range(11, 12 + MOST_SKIPPED), Events(), {}
     inner = not_finite(bad, once=True)
 
@@ -321,7 +321,7 @@ def test_a_training_that_loses_its_way_goes_back_and_draws_other_noise(tmp_path)
     assert torch.equal(rows, again) and seed != other and len(drawn[10]) == 1
 
 
-def test_a_training_that_stays_lost_stops_at_its_checkpoint_naming_step_rank_and_remedy(tmp_path):
+def test_a_training_that_stays_diverged_stops_at_its_checkpoint_naming_step_rank_and_remedy(tmp_path):
     events = Events()
     said = r"toy: 11 steps in a row, up to step 21, had no finite gradient \(.*: 0, of 0 to 0\), also with other draws "
     with pytest.raises(
@@ -334,7 +334,7 @@ def test_a_training_that_stays_lost_stops_at_its_checkpoint_naming_step_rank_and
     assert [row["step"] for row in cured.curve] == list(range(1, 61))
 
 
-def test_a_training_that_is_lost_before_its_first_checkpoint_stops(tmp_path):
+def test_a_training_that_diverges_before_its_first_checkpoint_stops(tmp_path):
     with pytest.raises(FloatingPointError, match="up to step 11, .* before the first checkpoint. Lower learning_rate"):
         run_fit(tmp_path, step=not_finite(range(1, 61)), epochs=30)
 
@@ -375,7 +375,7 @@ def test_a_training_without_any_finite_step_leaves_nothing(tmp_path):
     assert not checkpoints.states(tmp_path)
 
 
-def test_being_told_to_end_among_steps_that_are_not_finite_leaves_the_good_state(tmp_path, capsys):
+def test_a_training_asked_to_end_among_steps_that_are_not_finite_leaves_the_good_state(tmp_path, capsys):
     def told_to_end(done, total, note):
         if done == 15:
             signal.raise_signal(signal.SIGTERM)
@@ -389,7 +389,7 @@ def test_being_told_to_end_among_steps_that_are_not_finite_leaves_the_good_state
     assert run_fit(tmp_path, epochs=30).steps == 60
 
 
-def test_being_told_to_end_at_a_step_that_is_not_finite_within_a_row_saves_no_state(tmp_path):
+def test_a_training_asked_to_end_at_a_step_that_is_not_finite_within_a_row_saves_no_state(tmp_path):
     def told_to_end(done, total, note):
         if done == 1004:
             signal.raise_signal(signal.SIGTERM)
@@ -421,7 +421,7 @@ def test_processes_with_slow_steps_ask_each_other_soon_also_after_a_resumption(b
     assert asked <= 1 + SECONDS_BETWEEN_QUESTIONS / 0.3
 
 
-def test_a_training_that_stays_lost_names_the_command_that_changes_it(tmp_path):
+def test_a_training_that_stays_diverged_names_the_command_that_changes_it(tmp_path):
     command = "mixar resume mar --study smoke --set training.learning_rate=5.0e-05"
     with pytest.raises(FloatingPointError, match=rf"or use precision: float32, and continue from it: {command}"):
         run_fit(tmp_path, step=not_finite(range(11, 61)), epochs=30, resume_changed=command)

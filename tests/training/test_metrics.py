@@ -60,7 +60,7 @@ def test_attempts_after_the_first_are_restarts_even_from_the_first_step(tmp_path
     assert found.attempt["host"] == "started"
 
 
-def test_going_on_from_a_milestone_is_no_restart(tmp_path):
+def test_continuing_from_a_milestone_is_no_restart(tmp_path):
     kinds = "started", "milestone", "resumed", "finished"
 
     path = written(tmp_path / "a", [{"event": kind, "step": 0, "text": ""} for kind in kinds])

@@ -1,4 +1,4 @@
-"""Signals as wishes to end: the first is noted, a second Ctrl-C ends at once, and handlers come back."""
+"""Signals that ask a training to end: the first is noted, a second Ctrl-C ends at once, and handlers are restored."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from mixar.training.stopping import NOTICE, signals_as_wishes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_a_wish_and_the_handlers_come_back(number):
+def test_the_first_signal_only_asks_and_the_handlers_are_restored(number):
     before = signal.getsignal(number)
 
     with signals_as_wishes() as wish:

@@ -184,7 +184,7 @@ def test_a_resumed_training_does_not_judge_epochs_that_ended_before(tmp_path):
     assert "epoch 3" in text
 
 
-def test_failures_of_previews_and_losses_are_said_once_and_end_nothing(tmp_path, capsys):
+def test_failures_of_previews_and_losses_are_reported_once_and_stop_nothing(tmp_path, capsys):
     def fail(*_):
         raise RuntimeError("CUDA out of memory")
 

@@ -124,7 +124,7 @@ def test_moments_of_a_statistics_file_replace_the_reference_images():
     assert value == frechet_distance(own, moments)
 
 
-def test_distances_of_small_sets_are_too_large_by_what_falls_as_one_over_n():
+def test_distances_of_small_sets_are_biased_upwards_by_order_one_over_n():
     truth = {"mu": np.zeros(16), "sigma": np.eye(16)}
     x = np.random.default_rng(0).standard_normal((64, 800, 16))
 
@@ -133,7 +133,7 @@ def test_distances_of_small_sets_are_too_large_by_what_falls_as_one_over_n():
     assert small == pytest.approx(4 * large, rel=0.15)
 
 
-def test_a_line_against_one_over_n_takes_that_bias_away():
+def test_a_line_over_one_over_n_removes_that_bias():
     truth, x = {"mu": np.full(16, 0.3), "sigma": np.eye(16)}, np.random.default_rng(1).standard_normal((1000, 16))
 
     limit = frechet_infinity(x, truth, range(100, 1001, 100))
@@ -203,7 +203,7 @@ def test_the_limit_of_a_wide_network_has_the_spread_of_computing_again():
     assert np.corrcoef(found, exact)[0, 1] > 0.8
 
 
-def test_pairs_leave_together_in_both_ways():
+def test_pairs_leave_the_jackknife_together_exactly_and_to_first_order():
     originals = stretched(320, 32)
     noise = 0.3 * torch.randn(320, 32, generator=torch.Generator().manual_seed(9))
     made = FeatureSet(originals.index, originals.labels, originals.features * 0.8 + noise, originals.logits)

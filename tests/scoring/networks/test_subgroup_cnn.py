@@ -1,3 +1,5 @@
+"""The small feature network: its shapes, its training, and files of its weights."""
+
 import pytest
 import torch
 from safetensors.torch import save_file
