@@ -180,10 +180,9 @@ PATCHED = {
     "mixar.scoring.protocols.DATA": PROTOCOLS,
     "mixar.assets.table.ASSETS": "the hash of ADM's 30 MB of statistics, which no test can download",
     "mixar.scoring.catalogue.METRICS": "shows that a record is all that a built-in metric needs",
-    "mixar.scoring.catalogue.NETWORKS": "a further network of gigabytes, by its own name in rows and columns",
+    "mixar.scoring.catalogue.NETWORKS": "a further network of gigabytes under its name; a loader that notes its resize",
     "mixar.scoring.networks.inception": "Inception has 95 MB of weights with a known hash and takes a second per image",
     "mixar.scoring.networks.vgg16": "torch-fidelity's VGG16 takes half a gigabyte",
-    "mixar.scoring.extractors.load_extractor": "notes the resize with which every network is loaded",
     "mixar.released.KINDS": "a preset of a few thousand parameters; released ones have 200 million",
     "mixar.weights": "safetensors' reader, out of memory",
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import toy_networks
 from PIL import Image
 from toy_images import folder, pixels
 from toy_scored import NUM_IMAGES, SIZE, changed, darkened, draw, drawings, reference
@@ -12,6 +13,7 @@ from toy_scored import house as house
 
 from mixar.data.images import CROPS, images_to_unit, read_images, unit_to_uint8
 from mixar.data.manifest import SPLITS, read_manifest
+from mixar.scoring.catalogue import NETWORKS
 from mixar.scoring.extractors import extract, load_extractor
 from mixar.scoring.protocols import PROTOCOLS
 from mixar.stages.features import image_features, reference_features
@@ -109,14 +111,10 @@ def test_references_after_another_crop_than_the_protocols_are_refused(house, mon
 @pytest.fixture
 def resizes(monkeypatch):
     """The resize of every feature network that is loaded, in order."""
-    seen = []
-
-    def recording(settings, path, device="cpu", resize=None, owner="own"):
-        seen.append(resize)
-        return load_extractor(settings, path, device, resize, owner)
-
-    monkeypatch.setattr("mixar.scoring.extractors.load_extractor", recording)
-    return seen
+    network = replace(NETWORKS["subgroup-cnn"], load="toy_networks:noting_resize")
+    monkeypatch.setitem(NETWORKS, network.name, network)
+    toy_networks.resizes.clear()
+    return toy_networks.resizes
 
 
 @pytest.mark.parametrize(("own", "other"), [("tensorflow-1", "half-pixel"), ("half-pixel", "tensorflow-1")])

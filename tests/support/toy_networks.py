@@ -3,6 +3,7 @@
 import torch
 
 from mixar.scoring.extractors import Extractor
+from mixar.scoring.networks import subgroup_cnn
 from mixar.storage.files import file_sha256
 
 
@@ -16,6 +17,15 @@ class Colours(torch.nn.Module):
     def forward(self, pixels):
         unit = pixels.float().flatten(2) / 255 * self.scale
         return (torch.cat([unit.mean(2), unit.std(2)], dim=1),)
+
+
+resizes: list[str | None] = []  # with which `noting_resize` was asked to load, in order
+
+
+def noting_resize(path, settings, resize=None, owner="own"):
+    """Load the small feature network, and note how images should be resized for it."""
+    resizes.append(resize)
+    return subgroup_cnn.load(path, settings, resize, owner)
 
 
 def colours(path):
