@@ -280,8 +280,9 @@ def _training(study: Study, run: str, device: torch.device) -> Callable[[int], N
 
 def short(sampler: Sampler, num_iterations: int, head_steps: int) -> Sampler:
     """A sampler with at most so many iterations and steps of the head."""
-    few = min(num_iterations, sampler.num_iterations), min(head_steps, sampler.head_steps)
-    return sampler.model_copy(update={"num_iterations": few[0], "head_steps": few[1], "head_schedule": "constant"})
+    few: dict[str, Any] = {"num_iterations": min(num_iterations, sampler.num_iterations), "skeleton_iterations": None}
+    few |= {"head_steps": min(head_steps, sampler.head_steps), "head_schedule": "constant"}
+    return sampler.model_copy(update=few)
 
 
 def _batch(study: Study, device: torch.device) -> dict[str, Tensor]:

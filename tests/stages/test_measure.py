@@ -12,12 +12,14 @@ import torch
 from toy_runs import toy_study, write_inputs
 
 from mixar.model import cost
+from mixar.model.decode import steps_of
 from mixar.model.mar import MAR
 from mixar.reporting.results import read_rows
 from mixar.scoring.sweeps import write_choice
 from mixar.stages import measure as stage
 from mixar.stages.measure import measure
 from mixar.study.digests import Digests
+from mixar.study.sections import Sampler
 
 QUICK = {"num_iterations": 2, "head_steps": 2, "cfg": 1.0}
 
@@ -187,6 +189,14 @@ def test_a_strategy_that_needs_values_is_not_counted_and_that_is_said(capsys):
     assert (
         "measure mine: no flops_train_counted, the network does not run on the meta device" in capsys.readouterr().out
     )
+
+
+def test_a_short_draw_has_few_iterations_whatever_the_samplers_schedule():
+    sampler = Sampler(num_iterations=9, skeleton_iterations=6, head_steps=20, head_schedule="linear", head_steps_last=5)
+
+    steps = list(steps_of(16, stage.short(sampler, 4, 10)))
+
+    assert [step.head_steps for step in steps] == [10] * 4 and steps[-1].left == 0
 
 
 def test_a_trace_holds_one_training_step_and_one_sampled_batch(tmp_path):
