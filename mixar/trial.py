@@ -1,6 +1,7 @@
 """A study's custom code, run once on random tensors, so that it fails in `check` and not after hours of training.
 
-A strategy is tried in a network of the study's widths with one block a half, a metric on features of the study's width.
+A strategy is tried in a network of the study's widths with one block a half, a metric on features of the study's width;
+networks in the precisions that the study trains and draws in.
 Code that changes its inputs is refused, because they are used afterwards.
 """
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mixar.data.sources import Original, read_source
+from mixar.device import autocast
 from mixar.model.decode import sample_latents
 from mixar.model.mar import MAR
 from mixar.model.patches import patchify
@@ -28,6 +30,7 @@ from mixar.study import choices
 from mixar.study.inventory import listed
 from mixar.study.sections import Data, Sampler, Scoring, Study, Training
 from mixar.tokens import tokenizers
+from mixar.tokens.norms import wide
 from mixar.training.optim import build_optimizer
 
 IMAGES = 2  # of a random batch
@@ -38,6 +41,8 @@ MOST_IMAGES = 20_000  # of a side; 160 MB of Inception features
 # Errors of code that would fail for any number of images.
 SLIPS = (AttributeError, ImportError, KeyError, NameError, NotImplementedError, OSError, TypeError, SystemExit)
 INCEPTION_WIDTH, INCEPTION_CLASSES = 2048, 1008
+CPU = torch.device("cpu")
+Trial = tuple[Callable[[Tensor], Tensor], Tensor]  # a decoder, and codes for it
 FEW_STEPS = Sampler(num_iterations=2, head_steps=2, cfg=2.0)
 
 
@@ -195,7 +200,8 @@ def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
     r = study.runs[run]
     sizes = study.models[r.model].model_copy(update={"encoder_depth": 1, "decoder_depth": 1, "head_depth": 1})
     small = study.model_copy(update={"models": {**study.models, r.model: sizes}})
-    with _tried(f"runs.{run}.guidance.strategy", r.guidance.strategy, "random tokens"):
+    key, name, trained = f"runs.{run}.guidance.strategy", r.guidance.strategy, study.training_of(run).precision
+    with _tried(key, name, f"random tokens{_in(trained)}"):
         model = MAR.from_study(small, run)
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(IMAGES, study.num_tokens, study.continuous.latent_channels)
@@ -203,16 +209,24 @@ def try_strategy(study: Study, run: str, _network: nn.Module) -> None:
         missing = torch.arange(study.num_tokens) < math.ceil(0.75 * study.num_tokens)
         c, drop = torch.zeros(IMAGES, dtype=torch.long), torch.arange(IMAGES) == 0
         with _left_alone(x=x, q=q, c=c):
-            loss = model(x, q, missing.expand(IMAGES, -1), c, drop, rng)
+            with autocast(CPU, trained):
+                loss = model(x, q, missing.expand(IMAGES, -1), c, drop, rng)
             _check_loss(loss)
             loss.backward()
         unused = [name for name, p in model.guidance.named_parameters() if p.requires_grad and p.grad is None]
         if unused and study.hardware_of(run).processes > 1:
             raise ValueError(f"no gradient for {', '.join(unused)}; distributed training needs one for each parameter")
-        with _left_alone(q=q, c=c):
-            drawn = sample_latents(model.eval(), q, c, FEW_STEPS, rng)
-        if drawn.shape != x.shape:
-            raise ValueError(f"drew latents {list(drawn.shape)}, expected {list(x.shape)}")
+    for precision in dict.fromkeys(study.samplers[sampler].precision for sampler in r.samplers):
+        with _tried(key, name, f"random tokens{_in(precision)}"):
+            with _left_alone(q=q, c=c), autocast(CPU, precision):
+                drawn = sample_latents(model.eval(), q, c, FEW_STEPS, rng)
+            if drawn.shape != x.shape:
+                raise ValueError(f"drew latents {list(drawn.shape)}, expected {list(x.shape)}")
+
+
+def _in(*precisions: str) -> str:
+    """Names bfloat16 where a trial has it; float32 goes without saying."""
+    return " in bfloat16" if "bfloat16" in precisions else ""
 
 
 def try_tokenizer(study: Study, kind: str, network: Any) -> None:
@@ -221,14 +235,19 @@ def try_tokenizer(study: Study, kind: str, network: Any) -> None:
     Raises ValueError where that fails, or gives other shapes, ranges or types than the study says.
     """
     settings, side = getattr(study, kind), study.data.image_size
-    with _tried(f"{kind}.network", settings.network, f"random images of {side} pixels"):
+    precisions = [settings.precision, *DECODED_IN[kind](study), *([settings.train.precision] if settings.train else [])]
+    with _tried(f"{kind}.network", settings.network, f"random images of {side} pixels{_in(*precisions)}"):
         images = torch.rand(IMAGES, 3, side, side)
         with torch.no_grad(), _left_alone(images=images):
-            decoded = TRIALS[kind](network.eval(), images, study)
-        if decoded.shape != images.shape:
-            raise ValueError(f"decoded images are {list(decoded.shape)}, expected {list(images.shape)}")
+            with autocast(CPU, settings.precision):
+                decode, codes = TRIALS[kind](network.eval(), images, study)
+            for precision in dict.fromkeys([settings.precision, *DECODED_IN[kind](study)]):
+                with autocast(CPU, precision):
+                    decoded = decode(codes)
+                if decoded.shape != images.shape:
+                    raise ValueError(f"decoded images are {list(decoded.shape)}, expected {list(images.shape)}")
         if settings.train:
-            with _left_alone(images=images):
+            with _left_alone(images=images), autocast(CPU, settings.train.precision):
                 found = network.train().training_loss(images, settings.train, torch.Generator().manual_seed(0))
             if not isinstance(found, dict) or "loss" not in found:
                 raise ValueError("training_loss must give a dict that has 'loss'")
@@ -236,26 +255,31 @@ def try_tokenizer(study: Study, kind: str, network: Any) -> None:
             found["loss"].backward()
 
 
-def _try_continuous(network: Any, images: Tensor, study: Study) -> Tensor:
+def _try_continuous(network: Any, images: Tensor, study: Study) -> Trial:
     mean, log_variance = network.encode(2 * images - 1)
     if mean.shape != log_variance.shape or mean.dim() != 4:
         shapes = f"{list(mean.shape)} and {list(log_variance.shape)}"
         raise ValueError(f"encode gave {shapes}, expected a mean and a log variance [B, C, h, w]")
     none = torch.zeros(IMAGES, study.num_tokens, dtype=torch.long)
     sizes = study.num_tokens, study.continuous.latent_channels, study.discrete.bits
-    tokenizers.check_tokens(patchify(mean), none, *sizes)
-    return network.decode(mean)
+    tokenizers.check_tokens(patchify(wide(mean)), none, *sizes)
+    return network.decode, wide(mean)
 
 
-def _try_discrete(network: Any, images: Tensor, study: Study) -> Tensor:
+def _try_discrete(network: Any, images: Tensor, study: Study) -> Trial:
     q = network.tokens(images)
     channels = study.continuous.latent_channels
     none = torch.zeros(IMAGES, study.num_tokens, channels)
     tokenizers.check_tokens(none, q, study.num_tokens, channels, study.discrete.bits)
-    return network.decode_tokens(q)
+    return network.decode_tokens, q
 
 
 TRIALS = {"continuous": _try_continuous, "discrete": _try_discrete}
+# Precisions in which a tokenizer decodes what was drawn.
+DECODED_IN: dict[str, Callable[[Study], list[str]]] = {
+    "continuous": lambda study: [sampler.precision for sampler in study.samplers.values()],
+    "discrete": lambda study: [study.generator.sampler.precision],
+}
 
 
 def _check_loss(loss: object) -> None:

@@ -86,11 +86,12 @@ def _networks(study: Study) -> Iterator[tuple]:
         trial = partial(try_tokenizer, study, kind) if is_own(s.network) else None
         yield kind, file, partial(tokenizers.build, kind, s), [s.weights], trial
     yield "generator", "maskbit-generator", partial(BitTransformer, g, *sizes), [g.weights], None
-    tried = []  # runs may share a strategy, its options and their sizes: one trial tells
+    tried = []  # runs may share a strategy, its options, their sizes and precisions: one trial tells
     for run, settings in study.runs.items():
         pattern = settings.start or settings.weights or ""
         files = dict.fromkeys(pattern.format(seed=seed) for seed in settings.seeds)
-        guided, trial = (settings.guidance, study.models[settings.model]), None
+        precisions = study.training_of(run).precision, {study.samplers[name].precision for name in settings.samplers}
+        guided, trial = (settings.guidance, study.models[settings.model], precisions), None
         if is_own(settings.guidance.strategy) and guided not in tried:
             tried.append(guided)
             trial = partial(try_strategy, study, run)

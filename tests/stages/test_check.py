@@ -354,6 +354,23 @@ def test_a_strategy_without_fill_and_one_with_an_unused_parameter_are_refused(sm
         assert "no gradient for more; distributed training needs one" in only(small, elsewhere=True)
 
 
+IN_FLOAT32_ALONE = (
+    "self.embed(torch.zeros(1, self.embed.in_features)).detach().numpy(); return super().fill(q) + self.more"
+)
+
+
+@pytest.mark.parametrize("place", ["training", "sampler"])
+def test_a_strategy_is_tried_in_the_precision_that_the_study_trains_and_draws_in(small, code, place):
+    code(f"own_narrow_{place}", STRATEGY.format(fill=IN_FLOAT32_ALONE))
+    small["runs"]["dc_sa"]["guidance"] = {"strategy": f"own_narrow_{place}:Mine"}
+    assert problems(parse_study(small)) == []
+
+    section = small["training"] if place == "training" else small["samplers"]["default"]
+    section["precision"] = "bfloat16"
+
+    assert ", tried on random tokens in bfloat16: TypeError: Got unsupported ScalarType BFloat16" in only(small)
+
+
 COUNTED = """
 from mixar.model.guidance import DCMix
 from toy_tokenizers import Patches
@@ -454,6 +471,24 @@ def test_a_tokenizer_is_tried_on_random_images(small, code, changes, said):
         return
     with pytest.raises(ValueError, match=said):
         raise ValueError(only(small))
+
+
+NARROW = {
+    "tokenising": {"encode": "mean.detach().numpy(); return mean, spread"},
+    "training": {"loss": "super().encode(images)[0].detach().numpy(); " + GOOD["loss"]},
+}
+
+
+@pytest.mark.parametrize("place", NARROW)
+def test_a_tokenizer_is_tried_in_the_precision_of_the_study(small, code, place):
+    code(f"own_tokens_{place}", TOKENS.format(**GOOD | NARROW[place]))
+    small["continuous"] |= {"network": f"own_tokens_{place}:OwnPatches"}
+    assert problems(parse_study(small)) == []
+
+    section = small["continuous"] if place == "tokenising" else small["continuous"]["train"]
+    section["precision"] = "bfloat16"
+
+    assert " pixels in bfloat16: TypeError: Got unsupported ScalarType BFloat16" in only(small)
 
 
 def name_schedule(content, name):
