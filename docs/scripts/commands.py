@@ -19,8 +19,9 @@ HEAD = """\
 
 <!-- Made by `python docs/scripts/commands.py`; edit mixar/__main__.py instead. -->
 
-The option `--help` of each command prints the same. A *stage* has one verb: it names the command, the Snakemake rule,
-the function in `mixar/stages/` and the folder in `results/<study>/`. `mixar` is short for `python -m mixar`. An error
+The option `--help` of each command prints the same. A *stage* has one verb: it names the command, the function in
+`mixar/stages/` and the folder in `results/<study>/` (`features` writes to `score/`), and the names of its Snakemake
+rules begin with it. `mixar` is short for `python -m mixar`. An error
 that you can mend is one message and exit code 2; `MIXAR_DEBUG=1` shows the traceback.
 
 | make | does |
