@@ -12,6 +12,7 @@ from mixar.study.load import load_study
 from mixar.study.sections import Sampler
 
 ANNEALED = {"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2}
+SETTINGS = [{"cfg": 1.0}, {"cfg": 3.0}, ANNEALED, {"skeleton_iterations": 3}, {"cfg_interval": (0.3, 0.8)}]
 
 
 @pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
