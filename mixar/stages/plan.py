@@ -379,16 +379,16 @@ def _token_work(study: Study, layout: Layout, counts: dict[str, int], codes: dic
     return work
 
 
-def _coding(study: Study, kinds: Sequence[str], images: int) -> dict[str, Any]:
+def _coding(study: Study, kinds: Sequence[str], images: int, precision: str | None = None) -> dict[str, Any]:
     """Fields of Work: peak GiB of a stage that holds these tokenizers, one of which works on a batch of images; or that
-    one of them is the study's own."""
+    one of them is the study's own. precision: None: that of each."""
     sections: list[Any] = [getattr(study, kind) for kind in kinds]
     if any(is_own(section.network) for section in sections):
         return {"is_own": True}
     if not _gpu(study):
         return {}
     held = sum(4 * tokenizer_parameters(study, kind) / GIB for kind in kinds)
-    return {"memory_gib": held + max(tokenizer_memory(study, section, images, 0) for section in sections)}
+    return {"memory_gib": held + max(tokenizer_memory(study, each, images, 0, precision) for each in sections)}
 
 
 def tokenizer_parameters(study: Study, kind: str) -> int:
@@ -423,7 +423,7 @@ def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> 
         if name == MASKBIT:
             stage, of, jobs, networks = "sample_maskbit", "", 1, ["tokenizer_discrete"]
             drawn = [(study.generator.sampler.precision, own)]
-            memory = _coding(study, ["discrete"], study.evaluation.batch_size)
+            memory = _coding(study, ["discrete"], study.evaluation.batch_size, study.generator.sampler.precision)
         else:
             memory = _sampling(study, name, [sampler for _, sampler in pairs], tokenizer)
             stage, of, jobs, networks = "sample", name, len(pairs) * shards, ["tokenizer_continuous", f"train {name}"]

@@ -44,7 +44,7 @@ def training_memory(study: Study, run: str) -> Memory | None:
     settings, images = study.training_of(run), _images(study, run)
     if is_own(study.runs[run].guidance.strategy):
         return None
-    step = _Step(study, run, images, 2 if settings.precision == "bfloat16" else 4)
+    step = _Step(study, run, images, _bytes(settings.precision))
     frozen = 4 * generator_parameters(study) if study.runs[run].ti_mix else 0
     state = (STATE_BYTES * parameters(study, run) + frozen) / GIB
     in_turn = study.hardware_of(run).sequential_draws and settings.head_batch_multiplier > 1
@@ -172,25 +172,43 @@ class _Step:
 
 # Stages that draw and look at images: no gradients, so that a few tensors are there at a time
 
-DECODING_TENSORS = 5  # of full resolution and the first level's channels, when a tokenizer decodes or encodes
+DECODING_TENSORS = 3, 2  # of full resolution and the first level's channels, when a tokenizer decodes or encodes: in
+# float32, as norms and sums are, and in the precision of its convolutions
 HEAD_TENSORS = 8  # of a row and channel of the head
 
 
 def sampling_memory(study: Study, run: str, sampler: Sampler, tokenizer: int) -> float:
-    """GiB at most while a run's images are drawn and decoded, in float32. tokenizer: its parameters.
+    """GiB at most while a run's images are drawn and decoded. tokenizer: its parameters.
 
-    Of the tensors in a block: its input, sum and norm, and the results of the MLP's two layers and its activation. Keys
-    and values of memory tokens stay from one iteration to the next, and both branches of guidance share them.
+    Largest is the MLP of a decoder block in the last iteration. Keys and values of memory tokens stay from one
+    iteration to the next, and the branches of guidance share them unless the unguided one has no tokens.
     """
-    model, images = study.models[study.runs[run].model], study.evaluation.batch_size
+    model, length, images = study.models[study.runs[run].model], study.num_tokens, study.evaluation.batch_size
+    guidance, c = study.runs[run].guidance, _bytes(sampler.precision)
     width, _ = _size(model, "decoder")
     branches = 1 if sampler.cfg == 1 else 2
-    rows = branches * images * (model.buffer_size + study.num_tokens + prefix_tokens(study, run, "decoder"))
-    block = 4 * rows * (3 * width + 3 * int(width * model.mlp_ratio))
-    kept = sum(8 * _depth(model, s) * images * memory_tokens(study, run) * _size(model, s)[0] for s in STAGES)
-    drawn = 4 * branches * images * _most_drawn(study, sampler) * model.head_width * HEAD_TENSORS
+    copies = branches if guidance.options.get("drop_tokens_in_null") else 1
+    positions, visible = model.buffer_size + length, length - _least_masked(study, sampler)
+    rows = positions + prefix_tokens(study, run, "decoder")
+    # input, sum and norm of the block, and the results of the MLP's first layer and of its activation
+    block = rows * (12 * width + 2 * c * int(width * model.mlp_ratio))
+    # the decoder's input, before and after the tokens join it; what the encoder gave, and its embedding
+    before = 4 * positions + 4 * length + (4 + c) * (model.buffer_size + visible) + 4 * visible
+    fill = 4 * length if guidance.strategy == "dc_mix" else 0
+    ends = (before + fill + 4 * model.buffer_size) * width
+    memory = memory_tokens(study, run)
+    tokens = max(memory, prefix_tokens(study, run, "decoder"), length if fill else 0)
+    kept = 2 * c * memory * sum(_depth(model, s) * _size(model, s)[0] for s in STAGES) + 4 * tokens * width
+    drawn = 4 * _most_drawn(study, sampler) * model.head_width * HEAD_TENSORS
+    most = images * (copies * kept + branches * max(block + ends, drawn))
     weights = 4 * (parameters(study, run) + tokenizer)
-    return (weights + max(kept + max(block, drawn), _decoding(study, study.continuous, images))) / GIB
+    return (weights + max(most, _decoding(study, study.continuous, images, sampler.precision))) / GIB
+
+
+def _least_masked(study: Study, sampler: Sampler) -> int:
+    """Tokens of an image that the last iteration draws, as mixar.model.masking.masked_counts."""
+    n = sampler.num_iterations
+    return max(math.floor(study.num_tokens * math.cos(math.pi / 2 * (n - 1) / n)), 1) if n > 1 else study.num_tokens
 
 
 def _most_drawn(study: Study, sampler: Sampler) -> int:
@@ -199,20 +217,29 @@ def _most_drawn(study: Study, sampler: Sampler) -> int:
     return math.ceil(study.num_tokens * (math.cos(math.pi / 2 * (n - 1) / n) if n > 1 else 1)) + 1
 
 
-def tokenizer_memory(study: Study, section: Autoencoder, images: int, parameters: int) -> float:
-    """GiB while a tokenizer of so many parameters encodes or decodes a batch."""
-    return (4 * parameters + _decoding(study, section, images)) / GIB
+def tokenizer_memory(
+    study: Study, section: Autoencoder, images: int, parameters: int, precision: str | None = None
+) -> float:
+    """GiB while a tokenizer of so many parameters encodes or decodes a batch. precision: None: the tokenizer's own."""
+    return (4 * parameters + _decoding(study, section, images, precision or section.precision)) / GIB
 
 
-def _decoding(study: Study, section: Autoencoder, images: int) -> float:
-    return 4 * images * study.data.image_size**2 * section.channels * DECODING_TENSORS
+def _decoding(study: Study, section: Autoencoder, images: int, precision: str) -> float:
+    wide, narrow = DECODING_TENSORS
+    return images * study.data.image_size**2 * section.channels * (4 * wide + _bytes(precision) * narrow)
+
+
+def _bytes(precision: str) -> int:
+    """Of a number."""
+    return 2 if precision == "bfloat16" else 4
 
 
 def generating_memory(study: Study) -> float:
-    """GiB while the generator draws a batch of tokens: what the MLP of a block holds."""
+    """GiB while the generator draws a batch of tokens: what a block and its MLP hold."""
     s, branches = study.generator, 2 if study.generator.sampler.guidance_scale else 1
     rows = branches * study.evaluation.batch_size * (study.num_tokens + 1)
-    return (4 * generator_parameters(study) + 4 * rows * 3 * s.mlp_width) / GIB
+    block = rows * (16 * s.width + 2 * _bytes(s.sampler.precision) * s.mlp_width)
+    return (4 * generator_parameters(study) + block) / GIB
 
 
 # What a strategy adds, as mixar.model.guidance declares it
