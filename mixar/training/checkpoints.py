@@ -99,6 +99,7 @@ def newest(folder: Path, at_most: int) -> int | None:
             f"training with the version that wrote it, or {START_AGAIN}"
         )
     for path in [*folder.glob(".*.state-*.pt"), *(folder / KEPT).glob(".*.state-*.pt")]:
+        print(f"{path}: removed; a process was killed while it wrote this checkpoint", flush=True)
         path.unlink(missing_ok=True)
     done, damaged = _last(folder, at_most)
     for path, reason in damaged.items():

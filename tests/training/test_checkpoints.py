@@ -104,11 +104,13 @@ def test_where_every_state_is_damaged_the_newest_is_named_and_all_stay(tmp_path)
     assert list(states(tmp_path)) == [2, 1]
 
 
-def test_what_a_killed_writer_left_is_no_state_and_is_removed(tmp_path):
+def test_what_a_killed_writer_left_is_no_state_and_is_named_and_removed(tmp_path, capsys):
     save_state(tmp_path, state_after(1))
-    (tmp_path / ".4711.state-00000002.pt").write_bytes(b"half")
+    half = tmp_path / ".4711.state-00000002.pt"
+    half.write_bytes(b"half")
 
     assert newest(tmp_path, 9) == 1 and names(tmp_path) == ["state-00000001.pt"]
+    assert f"{half}: removed; a process was killed while it wrote" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_an_earlier_version_gets_one_clear_message(tmp_path):
