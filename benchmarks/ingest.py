@@ -171,7 +171,11 @@ def main() -> None:
                 print(f"{source}: wrote {images:,} images in {time.perf_counter() - start:.0f} s", flush=True)
                 load = round(os.getloadavg()[0], 1)
                 found = ingested(source, folder, Path(temporary), arguments.pixels, arguments.unreadable)
-            rows[str(images)] = found | {"unreadable": arguments.unreadable, "load_before": load}
+            rows[str(images)] = found | {
+                "unreadable": arguments.unreadable,
+                "load_before": load,
+                "cpu": result["machine"]["cpu"],
+            }
             print(said(found), flush=True)
             write_text(arguments.output, json.dumps(result, indent=2) + "\n")
 
