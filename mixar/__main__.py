@@ -239,7 +239,7 @@ def reconstruct(
     stage.reconstruct(loaded, layout, kind, shard, *_then_features(with_features, loaded, layout))
 
 
-def _then_features(wanted: bool, study: Study, layout: Layout) -> list[Callable[[Path], None]]:
+def _then_features(wanted: bool, study: Study, layout: Layout) -> list[Callable[..., None]]:
     """What a stage that draws images is to do with each file of them."""
     if not wanted:
         return []

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from mixar.assets.check import locate
 from mixar.data.decoding import load_picture, lossy_format, read_picture
@@ -189,6 +190,7 @@ def augment(
 
 # Parquet files of drawn images
 
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]  # index int64 [n], labels int32 [n], images uint8 [n, H, W, 3]
 GROUP_BYTES = 2**26  # of the pixels in one row group
 
 
@@ -209,6 +211,20 @@ def write_images(
         for start in range(0, len(images), step):
             pngs = pa.array([{"bytes": _png(image)} for image in images[start : start + step]], png)
             writer.write_table(table.slice(start, step).add_column(2, schema.field("image"), pngs))
+
+
+def write_pixels(path: Path, index, labels, images) -> None:
+    """Write the same as plain pixels, which no later stage reads: for a job that is cut."""
+    arrays = np.asarray(index, np.int64), np.asarray(labels, np.int32), np.ascontiguousarray(images)
+    with replaced(path) as temporary:
+        save_file(dict(zip(("index", "label", "images"), arrays, strict=True)), temporary)
+
+
+def read_pixels(parts: Sequence[Path]) -> Drawn:
+    """index, labels and images of files that `write_pixels` wrote, in order, as `read_images` gives them."""
+    found = [load_file(part) for part in parts]
+    index, labels, images = (np.concatenate([each[key] for each in found]) for key in ("index", "label", "images"))
+    return index, labels, images
 
 
 MADE_OF = b"made_of"  # key of the schema's metadata
@@ -234,7 +250,7 @@ def made_of(path: Path) -> str | None:
         return None
 
 
-def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_images(path: Path) -> Drawn:
     """index int64 [n], labels int32 [n] and images uint8 [n, H, W, 3] of a file that `write_images` wrote.
 
     Raises ValueError for no images, several sizes, and images that are not RGB, naming the first such row.

@@ -27,6 +27,8 @@ def export(study: Study, layout: Layout, run: str, seed: int, sampler: str, path
     check_drawn(study, run, seed, sampler)
     if path.suffix != ".npz":
         raise ValueError(f"--to: {path} is no .npz file; give a name that ends in .npz")
+    if (keep := study.evaluation.keep_images) != "all":
+        raise ValueError(f"evaluation.keep_images: {keep}, but export needs all drawn images; set it to all")
     shards = [layout.samples(run, seed, sampler, shard) for shard in range(study.evaluation.num_shards)]
     if absent := [str(shard) for shard in shards if not shard.is_file()]:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""

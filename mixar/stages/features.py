@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from mixar.data.images import iter_images, read_images
+from mixar.data.images import Drawn, iter_images, read_images
 from mixar.data.manifest import SPLITS
 from mixar.data.selection import reference_rows
 from mixar.data.sources import open_parquet
@@ -42,22 +42,31 @@ def image_features(study: Study, layout: Layout, images_path: str | Path) -> Non
     extraction(study, layout)(Path(images_path))
 
 
-def extraction(study: Study, layout: Layout) -> Callable[[Path], None]:
-    """`image_features` of one file after another; the networks are loaded once."""
+def extraction(study: Study, layout: Layout) -> Callable[..., None]:
+    """`image_features` of one file after another; the networks are loaded once.
+
+    Takes the path, and for a file of drawn images that does not hold all: index, labels and images uint8 [n, H, W, 3].
+    """
     load = functools.cache(lambda source: load_networks(study, layout, source, device_of(study)))
     return partial(_extract, study, layout, load)
 
 
-def _extract(study: Study, layout: Layout, load: Callable[[str], Networks], path: Path) -> None:
+def _extract(
+    study: Study, layout: Layout, load: Callable[[str], Networks], path: Path, drawn: Drawn | None = None
+) -> None:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of images; run `sample` or `reconstruct` first")
     if not path.is_relative_to(layout.root):
         raise ValueError(f"{path}: not a file of this study, whose images are below {layout.root}")
     is_reconstruction = PSNR in open_parquet(path, ["image"]).schema_arrow.names
     source = _source_of(layout, path) if is_reconstruction else "sample"
+    keep = study.evaluation.keep_images
+    if source == "sample" and drawn is None and keep != "all":
+        raise ValueError(f"{path}: holds the first {keep} of its images (evaluation.keep_images); their features are "
+                         "made where they are drawn: run `sample --with-features` again")  # fmt: skip
     require_assets(study, source)
     networks = load(source)
-    index, labels, images = read_images(path)
+    index, labels, images = drawn or read_images(path)
     batches = (torch.from_numpy(np.ascontiguousarray(images[i : i + BATCH])) for i in range(0, len(images), BATCH))
     psnr = pq.read_table(path, columns=[PSNR])[PSNR] if is_reconstruction else None
     with naming(f"features of {path}"):

@@ -417,7 +417,9 @@ def _run_work(study: Study, counts: dict[str, int], codes: dict[str, Codes]) -> 
     extractor_trained = study.scoring.extractor.weights is None
     work.append(Work("extractor", "", 1, ("ingest",) if extractor_trained else (), gpu * extractor_trained))
     tokenizer = tokenizer_parameters(study, "continuous") if gpu else 0
-    own, size = codes["discrete"].decode, image_bytes(study) + feature_bytes(study)
+    keep, of_file = study.evaluation.keep_images, study.evaluation.shard_size
+    kept = 1 if keep == "all" else min(1, keep / of_file)
+    own, size = codes["discrete"].decode, kept * image_bytes(study) + feature_bytes(study)
     for name in (MASKBIT, *study.networks):
         pairs, shards = study.drawings_of(name), study.evaluation.num_shards
         if name == MASKBIT:

@@ -34,12 +34,12 @@ from mixar.storage.files import write_table, write_text
 from mixar.study.layout import JOINED_ROWS, Layout
 from mixar.study.load import load_study
 from mixar.study.names import split
+from mixar.study.problems import PAIRS
 from mixar.study.sections import Study
 from mixar.study.strict_yaml import read_yaml
 from mixar.training.metrics import FILE as METRICS_FILE
 from mixar.training.metrics import alarm, loss_at, read_metrics
 
-PAIRS = 16  # of Figure 2
 SHOWN = 6  # names of missing files in a remark
 
 

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixar.data.images import join_images, made_of, unit_to_uint8, write_images
+from mixar.data.images import Drawn, join_images, made_of, read_pixels, unit_to_uint8, write_images, write_pixels
 from mixar.data.shards import read_generated
 from mixar.device import autocast, device_of
 from mixar.model.decode import sample_latents
@@ -50,9 +51,12 @@ def sample(
     seed: int,
     sampler: str,
     shard: int,
-    then: Callable[[Path], None] = lambda _: None,
+    then: Callable[..., None] | None = None,
 ) -> None:
     """Write layout.samples(run, seed, sampler, shard) and call `then` with it.
+
+    Where evaluation.keep_images leaves images out, the file holds the first ones, and `then` also gets all of them, as
+    index, labels and images: without it the others would be lost, which is refused.
 
     An interrupted job loses at most two batches, the one that is drawn and the one that is written beside it: batches
     are kept in a folder outside the output until `then` returns. Images that are there and were drawn from the same
@@ -63,14 +67,30 @@ def sample(
     check_drawn(study, run, seed, sampler)
     check_shard(study, shard)
     target, identity = layout.samples(run, seed, sampler, shard), _identity(study, layout, run, seed, sampler, shard)
-    if made_of(target) == identity:
-        os.utime(target)  # for Snakemake, newer than what it was drawn from
-        then(target)
-        return
     folder = layout.checkpoints("sample", f"{run}-seed{seed}-{sampler}-{shard:05d}", identity)
-    join_images(target, _draw_parts(study, layout, run, seed, sampler, shard, folder), identity)
-    then(target)
-    shutil.rmtree(folder)
+    draw_parts = partial(_draw_parts, study, layout, run, seed, sampler, shard, folder)
+    if (keep := study.evaluation.keep_images) != "all":
+        if then is None:
+            raise ValueError(f"evaluation.keep_images: {keep}, so features are made where images are drawn; give "
+                             "--with-features")  # fmt: skip
+        then(target, _keep_first(keep, target, draw_parts((".safetensors", write_pixels)), identity))
+    else:
+        if made_of(target) == identity:
+            os.utime(target)  # for Snakemake, newer than what it was drawn from
+        else:
+            join_images(target, draw_parts((".parquet", write_images)), identity)
+        if then is not None:
+            then(target)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_first(keep: int, target: Path, parts: list[Path], identity: str) -> Drawn:
+    """Write the first images of parts that `write_pixels` wrote; returns all of them."""
+    index, labels, images = read_pixels(parts)
+    kept = parts[0].with_name("kept.parquet")
+    write_images(kept, index[:keep], labels[:keep], images[:keep])
+    join_images(target, [kept], identity)
+    return index, labels, images
 
 
 @needs_memory(lambda study, _, run, sampler, shard: (
@@ -132,9 +152,18 @@ def _identity(study: Study, layout: Layout, run: str, seed: int, sampler: str, s
 
 
 def _draw_parts(
-    study: Study, layout: Layout, run: str, seed: int, sampler: str, shard: int, folder: Path
+    study: Study,
+    layout: Layout,
+    run: str,
+    seed: int,
+    sampler: str,
+    shard: int,
+    folder: Path,
+    written: tuple[str, Callable[..., None]],
 ) -> list[Path]:
     """Draw the batches of a shard that are not in `folder` yet, a file each; returns all of them in order.
+
+    written: the ending of these files, and what writes one.
 
     A batch is decoded and written in a thread while the next one is drawn.
     """
@@ -150,7 +179,8 @@ def _draw_parts(
     rounding = protocol_of(study, "sample").rounding
     task = f"sample {run} seed {seed} {sampler} shard {shard}"
     batches = _batches(len(tokens), study.evaluation.batch_size)
-    parts = {folder / f"batch-{number:05d}.parquet": (number, rows) for number, rows in enumerate(batches)}
+    ending, write = written
+    parts = {folder / f"batch-{number:05d}{ending}": (number, rows) for number, rows in enumerate(batches)}
     left = {path: part for path, part in parts.items() if not path.exists()}
     done, announce = (
         sum(len(index[rows]) for path, (_, rows) in parts.items() if path not in left),
@@ -162,7 +192,7 @@ def _draw_parts(
     def finish(path: Path, number: int, rows: slice, drawn: Tensor) -> int:
         with naming(f"{task} batch {number}"):
             images = unit_to_uint8(decode(drawn), rounding).cpu()
-        write_images(path, index[rows], labels[rows], images)
+        write(path, index[rows], labels[rows], images)
         return len(images)
 
     with ThreadPoolExecutor(1, thread_name_prefix="images") as beside:

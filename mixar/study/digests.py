@@ -17,13 +17,15 @@ from mixar.study.sections import Sampler, Study
 
 # Keys for those who watch a training: they change no number.
 WATCHING = {"held_out_images", "expected"}
+# How many of the drawn images stay: no number depends on it, but the files of images do.
+KEPT = {"keep_images"}
 MASK_GROUPS = {"mask_group", "equal_mask_rates"}
 
 
 def plain(section: BaseModel, **choice: Any) -> dict:
     """A section as it enters a digest, with one text for all spellings of a path. choice: include=, exclude=."""
     dumped = section.model_dump(mode="json", context={IN_DIGEST: True}, **choice)
-    return {key: value for key, value in dumped.items() if key not in WATCHING}
+    return {key: value for key, value in dumped.items() if key not in WATCHING | KEPT}
 
 
 def digest(*parts: Any) -> str:
@@ -174,12 +176,19 @@ class Digests:
         of what the study says, before there is a choice.
         """
         if run == "maskbit":
-            return digest("sample", self.generate(), self.tokenizer("discrete"), self.study.scoring.protocol)
+            protocol = self.study.scoring.protocol
+            return digest("sample", self.generate(), self.tokenizer("discrete"), protocol, *self._kept())
         settings, protocol = chosen or self.study.samplers[sampler], self.study.scoring.protocol
         if chosen is None and self.study.sweep_of(run, sampler):
             chosen_by = self.sweep(run, sampler), self.score_sweep()
-            return digest("sample", self.train(run, seed), self.generate(), _unscaled(settings), protocol, *chosen_by)
-        return digest("sample", self.train(run, seed), self.generate(), settings, protocol)
+            return digest("sample", self.train(run, seed), self.generate(), _unscaled(settings), protocol, *chosen_by,
+                          *self._kept())  # fmt: skip
+        return digest("sample", self.train(run, seed), self.generate(), settings, protocol, *self._kept())
+
+    def _kept(self) -> list[str | int]:
+        """What enters the digest of files of images that do not hold all: nothing for those that do."""
+        keep = self.study.evaluation.keep_images
+        return [] if keep == "all" else ["kept", keep]
 
     def sweep(self, run: str, sampler: str) -> str:
         """Of the images that a sweep draws, at all its scales."""

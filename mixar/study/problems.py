@@ -14,6 +14,7 @@ from mixar.study.micro_batches import images_at_once
 from mixar.study.names import milestone, split
 from mixar.study.sections import NO_WEIGHTS, Guidance, MarTraining, Run, Study, TrainingHardware
 
+PAIRS = 16  # sets of tokens that Figure 2 shows
 STORED_BITS = 16  # of a token in a shard
 # Run names of other result rows: the generator's own images, and the tokenizers' reconstructions.
 RESERVED_RUNS = ("maskbit", "continuous", "discrete")
@@ -24,7 +25,7 @@ def problems(s: Study) -> Iterator[str]:
     """Yield what is wrong between the sections of a study, each of which is valid alone: the key, what was found, what
     would do. What is wrong for several runs in the same words is said once."""
     parts = [_tokenizer_problems, _generator_problems, _scoring_problems]
-    parts += [_run_problems, _hardware_problems, _report_problems]
+    parts += [_run_problems, _hardware_problems, _report_problems, _kept_problems]
     yield from dict.fromkeys(problem for part in parts for problem in part(s))
 
 
@@ -214,3 +215,22 @@ def _report_problems(s: Study) -> Iterator[str]:
             yield f"report.{where}: {_absent(s, name)}"
     if r.sampler not in s.samplers:
         yield f"report.sampler: {unknown(r.sampler, s.samplers)}"
+
+
+def _kept_problems(s: Study) -> Iterator[str]:
+    """Image sheets that need more drawn images than the study keeps. Each is cut from a few files of a run."""
+    keep = s.evaluation.keep_images
+    if keep == "all":
+        return
+    if s.scoring.copies:
+        yield f"evaluation.keep_images: {keep}, but scoring.copies compares the pixels of all drawn images; give all"
+    rows, columns = s.report.grid
+    files = min(rows, s.evaluation.num_shards)
+    is_paired = s.report.claims or any(run.guidance.strategy != "none" for run in s.runs.values())
+    for figure, images in (("figure 6", rows * columns), *([("figure 2", PAIRS)] if is_paired else [])):
+        needed = min(-(-images // files), s.evaluation.shard_size)
+        if keep < needed:
+            yield (
+                f"evaluation.keep_images: {keep} of each file, but {figure} shows {images} images of {files} files; "
+                f"keep {needed} or more, or all"
+            )

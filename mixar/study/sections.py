@@ -568,6 +568,12 @@ class Evaluation(Section):
         default=256, description="images per forward pass; part of the numbers, because noise is drawn per batch"
     )
     seed: Seed = Field(default=0, description="seed of all draws")
+    keep_images: Literal["all"] | Count = Field(
+        default="all",
+        description="drawn images kept as PNG: `all`, or the first so many of each file (`shard_size`), enough for the "
+        "report's sheets. The others leave their features alone: the scores are the same, bit for bit, but other "
+        "features mean drawing again",
+    )
 
     @property
     def num_shards(self) -> int:
