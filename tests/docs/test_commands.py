@@ -18,7 +18,8 @@ PAGES = ["README.md", "config/README.md", "results/README.md", "resources/README
 PROGRAMS = ("snakemake", "python", "mixar", "make", "pytest")
 ELSEWHERE = ("git", "apt-get", "$EDITOR", "source")  # of other programs
 PLACEHOLDERS = {"FILE": "config/demo.yaml", "NAME": "mar-l", "PATH": "my_images", "VERB": "check",
-                "config/mine.yaml": "config/smoke.yaml", "config/shapes.yaml": "config/smoke.yaml"}  # fmt: skip
+                "config/mine.yaml": "config/smoke.yaml", "config/shapes.yaml": "config/smoke.yaml",
+                "config/my_images.yaml": "config/smoke.yaml"}  # fmt: skip
 PARTIAL = {
     "python -m mixar",
     "snakemake -n",
