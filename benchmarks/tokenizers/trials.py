@@ -114,7 +114,7 @@ def main() -> None:
         rows.append(run(name, study))
         with replaced(given.out / f"{name}.png") as temporary:
             Image.fromarray(sheet(study, TRIALS[name][0])).save(temporary, "PNG")
-        table = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f")
+        table = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".2f", missingval="–")
         write_text(given.out / "trials.md", table + "\n")
         print(table, flush=True)
 
