@@ -53,10 +53,12 @@ def counted_sample(study: Study, run: str, sampler: Sampler) -> float:
     with FlopCounterMode(display=False) as counter:
         sample_latents(model, q, q[:, 0], few, None, Draws(q, noises))
     total = counter.get_total_flops()
+    every = sampler.modulation_every
     for step in steps:
         rows = size * (step.missing - step.left)
-        fewer, more = (_head(model, rows, step.branches, step.cfg, count) for count in (FEW, FEW + 1))
-        total += (step.head_steps - FEW) * (more - fewer)
+        whole, sharing = (_head_step(model, rows, step.branches, step.cfg, shared) for shared in (1, FEW + 1))
+        modulated = math.ceil(step.head_steps / every) - math.ceil(FEW / every)
+        total += (step.head_steps - FEW) * sharing + modulated * (whole - sharing)
     return total / size
 
 
@@ -75,12 +77,15 @@ def _forward(model: MAR, size: int, masked: int, repeats: int) -> int:
     return counter.get_total_flops()
 
 
-def _head(model: MAR, rows: int, branches: int, cfg: float, steps: int) -> int:
-    """FLOPs of drawing `rows` latents with so many steps of the head."""
-    z = _empty(branches * rows, model.decoder_embed.out_features)
-    with FlopCounterMode(display=False) as counter:
-        model.diffloss.sample(z, steps, None, cfg, draws=_noises(rows, steps, model.channels))
-    return counter.get_total_flops()
+def _head_step(model: MAR, rows: int, branches: int, cfg: float, every: int) -> int:
+    """FLOPs of the step after FEW that draws `rows` latents, where `every` steps share a modulation."""
+    z, found = _empty(branches * rows, model.decoder_embed.out_features), []
+    for steps in (FEW, FEW + 1):
+        with FlopCounterMode(display=False) as counter:
+            noises = _noises(rows, steps, model.channels)
+            model.diffloss.sample(z, steps, None, cfg, modulation_every=every, draws=noises)
+        found.append(counter.get_total_flops())
+    return found[1] - found[0]
 
 
 def _noises(rows: int, steps: int, channels: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,15 @@ from mixar.study.load import load_study
 from mixar.study.sections import Sampler
 
 ANNEALED = {"head_schedule": "linear", "head_steps": 9, "head_steps_last": 2}
-SETTINGS = [{"cfg": 1.0}, {"cfg": 3.0}, ANNEALED, {"skeleton_iterations": 3}, {"cfg_interval": (0.3, 0.8)}]
+SETTINGS = [
+    {"cfg": 1.0},
+    {"cfg": 3.0},
+    ANNEALED,
+    {"skeleton_iterations": 3},
+    {"cfg_interval": (0.3, 0.8)},
+    {"head_steps": 7, "modulation_every": 2},
+    {"head_steps": 7, "modulation_every": 5},
+]
 
 
 @pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
@@ -24,9 +32,7 @@ def test_counted_training_flops_are_within_a_percent_of_the_formula(strategy, op
 
 
 @pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
-@pytest.mark.parametrize(
-    "settings", [{"cfg": 1.0}, {"cfg": 3.0}, ANNEALED, {"skeleton_iterations": 3}, {"cfg_interval": (0.3, 0.8)}]
-)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_counted_sampling_flops_are_within_a_percent_of_the_formula(strategy, options, model, settings):
     study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, **{"head_steps": 4, **settings})
 
