@@ -205,16 +205,24 @@ def sampling_memory(study: Study, run: str, sampler: Sampler, tokenizer: int) ->
     return (weights + max(most, _decoding(study, study.continuous, images, sampler.precision))) / GIB
 
 
+def _phases(study: Study, sampler: Sampler) -> list[tuple[int, int]]:
+    """Tokens of an image and iterations that draw them in a falling cosine; a skeleton has a phase of its own."""
+    length, first = study.num_tokens, sampler.skeleton_iterations
+    if first is None:
+        return [(length, sampler.num_iterations)]
+    return [(length - length // 2, first), (length // 2, sampler.num_iterations - first)]
+
+
 def _least_masked(study: Study, sampler: Sampler) -> int:
     """Tokens of an image that the last iteration draws, as mixar.model.masking.masked_counts."""
-    n = sampler.num_iterations
-    return max(math.floor(study.num_tokens * math.cos(math.pi / 2 * (n - 1) / n)), 1) if n > 1 else study.num_tokens
+    tokens, n = _phases(study, sampler)[-1]
+    return max(math.floor(tokens * math.cos(math.pi / 2 * (n - 1) / n)), 1) if n > 1 else tokens
 
 
 def _most_drawn(study: Study, sampler: Sampler) -> int:
-    """Tokens of an image that an iteration draws at most, of a falling cosine."""
-    n = sampler.num_iterations
-    return math.ceil(study.num_tokens * (math.cos(math.pi / 2 * (n - 1) / n) if n > 1 else 1)) + 1
+    """Tokens of an image that an iteration draws at most."""
+    shares = [tokens * (math.cos(math.pi / 2 * (n - 1) / n) if n > 1 else 1) for tokens, n in _phases(study, sampler)]
+    return math.ceil(max(shares)) + 1
 
 
 def tokenizer_memory(

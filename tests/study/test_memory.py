@@ -167,22 +167,23 @@ def peak(watch, work, precision):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("run", "cfg", "options"),
+    ("run", "drawn", "options"),
     [
-        ("control_l", 3.0, {}),
-        ("dc_mix_l", 3.0, {}),
-        ("dc_ca_l", 3.0, {}),
-        ("dc_ca_l", 3.0, {"drop_tokens_in_null": True}),
-        ("dc_sa_l", 1.0, {}),
-        ("mar_h", 3.0, {}),
+        ("control_l", {}, {}),
+        ("control_l", {"skeleton_iterations": 1}, {}),
+        ("dc_mix_l", {}, {}),
+        ("dc_ca_l", {}, {}),
+        ("dc_ca_l", {}, {"drop_tokens_in_null": True}),
+        ("dc_sa_l", {"cfg": 1.0}, {}),
+        ("mar_h", {}, {}),
     ],
     ids=str,
 )
-def test_the_estimate_of_drawing_latents_follows_the_precision(run, cfg, options, precision, root):
+def test_the_estimate_of_drawing_latents_follows_the_precision(run, drawn, options, precision, root):
     study = paper(root)
     guidance = study.runs[run].guidance.model_copy(update={"options": options})
     chosen = study.runs[run].model_copy(update={"guidance": guidance})
-    few = {"num_iterations": 2, "head_steps": 2, "cfg": cfg, "precision": precision}
+    few = {"num_iterations": 2, "head_steps": 2, "cfg": 3.0, "precision": precision, **drawn}
     sampler = study.samplers["default"].model_copy(update=few)
     decoded = {"evaluation": study.evaluation.model_copy(update={"batch_size": 32})}
     small = {"continuous": study.continuous.model_copy(update={"channels": 1})}  # so that decoding does not decide
