@@ -33,6 +33,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def slow_precision(device: torch.device, precision: str) -> str | None:
+    """What to say where a CPU would compute in bfloat16 without instructions for it; else None."""
+    if device.type != "cpu" or precision != "bfloat16" or not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    if any(has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name):
+        return None
+    return "precision: bfloat16 is many times slower than float32 on this processor, which has no instructions for it"
+
+
 def reset_peak_memory(device: torch.device) -> float:
     """Begin a new peak. Returns the GiB that it starts from: 0 on a GPU, or what this process holds now on a CPU.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixar.device import device_of, peak_memory_gib, reset_peak_memory
+from mixar.device import device_of, peak_memory_gib, reset_peak_memory, slow_precision
 from mixar.study.errors import SpecError
 from mixar.study.load import parse_study
 
@@ -28,6 +28,17 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_would_do(smoke, monkeypatc
 
     with pytest.raises(SpecError, match="hardware.device: 'cuda' .* no GPU is visible; use 'auto' or 'cpu'"):
         device_of(parse_study(smoke))
+
+
+@pytest.mark.parametrize("capabilities", [{"avx2": True}, {"avx2": True, "avx512_bf16": False}])
+def test_bfloat16_is_called_slow_on_a_processor_without_it_alone(monkeypatch, capabilities):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+    assert "bfloat16 is many times slower" in slow_precision(cpu, "bfloat16")
+    assert slow_precision(cpu, "float32") is slow_precision(torch.device("cuda"), "bfloat16") is None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**capabilities, "amx_bf16": True})
+    assert slow_precision(cpu, "bfloat16") is None
 
 
 def test_the_peak_of_this_process_rises_by_what_it_touches():

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixar.device import device_of
+from mixar.device import device_of, slow_precision
 from mixar.process.progress import Progress
 from mixar.process.provenance import provenance
 from mixar.storage import locks
@@ -63,6 +63,8 @@ def run_to_end(
     with held(output, folder, context) as is_finished:
         if is_finished:
             return
+        if context.is_main and (said := slow_precision(context.device, settings.precision)):
+            print(f"{name}: {said}", flush=True)
         result = fit(
             model.to(context.device),
             step,

@@ -58,7 +58,8 @@ def test_other_processes_wait_for_the_first_one_and_hear_what_it_found(tmp_path)
     assert not (tmp_path / "checkpoints").exists()  # only the first one locks
 
 
-def test_a_training_publishes_once_and_leaves_no_checkpoint_in_flight(tmp_path):
+def test_a_training_publishes_once_and_leaves_no_checkpoint_in_flight(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     published = []
 
     def publish(result, record):
@@ -69,7 +70,7 @@ def test_a_training_publishes_once_and_leaves_no_checkpoint_in_flight(tmp_path):
     run_to_end(
         nn.Linear(2, 2),
         lambda model, rows, rng, progress: {"loss": model(torch.ones(len(rows), 2)).square().mean()},
-        Training(epochs=1, batch_size=2, learning_rate=0.1),
+        Training(epochs=1, batch_size=2, learning_rate=0.1, precision="bfloat16"),
         name="toy",
         num_items=6,
         seed=0,
@@ -81,4 +82,5 @@ def test_a_training_publishes_once_and_leaves_no_checkpoint_in_flight(tmp_path):
     )
 
     assert published == [(3, 3, 1, 0)]
+    assert "toy: precision: bfloat16 is many times slower" in capsys.readouterr().out
     assert states(tmp_path / "checkpoints") == {}
