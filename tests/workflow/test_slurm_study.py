@@ -17,12 +17,12 @@ from mixar.study.layout import Layout
 from mixar.study.load import parse_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
-# What is never twice the same.
-CLOCKED = [
-    f"{metric}{end}"
-    for metric in ("seconds_per_image", "minutes_per_epoch", "peak_memory_gib")
-    for end in ("", "_sd", "_low", "_high")
-]
+# What is never twice the same. A peak of memory may even have no row: where an earlier one hides it.
+TIMES = ("seconds_per_image", "minutes_per_epoch", "flops_per_second_train", "flops_per_second_sample")
+PEAKS = ("peak_memory_gib", "peak_memory_train_gib", "peak_memory_sample_gib")
+VALUES = ("", "_sd", "_low", "_high")
+CLOCKED = [f"{metric}{end}" for metric in TIMES for end in VALUES]
+CLOCKED += [f"{metric}{end}" for metric in PEAKS for end in (*VALUES, "_seeds", "_n", "_protocol")]
 
 
 def git(*words, cwd):
