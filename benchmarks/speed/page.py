@@ -32,14 +32,15 @@ def machine(rows: pd.DataFrame) -> str:
     threads = "1 thread" if first.threads == 1 else f"{first.threads} threads"
     said = f"{first.device}, {threads}, {first.date}, torch {first.torch}, Python {first.python}."
     if "load_average" in rows:
-        said += f" Load of the machine meanwhile: {rows.load_average.min():.1f} to {rows.load_average.max():.1f}."
+        said += f" Load of the machine meanwhile, this work included: at most {rows.load_average.max():.1f}."
+        said += f" Rounds that count: {rows.quiet_rounds.min()} or more of {rows.rounds.max()}."
     return said
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of both arms and their ratios; shares of the matrix-product rate where FLOPs were counted."""
     columns: dict[str, list[str]] = {"what": [], "theirs, s": [], "ours, s": [], "times as fast": []}
-    columns |= {"by CPU time": [], "of the GEMM rate": [], "quiet rounds": []}
+    columns |= {"by CPU time": [], "of the GEMM rate": []}
     for row in rows.to_dict("records"):
         columns["what"].append(f"{row['case']}, {row['items']:,} item{'s' * (row['items'] > 1)}")
         for arm in ("theirs", "ours"):
@@ -48,7 +49,6 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
         columns["by CPU time"].append(f"{row['ratio_cpu_min']:.2f} ({row['ratio_cpu_median']:.2f})")
         shares = [f"{row[f'{arm}_floor_share']:.0%}" if row[f"{arm}_gflop"] else "–" for arm in ("theirs", "ours")]
         columns["of the GEMM rate"].append(" / ".join(shares))
-        columns["quiet rounds"].append(f"{row['quiet_rounds']} of {row['rounds']}")
     return pd.DataFrame(columns)
 
 

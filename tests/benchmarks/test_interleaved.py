@@ -63,5 +63,8 @@ def test_the_page_shows_ratios_shares_and_how_quiet_the_machine_was(interleaved,
     text = page.page(tmp_path)
 
     assert text.index("### Against MAR") < text.index("### How cost grows")
-    assert "| a product, 64 items |" in text and "**1.26** (" in text and "| 1 of 2" in text and "% / –" in text
-    assert "0.2 to 0.2." in text and "| sampling | width        | 1.81       | 128: 0.5, 256: 1.75 |" in text
+    assert "| a product, 64 items |" in text and "**1.26** (" in text and "% / –" in text
+    assert (
+        "at most 0.2. Rounds that count: 1 or more of 2." in text
+        and "| sampling | width        | 1.81       | 128: 0.5, 256: 1.75 |" in text
+    )
