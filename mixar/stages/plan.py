@@ -285,7 +285,8 @@ PARTS: dict[str, Callable[[Study, Layout], tuple[list[str], list[str], Sequence[
 
 def rows_of_part(study: Study, layout: Layout, only: str) -> tuple[list[str], list[Path]]:
     """The keys of the work that makes a part's rows, and their files. Raises ValueError for a part that is empty."""
-    scored, measured, kinds = PARTS[only](study, layout)
+    scored, shown, kinds = PARTS[only](study, layout)
+    measured = dict.fromkeys(split(name)[0] for name in shown)  # a milestone costs what its run does
     keys = [f"score {r}" for r in scored] + [f"measure {r}" for r in measured]
     keys += [f"score_reconstruction {kind}" for kind in kinds]
     paths = [layout.scores("sample", run, *names) for run in scored for names in study.drawings_of(run)]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mixar.stages.plan import (
+    PARTS,
     START_MINUTES,
     Rates,
     Work,
@@ -14,6 +15,7 @@ from mixar.stages.plan import (
     generator_flops,
     plan,
     priced,
+    rows_of_part,
     time_of,
 )
 from mixar.study.layout import Layout
@@ -241,6 +243,17 @@ def test_a_file_that_holds_no_rates_is_refused_by_name(paper, file_of_rates, con
         plan(study, Layout(study, "nowhere"), measures=file_of_rates(content))
     with pytest.raises(ValueError, match=r"--measures: .*none.json is no file"):
         plan(study, Layout(study, "nowhere"), measures=file_of_rates("{}").with_name("none.json"))
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "smoke", "demo", "emoji"])
+def test_a_part_is_made_of_rows_that_the_workflow_makes(root, name):
+    study = load_study(root / "config" / f"{name}.yaml")
+    layout = Layout(study, "nowhere")
+    made = set(layout.row_files())
+
+    for part in PARTS:
+        _, paths = rows_of_part(study, layout, part)
+        assert paths and set(paths) <= made
 
 
 def test_unknown_and_empty_parts_and_data_that_cannot_be_counted_are_refused(smoke):
