@@ -68,6 +68,7 @@ def test_the_forward_pass_of_a_training_waits_only_for_the_check_of_drawn_tokens
     assert set(watch.uploads) <= {"model/diffusion.py at"}  # the coefficients, once a training
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("run", RUNS)
 def test_drawing_latents_copies_its_timesteps_once_and_never_waits_however_many_iterations(run, precision):

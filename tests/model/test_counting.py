@@ -31,8 +31,12 @@ def test_counted_training_flops_are_within_a_percent_of_the_formula(strategy, op
     assert counted_train(study, "run") == pytest.approx(flops_train(study, "run"), rel=0.01)
 
 
-@pytest.mark.parametrize(("strategy", "options", "model"), SIZED_VARIANTS)
-@pytest.mark.parametrize("settings", SETTINGS)
+# Every variant with one setting, and every setting with the variant that has most parts
+DRAWN = [(*variant, ANNEALED) for variant in SIZED_VARIANTS]
+DRAWN += [("dc_ca", {}, None, settings) for settings in SETTINGS if settings is not ANNEALED]
+
+
+@pytest.mark.parametrize(("strategy", "options", "model", "settings"), DRAWN)
 def test_counted_sampling_flops_are_within_a_percent_of_the_formula(strategy, options, model, settings):
     study, sampler = variant_study(strategy, options, model), Sampler(num_iterations=5, **{"head_steps": 4, **settings})
 

@@ -85,6 +85,7 @@ def call(*arguments):
     return run.output
 
 
+@pytest.mark.full_size
 def test_the_whole_path_runs_and_its_rows_say_what_they_are(study_file, tmp_path):
     layout, rng = Layout(load_study(study_file)), np.random.default_rng(1)
     shards = [layout.samples("control_l", 0, "default", shard) for shard in range(2)]
@@ -139,6 +140,7 @@ def test_an_empty_folder_of_images_is_refused_before_anything(study_file, tmp_pa
         call("ingest", "--study", study_file)
 
 
+@pytest.mark.full_size
 def test_brought_images_go_through_inception_itself(staged, tmp_path):
     sha256 = file_sha256(write_random_inception(tmp_path / "random.pth"))
     staged.write_text(staged.read_text().replace("is_splits: 10", "is_splits: 2"))

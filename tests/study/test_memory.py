@@ -49,6 +49,7 @@ def test_the_estimate_is_within_5_percent_of_what_each_run_of_the_paper_keeps(ru
     assert estimate.state == pytest.approx(state, rel=0.001)
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("run", STRATEGIES)
 @pytest.mark.parametrize(
     ("micro_batch", "training"),
@@ -68,6 +69,7 @@ def test_the_estimate_holds_for_other_batches_noise_draws_mask_rates_and_precisi
     assert training_memory(study, run).activations == pytest.approx(activations, rel=0.05)
 
 
+@pytest.mark.full_size
 @pytest.mark.parametrize("run", ("dc_mix_l", "dc_ca_l", "mar_b", "mar_h"))
 def test_the_estimate_holds_for_the_peak_with_one_noise_draw_at_a_time(run, root):
     study = paper(root, sequential_draws=True)
