@@ -5,8 +5,10 @@ Networks are on the meta device: every operation is dispatched and counted, and 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,10 +55,10 @@ def counted_sample(study: Study, run: str, sampler: Sampler) -> float:
     with FlopCounterMode(display=False) as counter:
         sample_latents(model, q, q[:, 0], few, None, Draws(q, noises))
     total = counter.get_total_flops()
-    every = sampler.modulation_every
+    every, head_step = sampler.modulation_every, functools.cache(partial(_head_step, model))  # few differ
     for step in steps:
         rows = size * (step.missing - step.left)
-        whole, sharing = (_head_step(model, rows, step.branches, step.cfg, shared) for shared in (1, FEW + 1))
+        whole, sharing = (head_step(rows, step.branches, shared) for shared in (1, FEW + 1))
         modulated = math.ceil(step.head_steps / every) - math.ceil(FEW / every)
         total += (step.head_steps - FEW) * sharing + modulated * (whole - sharing)
     return total / size
@@ -77,9 +79,10 @@ def _forward(model: MAR, size: int, masked: int, repeats: int) -> int:
     return counter.get_total_flops()
 
 
-def _head_step(model: MAR, rows: int, branches: int, cfg: float, every: int) -> int:
+def _head_step(model: MAR, rows: int, branches: int, every: int) -> int:
     """FLOPs of the step after FEW that draws `rows` latents, where `every` steps share a modulation."""
     z, found = _empty(branches * rows, model.decoder_embed.out_features), []
+    cfg = float(branches)  # any but 1 guides
     for steps in (FEW, FEW + 1):
         with FlopCounterMode(display=False) as counter:
             noises = _noises(rows, steps, model.channels)
