@@ -30,6 +30,7 @@ from mixar.reporting.results import STEADY, make_rows, spread, write_rows
 from mixar.scoring.sweeps import chosen
 from mixar.storage.files import replaced
 from mixar.storage.locks import say
+from mixar.study.arguments import check_measured
 from mixar.study.cards import CARDS, card_of
 from mixar.study.digests import Digests
 from mixar.study.layout import Layout
@@ -57,7 +58,7 @@ def measure(study: Study, layout: Layout, run: str) -> None:
     A sampler whose scale a sweep chose is timed at that scale.
     Raises ValueError for an unknown run, and where a sweep has chosen no scale yet.
     """
-    check_run(study, run)
+    check_measured(study, run)
     num_images = len(read_manifest(layout.manifest, "train", ["index"]))
     device, samplers = device_of(study), {name: chosen(study, layout, run, name) for name in study.runs[run].samplers}
     announce = Progress(f"measure {run}", "parts")
@@ -90,7 +91,7 @@ def trace(study: Study, run: str, path: Path) -> None:
     The run's first sampler draws, in few iterations: a whole draw would be gigabytes. Both are warm.
     Raises ValueError for an unknown run.
     """
-    check_run(study, run)
+    check_measured(study, run)
     device = device_of(study)
     settings = study.samplers[study.runs[run].samplers[0]]
     step, (draw, decode) = _training(study, run, device), _drawing(study, run, settings.precision, device)
@@ -107,11 +108,6 @@ def trace(study: Study, run: str, path: Path) -> None:
             _seconds(decode, device)
     with replaced(path) as temporary:
         profiler.export_chrome_trace(str(temporary))
-
-
-def check_run(study: Study, run: str) -> None:
-    if run not in study.runs:
-        raise ValueError(f"run {run!r} is unknown; choose from {', '.join(study.runs)}")
 
 
 def counts(study: Study, run: str) -> list[dict]:

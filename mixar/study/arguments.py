@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mixar.study.names import KINDS, MASKBIT
 from mixar.study.sections import Study
 
 
 def check_kind(kind: str) -> None:
     """Raise ValueError unless there is a tokenizer of this kind."""
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown; choose from {', '.join(KINDS)}")
+    _check_known("kind", kind, KINDS)
+
+
+def check_measured(study: Study, name: str) -> None:
+    """Raise ValueError unless the study has this run; a milestone costs what its run does, and is not measured."""
+    _check_known("run", name, study.runs)
 
 
 def check_run(study: Study, name: str, seed: int) -> None:
     """Raise ValueError unless the study trains this network with this seed."""
-    if name not in study.networks:
-        raise ValueError(f"run {name!r} is unknown; choose from {', '.join(study.networks)}")
+    _check_known("run", name, study.networks)
     if seed not in study.networks[name].seeds:
         raise ValueError(f"run {name!r} has no seed {seed}; it has {list(study.networks[name].seeds)}")
 
@@ -24,11 +29,9 @@ def check_drawn(study: Study, name: str, seed: int, sampler: str) -> None:
     """Raise ValueError unless the study draws images of this network, seed and sampler; 'maskbit' has any of them."""
     if name == MASKBIT:
         return
-    if name not in study.networks:
-        raise ValueError(f"run {name!r} is unknown; choose from {', '.join([*study.networks, MASKBIT])}")
+    _check_known("run", name, [*study.networks, MASKBIT])
     check_run(study, name, seed)
-    if sampler not in study.samplers:
-        raise ValueError(f"sampler {sampler!r} is unknown; choose from {', '.join(study.samplers)}")
+    _check_known("sampler", sampler, study.samplers)
 
 
 def check_shard(study: Study, shard: int, num_images: int | None = None) -> None:
@@ -46,3 +49,8 @@ def check_swept(study: Study, name: str, sampler: str) -> None:
     if (name, sampler) not in study.sweeps:
         found = ", ".join(f"{run} {each}" for run, each in study.sweeps) or "none"
         raise ValueError(f"run {name!r} has no sweep of sampler {sampler!r}; the study has: {found}")
+
+
+def _check_known(what: str, name: str, there: Collection[str]) -> None:
+    if name not in there:
+        raise ValueError(f"{what} {name!r} is unknown; choose from {', '.join(there)}")
